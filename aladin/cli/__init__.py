@@ -1,0 +1,68 @@
+"""The command `aladin`. A subcommand's module is imported only when it runs, so that `aladin --help` is instant."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from aladin import __version__
+from aladin.errors import AladinError
+
+# Name -> module that defines it under the same name, and its line in `aladin --help`.
+COMMANDS = {
+    "search": ("aladin.cli.search", "Find the images of a folder that a sentence describes."),
+    "similar": ("aladin.cli.search", "Find the images of a folder that look like a given one."),
+    "index": ("aladin.cli.search", "Read a folder's new and changed images into its collection."),
+    "train": ("aladin.cli.train", "Train a model by a recipe."),
+    "evaluate": ("aladin.cli.evaluate", "Measure a model's retrieval on images with captions."),
+    "export": ("aladin.cli.export", "Make the files that search runs from a trained model."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="aladin")
+def root() -> None:
+    """Search images by a sentence: fast by one vector, precise by aligning words with regions.
+
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some files
+    were skipped, 5 the collection is locked, 6 collection and model do not belong together, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command and exit; a failure the user can mend is one sentence on stderr."""
+    try:
+        code = root.main(arguments, prog_name="aladin", standalone_mode=False)
+    except AladinError as error:
+        click.echo(f"aladin: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("aladin: interrupted; what was done so far is kept", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe (head, say) left; that is no failure, and Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

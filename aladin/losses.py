@@ -1,0 +1,109 @@
+"""What training minimises: pure functions of score matrices with images in rows and captions in columns.
+
+`own` is True where the caption belongs to the image. An image may own several captions of a batch; they are never each
+other's negatives. Every caption is owned by exactly one image of the batch.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Scores = Float[Tensor, "images captions"]
+Ownership = Bool[Tensor, "images captions"]
+
+
+def hinge_loss(scores: Scores, own: Ownership, margin: float = 0.2, hardest: bool = True) -> Float[Tensor, ""]:
+    """Triplet hinge, added over all own pairs and both directions (spec, section 2).
+
+    With `hardest`, each own pair meets only its worst negative image and its worst negative caption (VSE++), otherwise all.
+    A pair without negatives adds 0.
+    """
+    positive = scores.masked_fill(~own, 0.0).sum(dim=0)  # one owner per caption
+    negative = scores.masked_fill(own, -torch.inf)
+    image_violation = (margin + negative - positive[None]).relu()
+    # An image's negatives, once for each caption it owns.
+    owner = own.int().argmax(dim=0)
+    caption_violation = (margin + negative[owner] - positive[:, None]).relu()
+    if hardest:
+        return image_violation.amax(dim=0).sum() + caption_violation.amax(dim=1).sum()
+    return image_violation.sum() + caption_violation.sum()
+
+
+def infonce_loss(scores: Scores, own: Ownership, scale: float | Tensor = 20.0) -> Float[Tensor, ""]:
+    """Cross-entropy of the own pair among all candidates at temperature 1 / `scale`, the mean of both directions.
+
+    The other captions of an image are left out of its candidates, so that they are neither right nor wrong.
+    """
+    logits = scale * scores
+    text_to_image = -logits.log_softmax(dim=0)[own].mean()
+    negatives = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
+    image_to_text = (torch.logaddexp(logits, negatives) - logits)[own].mean()
+    return 0.5 * (text_to_image + image_to_text)
+
+
+def listnet_loss(
+    student: Scores, teacher: Scores, student_scale: float | Tensor = 6.0, teacher_scale: float = 1.0
+) -> Float[Tensor, ""]:
+    """ListNet distillation (paper, equation of L_d): cross-entropy of the student's rankings under the teacher's.
+
+    Top-one probabilities over captions for each image plus over images for each caption, each averaged over its lists. The
+    teacher receives no gradient.
+    """
+    target = teacher_scale * teacher.detach()
+    logits = student_scale * student
+    losses = [-(target.softmax(dim=d) * logits.log_softmax(dim=d)).sum(dim=d).mean() for d in (0, 1)]
+    return losses[0] + losses[1]
+
+
+def mse_loss(student: Scores, teacher: Scores, scale_and_shift: Float[Tensor, " 2"]) -> Float[Tensor, ""]:
+    """Mean squared error of a * student + b to the teacher's raw score; `scale_and_shift` holds the learned a and b."""
+    scale, shift = scale_and_shift
+    return (scale * student + shift - teacher.detach()).square().mean()
+
+
+def ordinal_loss(
+    student: Scores, teacher: Scores, margin: float = 0.2, threshold: float = 0.1, stride: int = 3
+) -> Float[Tensor, ""]:
+    """The student should rank as the teacher does, with a margin between items `stride` ranks apart (spec, section 3.3).
+
+    Only pairs whose better item the teacher scores at least `threshold` count; both directions are added. Lists shorter
+    than `stride` + 1 add 0.
+    """
+    return sum(
+        (
+            _ordinal_rows(s, teacher_side, margin, threshold, stride)
+            for s, teacher_side in ((student, teacher.detach()), (student.T, teacher.detach().T))
+        ),
+        start=student.new_zeros(()),
+    )
+
+
+def contrastive_distillation_loss(student: Scores, teacher: Scores, own: Ownership, margin: float = 0.2) -> Float[Tensor, ""]:
+    """Triplet hinge on the student whose one negative for each own pair is the teacher's hardest (spec, section 3.3).
+
+    The original wrote into the teacher's matrix and took whole rows and columns as negatives; here each own pair meets
+    exactly one negative image and one negative caption, and neither matrix is touched.
+    """
+    hard = teacher.detach().masked_fill(own, -torch.inf)
+    owner = own.int().argmax(dim=0)
+    captions = torch.arange(student.shape[1], device=student.device)
+    positive = student[owner, captions]
+    negative_image = student[hard.argmax(dim=0), captions]
+    negative_caption = student[owner, hard.argmax(dim=1)[owner]]
+    image_violation = (margin + negative_image - positive).relu()[(~own).any(dim=0)]
+    caption_violation = (margin + negative_caption - positive).relu()[(~own).any(dim=1)[owner]]
+    return image_violation.sum() + caption_violation.sum()
+
+
+def _ordinal_rows(
+    student: Float[Tensor, "lists items"],
+    teacher: Float[Tensor, "lists items"],
+    margin: float,
+    threshold: float,
+    stride: int,
+) -> Float[Tensor, ""]:
+    ascending, order = teacher.sort(dim=1)
+    ranked = student.gather(1, order)
+    violation = (margin + ranked[:, :-stride] - ranked[:, stride:]).relu()
+    counts = ascending[:, stride:] >= threshold
+    return violation[counts].mean() if bool(counts.any()) else student.new_zeros(())
