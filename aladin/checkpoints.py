@@ -5,6 +5,7 @@ Nothing is ever unpickled here.
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 
 import tomli_w
@@ -29,9 +30,11 @@ BERT_LAYER_NAMES = (
 )
 
 
-def save_model(model: Aladin, folder: Path, details: dict[str, object] | None = None) -> None:
-    """Write model.safetensors and model.toml (the architecture, and `details` such as the training data) to `folder`."""
+def save_model(model: Aladin, tokenizer: Path, folder: Path, details: dict[str, object] | None = None) -> None:
+    """Write model.safetensors, model.toml (the architecture, and `details` such as the training data) and tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer.resolve() != (folder / "tokenizer.json").resolve():
+        shutil.copyfile(tokenizer, folder / "tokenizer.json")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     partial = folder / "model.safetensors.partial"
     save_file(state, partial)

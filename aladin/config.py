@@ -52,7 +52,7 @@ class LimitsConfig:
 
     caption_pieces: int = 50  # with [CLS] and [SEP]
     tags: int = 3  # class names per image; 0: no tags
-    tag_pieces: int = 4  # word pieces per class name
+    tag_pieces: int = 3  # word pieces per class name
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,77 @@ class ModelConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
+
+
+Part = Literal["backbone", "image_network", "matching_head", "projection"]
+AlignmentLoss = Literal["hinge", "infonce"]
+MatchingLoss = Literal["hinge", "infonce"]
+DistillationLoss = Literal["listnet", "mse", "ordinal", "contrastive"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which losses are added, with what weight (0: left out) and which form (spec sections 2 and 3)."""
+
+    alignment: float = 1.0
+    alignment_form: AlignmentLoss = "infonce"
+    matching: float = 0.0
+    matching_form: MatchingLoss = "hinge"
+    distillation: float = 0.0
+    distillation_form: DistillationLoss = "listnet"
+    margin: float = 0.2  # of every hinge
+    hardest_negatives: bool = True
+    alignment_scale: float = 20.0  # inverse temperature of infonce on alignment scores
+    matching_scale: float = 20.0  # inverse temperature of infonce on matching scores
+    teacher_scale: float = 20.0  # ListNet's, on alignment scores; the paper: 1, on sums over words
+    student_scale: float = 20.0  # ListNet's, on matching scores; the paper: 6
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up, then a cosine to zero; parts that start from scratch learn faster."""
+
+    learning_rate: float = 5e-5  # of the pre-trained transformer
+    new_learning_rate: float = 5e-4  # of region embedding, projection and matching head
+    image_learning_rate: float = 1e-4  # of the image network's tail
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    clip_norm: float = 2.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, as a TOML file states it."""
+
+    train: tuple[str, ...] = ("backbone",)  # which parts learn: see Part
+    epochs: int = 10  # passes over the images
+    batch_images: int = 128
+    captions_per_image: int = 2  # of each image in a batch, drawn anew every time
+    views: int = 8  # cached views of each photograph; 1: the whole picture only
+    kept_regions: int = 49  # regions of each image that a training step reads, drawn anew every time
+    image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
+    validate_every: int = 1  # epochs
+    seed: int = 88
+    precision: Literal["bf16", "fp32"] = "bf16"
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)  # ignored when training starts from a model folder
+
+    def __post_init__(self) -> None:
+        unknown = set(self.train) - set(typing.get_args(Part))
+        if unknown or not self.train:
+            choices = ", ".join(map(repr, typing.get_args(Part)))
+            raise ConfigError(f"train is {list(self.train)}; expected one or more of {choices}")
+        for name in ("epochs", "batch_images", "captions_per_image", "views", "kept_regions", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.batch_images < 2:
+            raise ConfigError("batch_images is 1; expected at least 2, since the others of a batch are the negatives")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe that a TOML file states; settings left out keep their defaults."""
+    return from_table(Recipe, read_toml(path), str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

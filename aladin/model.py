@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from aladin.backbone import Backbone
 from aladin.config import ModelConfig
-from aladin.grid import GridNetwork, cell_geometry, grid_network
+from aladin.grid import GridNetwork, cell_geometry, class_names, grid_network
 from aladin.heads import AlignmentHead, MatchingHead
 from aladin.tensors import Tokens
+from aladin.text import WordPieces
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Encoded:
 class Aladin(nn.Module):
     """Backbone with both heads; with an image network it starts from trunk maps, otherwise from region features."""
 
+    geometry: Tensor
+    name_pieces: Tensor
+    name_mask: Tensor
+    special_pieces: Tensor
+
     def __init__(self, config: ModelConfig, image_network: GridNetwork | None) -> None:
         super().__init__()
         self.config = config
@@ -32,7 +38,22 @@ class Aladin(nn.Module):
         self.alignment_head = AlignmentHead(config.heads, config.backbone.dim)
         self.matching_head = MatchingHead(config.heads, config.backbone.dim)
         self.image_network = image_network
+        limits = config.limits
         self.register_buffer("geometry", cell_geometry(config.image.grid), persistent=False)
+        # Word pieces of each class name, and of the special tokens around an image's tags: [CLS], [SEP].
+        self.register_buffer("name_pieces", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.int64))
+        self.register_buffer("name_mask", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.bool))
+        self.register_buffer("special_pieces", torch.zeros(2, dtype=torch.int64))
+
+    def tags(
+        self, classes: Int[Tensor, "images classes"]
+    ) -> tuple[Int[Tensor, "images tags"], Bool[Tensor, "images tags"]]:
+        """The tag sequence of each image, [CLS] names [SEP], and its mask; a name shorter than its slots leaves a gap."""
+        names = self.name_pieces[classes].flatten(1)
+        first, last = self.special_pieces.expand(classes.shape[0], 2).split(1, dim=1)
+        real = torch.ones_like(first, dtype=torch.bool)
+        mask = torch.cat([real, self.name_mask[classes].flatten(1), real], dim=1)
+        return torch.cat([first, names, last], dim=1), mask
 
     def caption_states(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
         return self.backbone.encode_captions(pieces, mask)
@@ -40,22 +61,18 @@ class Aladin(nn.Module):
     def image_states(
         self,
         maps: Float[Tensor, "images channels rows columns"],
-        tags: Int[Tensor, "images tags"],
-        tag_mask: Bool[Tensor, "images tags"],
+        classes: Int[Tensor, "images classes"],
         keep: Int[Tensor, "images kept"] | None = None,
     ) -> Tokens:
-        """Backbone states for trunk maps; with `keep`, only those regions of each image are read."""
+        """Backbone states for trunk maps and tags (class numbers); with `keep`, only those regions of each image are read."""
         assert self.image_network is not None, "trunk maps need an image network"
         features = self.image_network.regions(maps)
-        geometry = self.geometry.to(features.dtype).expand(len(features), -1, -1)
+        geometry = self.geometry.to(features.dtype).expand(features.shape[0], -1, -1)
         regions = torch.cat([features, geometry], dim=-1)
         if keep is not None:
             regions = regions.gather(1, keep[:, :, None].expand(-1, -1, regions.shape[-1]))
-        return self.region_states(Tokens(regions, regions.new_ones(regions.shape[:2], dtype=torch.bool)), tags, tag_mask)
-
-    def region_states(self, regions: Tokens, tags: Int[Tensor, "images tags"], tag_mask: Bool[Tensor, "images tags"]) -> Tokens:
-        """Backbone states for region features with geometry, whatever their source."""
-        return self.backbone.encode_images(tags, tag_mask, regions)
+        every = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+        return self.backbone.encode_images(*self.tags(classes), Tokens(regions, every))
 
     def encoded_captions(self, states: Tokens) -> Encoded:
         return Encoded(states, self.alignment_head.words(states), self.matching_head(states))
@@ -64,9 +81,13 @@ class Aladin(nn.Module):
         return Encoded(states, self.alignment_head.regions(states), self.matching_head(states))
 
 
-def new_model(config: ModelConfig, pretrained: bool = True) -> Aladin:
+def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = True) -> Aladin:
     """A model with a fresh region embedding and heads; the rest starts from MiniLM-L6 and ImageNet if `pretrained`."""
     model = Aladin(config, grid_network(pretrained))
+    pieces, mask = tokenizer.name_pieces(class_names(), config.limits.tag_pieces)
+    model.name_pieces.copy_(torch.from_numpy(pieces))
+    model.name_mask.copy_(torch.from_numpy(mask))
+    model.special_pieces.copy_(torch.tensor([tokenizer.cls, tokenizer.sep]))
     model.backbone.apply(_initialise)
     model.alignment_head.apply(_initialise)
     if pretrained:

@@ -4,15 +4,12 @@ Everywhere rows are images, columns are captions and higher is better. Tokens ar
 the similarity matrix is a cosine.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aladin.config import Pooling
 from aladin.tensors import Tokens
-
-Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
 
 
 def alignment_scores(

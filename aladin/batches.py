@@ -1,0 +1,72 @@
+"""Training steps as values: which images, views, captions and regions a step reads, all fixed by the seed and its number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows that one training step reads."""
+
+    number: int  # from 0 over the whole run
+    epoch: int
+    images: Int[np.ndarray, " images"]
+    views: Int[np.ndarray, " images"]
+    captions: Int[np.ndarray, " captions"]  # rows of the data set's captions
+    own: Bool[Tensor, "images captions"]
+    keep: Int[Tensor, "images kept"] | None  # regions of each image, in reading order; None: all
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the steps of a run are drawn. An epoch reads every image once, in an order of its own.
+
+    The last step of an epoch takes what is left, unless that is a single image, which would have no negatives.
+    """
+
+    owners: Int[np.ndarray, " captions"]  # the image row of each caption, in ascending order
+    batch_images: int
+    captions_per_image: int
+    views: int
+    regions: int
+    kept_regions: int
+    seed: int
+
+    @property
+    def images(self) -> int:
+        return int(self.owners[-1]) + 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        whole, left = divmod(self.images, self.batch_images)
+        return whole + (left >= 2)
+
+    def steps(self, start: int, stop: int) -> Iterator[Step]:
+        """Steps number `start` to `stop` - 1; the same whether or not those before them were drawn."""
+        order = np.empty(0, dtype=np.int64)
+        drawn_for = -1
+        for number in range(start, stop):
+            epoch, within = divmod(number, self.steps_per_epoch)
+            if epoch != drawn_for:
+                order, drawn_for = np.random.default_rng((self.seed, epoch)).permutation(self.images), epoch
+            yield self._step(number, epoch, order[within * self.batch_images : (within + 1) * self.batch_images])
+
+    def _step(self, number: int, epoch: int, images: Int[np.ndarray, " images"]) -> Step:
+        random = np.random.default_rng((self.seed, epoch, number))
+        first = np.searchsorted(self.owners, images)
+        count = np.searchsorted(self.owners, images, side="right") - first
+        drawn = [
+            f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)
+        ]
+        captions = np.concatenate(drawn)
+        own = torch.from_numpy(images[:, None] == self.owners[captions][None])
+        keep = None
+        if self.kept_regions < self.regions:
+            order = random.random((len(images), self.regions)).argsort(axis=1)[:, : self.kept_regions]
+            keep = torch.from_numpy(np.sort(order, axis=1))
+        return Step(number, epoch, images, random.integers(self.views, size=len(images)), captions, own, keep)

@@ -1,0 +1,108 @@
+"""Hits on stdout: a table for people, TSV for pipes, JSON for programs, NUL-ended paths for xargs -0."""
+
+import json
+import os
+import re
+import sys
+import unicodedata
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from aladin.search import Hit, Results
+
+Form = Literal["table", "tsv", "json", "jsonl", "print0"]
+JOINER = "\u200d"  # holds many emoji together; a format character, but a harmless one
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Results with what the question was, for printing."""
+
+    query: str
+    folder: str  # as the user wrote it; printed paths begin with it, so that they open from where the user is
+    index: str  # the collection's file
+    model: str  # the model's fingerprint
+    took_ms: float
+    results: Results
+
+    def path(self, hit: Hit) -> str:
+        return os.path.join(self.folder, hit.path)  # noqa: PTH118, a Path would drop a leading ./
+
+
+def print_answer(answer: Answer, form: Form | None) -> None:
+    """All hits in that form; without one, a table on a terminal and TSV elsewhere."""
+    if form == "table" or (form is None and sys.stdout.isatty()):
+        _print_table(answer)
+        return
+    writers = {"json": _json, "jsonl": _jsonl, "print0": _nul_ended}
+    write_bytes(writers.get(form or "tsv", _tsv)(answer))
+
+
+def write_bytes(output: bytes) -> None:
+    """Onto stdout as it is: a path need not be text."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
+
+
+def printable(path: str) -> str:
+    """The path on one line of a terminal: control and direction characters and bytes that are not UTF-8 as escapes."""
+
+    def harmless(character: str) -> bool:
+        return character == JOINER or unicodedata.category(character)[0] != "C"
+
+    return "".join(c if harmless(c) else c.encode("unicode_escape").decode() for c in path)
+
+
+def _print_table(answer: Answer) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("path", overflow="fold")
+    for hit in answer.results.hits:
+        table.add_row(str(hit.rank), f"{hit.score:.4f}", Text(printable(answer.path(hit))))
+    Console().print(table)
+
+
+def _tsv(answer: Answer) -> bytes:
+    """Control characters in a path would break the line, so they become escapes; all other bytes stay the file's."""
+    lines = (f"{hit.score:.4f}\t{_without_controls(answer.path(hit))}\n" for hit in answer.results.hits)
+    return os.fsencode("".join(lines))
+
+
+def _nul_ended(answer: Answer) -> bytes:
+    return b"".join(os.fsencode(answer.path(hit)) + b"\0" for hit in answer.results.hits)
+
+
+def _json(answer: Answer) -> bytes:
+    summary = {
+        "query": answer.query,
+        "truncated": answer.results.truncated,
+        "index": answer.index,
+        "model": answer.model,
+        "searched": answer.results.searched,
+        "took_ms": round(answer.took_ms, 1),
+        "hits": [_hit_table(answer, hit) for hit in answer.results.hits],
+    }
+    return json_line(summary, indent=2)
+
+
+def _jsonl(answer: Answer) -> bytes:
+    return b"".join(json_line(_hit_table(answer, hit)) for hit in answer.results.hits)
+
+
+def _hit_table(answer: Answer, hit: Hit) -> dict[str, Any]:
+    return asdict(hit) | {"path": answer.path(hit)}
+
+
+def json_line(value: Any, indent: int | None = None) -> bytes:
+    """JSON in ASCII: bytes of a name that are not UTF-8 stand as lone surrogates, which Python's os.fsencode turns back."""
+    return json.dumps(value, indent=indent, allow_nan=False).encode() + b"\n"
+
+
+def _without_controls(path: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found.group().encode("unicode_escape").decode(), path)

@@ -1,0 +1,292 @@
+"""A collection of encoded images: one SQLite file, the only truth; everything else about a folder can be made from it again.
+
+Here it is opened and read; `collection_writer` adds to it. Readers see a committed state whatever a writer is doing.
+"""
+
+import dataclasses
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Float16, Int64
+
+from aladin.errors import AladinError, DataError, IndexMismatch
+from aladin.model_folder import ModelFolder, fingerprint_of
+from aladin.quantized import QuantizedTokens, tokens_from_blobs
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x414C4144  # "ALAD", in the header of the file
+BLOCK_ROWS = 65_536  # vectors read at once: 50 MB at 384 dimensions
+# An id is never given twice. A path is relative to the root, in the bytes of the file system, which need not be UTF-8.
+# A row's generation is that of the collection when the row last changed. Vectors and tokens stand apart, so that a scan of
+# all vectors does not pass over the tokens, which are 25 times larger.
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) WITHOUT ROWID;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    path BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    sha256 BLOB,
+    width INTEGER,
+    height INTEGER,
+    taken TEXT,
+    metadata TEXT NOT NULL DEFAULT '{}',
+    status TEXT NOT NULL CHECK (status IN ('ok', 'failed', 'offline', 'pending')),
+    reason TEXT,
+    generation INTEGER NOT NULL
+);
+CREATE INDEX images_by_content ON images (sha256);
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY REFERENCES images ON DELETE CASCADE, vector BLOB NOT NULL, checksum INTEGER NOT NULL
+);
+CREATE TABLE tokens (
+    id INTEGER PRIMARY KEY REFERENCES images ON DELETE CASCADE, tokens BLOB NOT NULL, checksum INTEGER NOT NULL
+);
+"""
+
+Status = Literal["ok", "failed", "offline", "pending"]  # pending: known, but not encoded by the present model
+Store = TypeVar("Store", bound="Collection")
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What the collection knows of one image file; `reason` says why a failed one could not be read."""
+
+    id: int
+    path: str  # relative to the root, with '/'; bytes that are not UTF-8 as surrogates (os.fsencode gives them back)
+    size: int  # bytes
+    mtime_ns: int
+    sha256: bytes | None
+    width: int | None  # px, upright
+    height: int | None
+    taken: str | None  # local time of the camera, as 2026-05-01T12:30:00
+    metadata: dict[str, Any]
+    status: Status
+    reason: str | None
+    generation: int
+
+
+def default_place(folder: Path) -> Path:
+    """Where the collection of a folder is kept unless the user says otherwise."""
+    return folder / ".aladin" / "collection.sqlite"
+
+
+class Collection:
+    """The images of one folder, their vectors and tokens. Open it with `Collection.open(path)`, close it or use `with`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls: type[Store], path: Path) -> Store:
+        """The collection stored at `path`, for reading; also from a folder or a medium that cannot be written."""
+        if not path.is_file():
+            raise DataError(f"there is no collection at {path}; make one with `aladin index FOLDER`")
+        collection = cls(path, _reading_connection(path))
+        collection._check_format()
+        return collection
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self: Store) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """How many images can be found."""
+        return self.counts().get("ok", 0)
+
+    def counts(self) -> dict[str, int]:
+        """How many images there are of each status that occurs."""
+        return dict(self._rows("SELECT status, count(*) FROM images GROUP BY status"))
+
+    @property
+    def root(self) -> Path:
+        """The folder whose images these are. One that contains its collection may be moved with it."""
+        stored = self._meta("root")
+        return (self.path.parent / os.fsdecode(stored)).resolve()
+
+    @property
+    def generation(self) -> int:
+        """A number that grows with every change; equal numbers of one collection mean equal contents."""
+        return int(self._meta("generation"))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the model whose vectors these are; None before the first image."""
+        parts = self._meta("model_parts")
+        return fingerprint_of(json.loads(parts)) if parts else None
+
+    def check_root(self, folder: Path) -> None:
+        """DataError unless these are the images of `folder`."""
+        if self.root != folder.resolve():
+            raise DataError(f"{self.path} holds the images of {self.root}, not of {folder}; give another --collection")
+
+    def check_model(self, model: ModelFolder) -> None:
+        """IndexMismatch unless the vectors are those of `model`, naming both and where they differ."""
+        stored = self._meta("model_parts")
+        if stored is None or self._meta("model_stamp") == model.stamp:
+            return
+        parts: dict[str, str] = json.loads(stored)
+        if parts == model.parts:
+            return
+        different = sorted(name for name in parts.keys() | model.parts.keys() if parts.get(name) != model.parts.get(name))
+        raise IndexMismatch(
+            f"{self.path} was built with model {self._meta('model_name')} {fingerprint_of(parts)[:12]}, this is {model.name} "
+            f"{model.fingerprint[:12]} ({', '.join(different)} differ); give the first with --model, "
+            "or run `aladin index FOLDER --rebuild`"
+        )
+
+    def image(self, number: int) -> ImageRow:
+        """The image with that id; KeyError when there is none."""
+        found = self._images("WHERE id = ?", (number,))
+        if not found:
+            raise KeyError(number)
+        return found[0]
+
+    def image_at(self, path: str) -> ImageRow | None:
+        """The image at a path relative to the root, if there is one."""
+        return next(iter(self._images("WHERE path = ?", (os.fsencode(path),))), None)
+
+    def images(self, status: Status | None = None) -> Iterator[ImageRow]:
+        """All images, or those of one status, by id."""
+        last = 0
+        while rows := self._images("WHERE id > ? AND (? IS NULL OR status = ?) ORDER BY id LIMIT 1000", (last, status, status)):
+            yield from rows
+            last = rows[-1].id
+
+    def images_of(self, numbers: Sequence[int]) -> list[ImageRow]:
+        """The images with these ids, in the order asked."""
+        rows = self._images("WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(numbers)),))
+        by_id = {row.id: row for row in rows}
+        return [by_id[number] for number in numbers]
+
+    def vector_blocks(self) -> Iterator[tuple[Int64[np.ndarray, " rows"], Float16[np.ndarray, "rows dim"]]]:
+        """Ids and vectors of all images that can be found, by id, a block at a time."""
+        statement = (
+            "SELECT id, vector, vectors.checksum FROM vectors JOIN images USING (id) "
+            "WHERE id > ? AND status = 'ok' ORDER BY id LIMIT ?"
+        )
+        last = 0
+        while rows := self._rows(statement, (last, BLOCK_ROWS)):
+            blobs = b"".join(self._checked(*row) for row in rows)
+            yield np.array([row[0] for row in rows]), np.frombuffer(blobs, dtype="<f2").reshape(len(rows), -1)
+            last = rows[-1][0]
+
+    def tokens(self, numbers: Sequence[int]) -> QuantizedTokens:
+        """The region tokens of the images with these ids, in the order asked."""
+        statement = "SELECT id, tokens, checksum FROM tokens WHERE id IN (SELECT value FROM json_each(?))"
+        blobs = {row[0]: self._checked(*row) for row in self._rows(statement, (json.dumps(list(numbers)),))}
+        missing = [number for number in numbers if number not in blobs]
+        if missing:
+            raise self._damaged(missing[0])
+        return tokens_from_blobs([blobs[number] for number in numbers], self.token_dim)
+
+    @property
+    def token_dim(self) -> int:
+        return int(self._meta("token_dim"))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Within it every read sees the same committed state."""
+        self._execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._execute("COMMIT")
+
+    def _images(self, condition: str, values: tuple[Any, ...]) -> list[ImageRow]:
+        columns = [column.name for column in dataclasses.fields(ImageRow)]
+        found = self._rows(f"SELECT {', '.join(columns)} FROM images {condition}", values)
+        rows = [dict(zip(columns, row, strict=True)) for row in found]
+        return [ImageRow(**row | {"path": os.fsdecode(row["path"]), "metadata": json.loads(row["metadata"])}) for row in rows]
+
+    def _checked(self, number: int, blob: bytes, checksum: int) -> bytes:
+        if zlib.crc32(blob) != checksum:
+            raise self._damaged(number)
+        return blob
+
+    def _damaged(self, number: int) -> DataError:
+        return DataError(
+            f"what {self.path} stores of {self.image(number).path!a} is damaged; run `aladin index FOLDER --rebuild`"
+        )
+
+    def _meta(self, key: str) -> Any:
+        found = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
+        return found[0][0] if found else None
+
+    def _check_format(self) -> None:
+        if self._rows("PRAGMA application_id") != [(APPLICATION_ID,)]:
+            raise DataError(f"{self.path} is not a collection of aladin; give another --collection")
+        version = self._meta("schema_version")
+        if version != SCHEMA_VERSION:
+            raise IndexMismatch(
+                f"{self.path} has format {version} and this version of aladin reads format {SCHEMA_VERSION}; "
+                "use the version that wrote it, or another --collection"
+            )
+
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        with failures_named(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Run a statement; how many rows it changed."""
+        with failures_named(self.path):
+            return self._connection.execute(statement, values).rowcount
+
+
+def connect(path: Path, mode: Literal["ro", "rwc"], extra: str = "") -> sqlite3.Connection:
+    """SQLite's connection to the file at `path`, with transactions only where they are begun by name."""
+    uri = f"{path.resolve().as_uri()}?mode={mode}{extra}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
+
+
+def _reading_connection(path: Path) -> sqlite3.Connection:
+    connection = connect(path, "ro")
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+        return connection
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if os.access(path.parent, os.W_OK) or not os.access(path, os.R_OK):
+            raise DataError(f"{path} cannot be opened: {error}; check that you may read it") from None
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise DataError(f"{path} is not a collection of aladin ({error}); give another --collection") from None
+    # SQLite shares its log through files beside the database, which it cannot make here. Without a log none are needed.
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size:
+        raise DataError(f"{path} was not closed by its writer and its folder cannot be written; open it once where it can")
+    return connect(path, "ro", "&immutable=1")
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Within it SQLite's errors become sentences about the collection at `path`."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise _store_error(path, error) from None
+
+
+def _store_error(path: Path, error: sqlite3.DatabaseError) -> AladinError:
+    advice = {
+        sqlite3.SQLITE_FULL: "make room on the disk and run the command again, it goes on where it stopped",
+        sqlite3.SQLITE_IOERR: "check the disk",
+        sqlite3.SQLITE_BUSY: "another program holds it, try again",
+    }
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    known = advice.get(code, "restore it from a backup, or delete it and index the folder again")
+    return DataError(f"{path} cannot be used: {error}; {known}")

@@ -1,0 +1,7 @@
+"""Images with captions, for training and evaluation, from the formats that people already have."""
+
+from aladin.datasets.examples import Dataset, Example
+from aladin.datasets.reading import read_dataset
+from aladin.datasets.sources import FileOnDisk, ImageSource, TarMember, ZipMember
+
+__all__ = ["Dataset", "Example", "FileOnDisk", "ImageSource", "TarMember", "ZipMember", "read_dataset"]

@@ -1,0 +1,123 @@
+"""From a path to a dataset, whatever the format."""
+
+import io
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from aladin.datasets.coco import read_coco
+from aladin.datasets.examples import Dataset
+from aladin.datasets.karpathy import read_karpathy
+from aladin.datasets.lines import read_lines
+from aladin.datasets.rows import SPLITS, Gathering, RowError, json_object
+from aladin.datasets.sources import ImagePlace, image_place, open_zip, zip_members
+from aladin.datasets.tables import read_delimited, read_parquet
+from aladin.datasets.webdataset import Shards
+from aladin.errors import ConfigError, DataError
+
+CAPTIONS = "captions.jsonl"
+KNOWN = (
+    f"a folder or .zip with {CAPTIONS}, a folder of .tar shards, a .tar, "
+    "a .json of Karpathy's or COCO's, or pairs as .csv, .tsv, .jsonl or .parquet"
+)
+
+
+def read_dataset(path: Path, split: str | None = None, images: Path | None = None, skip_bad: bool = False) -> Dataset:
+    """The images of `split` (all if None) with their captions, in order of first appearance. `path` is one of
+
+    - a folder or .zip with `captions.jsonl`: {"image": path, "captions": [text, ...], "split": name} a line;
+    - Karpathy's `dataset_coco.json`, `dataset_flickr30k.json` or `dataset_flickr8k.json`;
+    - COCO's captions as .json, with "images" and "annotations";
+    - pairs, one a row, as .csv, .tsv, .jsonl or .parquet: the image's path in a column image, file, filepath, image_path or
+      filename, the caption in caption, text or title, and perhaps a split;
+    - img2dataset's .tar, or a folder of them: the caption in .txt or in .json as "caption", or several as "captions"; the
+      .json may name a "split", and an entry with a "status" other than success is passed over.
+
+    Paths in the data start from `images`, a folder or zip, or else from where the data is. That an image is there is checked;
+    whether it can be decoded is not. A bad row is a DataError that says where it is, or with `skip_bad` is left out and
+    counted. Rows of other splits are not looked at closely, so their images need not be there.
+    """
+    if split is not None and split not in SPLITS.values():
+        raise ConfigError(f"there is no split {split!r}; choose train, val or test")
+    try:
+        if path.is_dir():
+            return _read_folder(path, split, images, skip_bad)
+        if path.suffix.lower() == ".zip":
+            return _read_zip(path, split, images, skip_bad)
+        if path.suffix.lower() == ".tar":
+            return _read_tars(path, [path], split, images, skip_bad)
+        return _read_file(path, split, images, skip_bad)
+    except FileNotFoundError:
+        raise DataError(f"there is no file or folder {path}; give {KNOWN}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; check the disk and its permissions") from None
+
+
+def _read_folder(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:
+    captions = path / CAPTIONS
+    if captions.is_file():
+        return _read_file(captions, split, images, skip_bad)
+    shards = sorted(path.glob("*.tar"))
+    if not shards:
+        raise DataError(f"{path} has neither {CAPTIONS} nor .tar shards; give {KNOWN}")
+    return _read_tars(path, shards, split, images, skip_bad)
+
+
+def _read_zip(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:
+    with open_zip(path) as archive:
+        found = [name for name in archive.namelist() if PurePosixPath(name).name == CAPTIONS]
+        if len(found) != 1:
+            raise DataError(f"{path} has {len(found)} files {CAPTIONS} where one was expected; give {KNOWN}")
+        members = zip_members(archive, found[0].removesuffix(CAPTIONS))
+        try:
+            lines = io.BytesIO(archive.read(found[0]))
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+            raise DataError(f"{found[0]} in {path} cannot be unpacked ({error}); pack it again") from None
+    place = image_place(images) if images else ImagePlace(path, members.get)
+    gathering = Gathering(place, split, skip_bad)
+    read_lines(lines, f"{path}/{found[0]}", gathering)
+    return gathering.dataset(path)
+
+
+def _read_tars(root: Path, tars: list[Path], split: str | None, images: Path | None, skip_bad: bool) -> Dataset:
+    if images:
+        raise ConfigError(f"the images of {root} are inside it; leave out --images")
+    shards = Shards(root)
+    gathering = Gathering(shards.place, split, skip_bad)
+    for tar in tars:
+        shards.read(tar, gathering)
+    return gathering.dataset(root)
+
+
+def _read_file(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:
+    path.stat()  # before its folder, which is missing too if the path is wrong
+    gathering = Gathering(image_place(images or path.parent), split, skip_bad)
+    match path.suffix.lower():
+        case ".jsonl":
+            with path.open("rb") as lines:
+                read_lines(lines, str(path), gathering)
+        case ".json":
+            _read_document(path, gathering)
+        case ".csv":
+            read_delimited(path, ",", gathering)
+        case ".tsv":
+            read_delimited(path, "\t", gathering)
+        case ".parquet":
+            read_parquet(path, gathering)
+        case _:
+            raise DataError(f"{path} is of no known format; give {KNOWN}")
+    return gathering.dataset(path)
+
+
+def _read_document(path: Path, gathering: Gathering) -> None:
+    try:
+        document = json_object(path.read_bytes())
+    except RowError as bad:
+        raise DataError(f"{path}: {bad.found}; expected the JSON of Karpathy or COCO") from None
+    images, annotations = document.get("images"), document.get("annotations")
+    if isinstance(images, list) and isinstance(annotations, list):
+        read_coco(images, annotations, path, gathering)
+    elif isinstance(images, list) and "annotations" not in document:
+        read_karpathy(images, path, gathering)
+    else:
+        raise DataError(f'{path} lacks the list "images", with "sentences" (Karpathy) or beside the list "annotations" (COCO)')

@@ -1,0 +1,193 @@
+"""The one way from rows of data to examples: every row is checked, and a bad one ends the reading or is counted."""
+
+import codecs
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from aladin.datasets.examples import Dataset, Example
+from aladin.datasets.sources import ImagePlace, ImageSource
+from aladin.errors import DataError
+
+SPLITS: Mapping[str, str] = {"train": "train", "restval": "train", "val": "val", "test": "test", "": ""}
+
+# Scripts and reports count by these names, so they stay as they are.
+Reason = Literal[
+    "blank caption",
+    "damaged tar",
+    "image in two splits",
+    "image is missing",
+    "image is repeated",
+    "missing key",
+    "no captions",
+    "not CSV",
+    "not JSON",
+    "not UTF-8",
+    "path leaves the folder",
+    "unknown image id",
+    "unknown split",
+    "wrong number of columns",
+    "wrong type",
+]
+
+
+class RowError(Exception):
+    """A row that cannot be used: what was found in it and what to do, for `Gathering.row` to place."""
+
+    def __init__(self, reason: Reason, found: str, remedy: str) -> None:
+        super().__init__(f"{found}; {remedy} or pass --skip-bad")
+        self.reason = reason
+        self.found = found
+
+
+class Gathering:
+    """Rows added one by one, on their way to a dataset. Of rows outside the wanted split only image and split are checked."""
+
+    def __init__(self, images: ImagePlace, split: str | None, skip_bad: bool) -> None:
+        self._images = images
+        self._split = split
+        self._skip_bad = skip_bad
+        self._skipped: Counter[str] = Counter()
+        self._splits: dict[str, str] = {}  # of every image, in whatever split
+        self._sources: dict[str, ImageSource] = {}
+        self._captions: dict[str, list[str]] = {}
+
+    @contextmanager
+    def row(self, place: str) -> Iterator[None]:
+        """Within it a RowError becomes a DataError that begins with `place`, or, if bad rows are skipped, a count."""
+        try:
+            yield
+        except RowError as bad:
+            if not self._skip_bad:
+                raise DataError(f"{place}: {bad}") from None
+            self._skipped[bad.reason] += 1
+
+    def add_image(self, name: Any, captions: Any, split: Any) -> None:
+        """An image with all its captions; the same again is ignored, the same with other captions is bad."""
+        image = image_name(name)
+        if not self._wanted(image, split):
+            return
+        texts = _caption_list(image, captions)
+        if self._captions.get(image, texts) != texts:
+            raise RowError("image is repeated", f"image {image!r} came before with other captions", "keep one of the two")
+        self._locate(image)
+        self._captions[image] = texts
+
+    def add_pair(self, name: Any, caption: Any, split: Any) -> None:
+        """One more caption of an image, which may be new."""
+        image = image_name(name)
+        if not self._wanted(image, split):
+            return
+        text = caption_text(image, caption)
+        self._locate(image)
+        self._captions.setdefault(image, []).append(text)
+
+    def dataset(self, path: Path) -> Dataset:
+        """What was gathered; DataError if that is nothing."""
+        if not self._captions:
+            raise DataError(f"{path}{self._why_empty()}")
+        examples = (
+            Example(image, tuple(captions), self._splits[image], self._sources[image])
+            for image, captions in self._captions.items()
+        )
+        return Dataset(tuple(examples), dict(self._skipped))
+
+    def _wanted(self, image: str, value: Any) -> bool:
+        split = _split_name(image, value)
+        before = self._splits.setdefault(image, split)
+        if before != split:
+            raise RowError("image in two splits", f"image {image!r} is in split {split!r}, before in {before!r}", "keep one")
+        return self._split is None or split == self._split
+
+    def _locate(self, image: str) -> None:
+        if image not in self._sources:
+            source = self._images.find(image)
+            if source is None:
+                raise RowError("image is missing", f"image {image!r} is not in {self._images.path}", "add it, correct --images")
+            self._sources[image] = source
+
+    def _why_empty(self) -> str:
+        sizes = Counter(self._splits.values())
+        if self._split is not None and sizes and self._split not in sizes:
+            if set(sizes) == {""}:
+                return f" has no splits, so none called {self._split!r}; read it without --split"
+            known = ", ".join(f"{split or 'none'} ({count})" for split, count in sorted(sizes.items()))
+            return f" has no split {self._split!r}; its images are in {known}"
+        if self._skipped:
+            counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(self._skipped.items()))
+            return f" has no row that can be used; skipped were {counts}: read it without --skip-bad to see where"
+        return " holds no images with captions; add some or give another path"
+
+
+def image_name(value: Any) -> str:
+    """The image's path in plain form ("./a.jpg" is "a.jpg"), which never leaves the folder of the images."""
+    name = expect(value, str, "the image's path")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    # Backslashes and drives count on every system, so that a dataset is as safe on Windows.
+    if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
+        raise RowError("path leaves the folder", f"image path {name!r} leads out of the folder", "make it relative to it")
+    if not name.strip() or not parts:
+        raise RowError("missing key", f"the image's path is {name!r}", "name a file")
+    return "/".join(parts)
+
+
+def caption_text(image: str, value: Any) -> str:
+    """The caption without white space around it."""
+    if value is None:
+        raise RowError("no captions", f"image {image!r} has no captions", "add at least one")
+    text: str = expect(value, str, f"a caption of image {image!r}").strip()
+    if not text:
+        raise RowError("blank caption", f"image {image!r} has a blank caption", "write it or remove it,")
+    return text
+
+
+def first_of(record: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """The value of the first of `keys` that the record has."""
+    for key in keys:
+        if key in record:
+            return record[key]
+    raise RowError("missing key", f"there is no {' or '.join(map(repr, keys))}", "add it")
+
+
+def expect(value: Any, kind: type, label: str) -> Any:
+    """`value`, once it is sure to be of `kind`: str, list or dict."""
+    if isinstance(value, kind):
+        return value
+    shown = repr(value)
+    names: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+    raise RowError("wrong type", f"{label} is {shown if len(shown) < 60 else shown[:57] + '...'}", f"make it {names[kind]}")
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """One JSON object from its bytes."""
+    try:
+        value = json.loads(utf8(data.removeprefix(codecs.BOM_UTF8)))
+    except (ValueError, RecursionError) as error:
+        raise RowError("not JSON", f"this is not JSON ({error})", "correct it") from None
+    found: dict[str, Any] = expect(value, dict, "this")
+    return found
+
+
+def utf8(data: bytes) -> str:
+    """Text from its bytes."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError("not UTF-8", f"byte {error.start + 1} is not UTF-8", "save it as UTF-8") from None
+
+
+def _caption_list(image: str, value: Any) -> list[str]:
+    if value is None or value == []:
+        raise RowError("no captions", f"image {image!r} has no captions", "add at least one")
+    captions = expect(value, list, f"'captions' of image {image!r}")
+    return [caption_text(image, caption) for caption in captions]
+
+
+def _split_name(image: str, value: Any) -> str:
+    split = "" if value is None else value
+    if not isinstance(split, str) or split not in SPLITS:
+        raise RowError("unknown split", f"image {image!r} is in split {split!r}", "write train, restval, val, test or nothing,")
+    return SPLITS[split]

@@ -1,0 +1,154 @@
+"""Trunk maps and tags of a data set's photographs, computed once and kept on disk while the trunk is frozen.
+
+A photograph has several views: view 0 is the whole picture, the others are random crops, mirrored half of the time. Training
+reads a random view, evaluation view 0.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from jaxtyping import Float16, Int16
+from PIL import Image
+from torch import Tensor, nn
+
+from aladin.datasets import Dataset, Example
+from aladin.grid import TRUNK_CHANNELS, GridNetwork, top_classes
+from aladin.images import Pixels, open_image, to_pixels
+from aladin.onnx_graph import to_onnx
+
+BLOCK = 32  # pictures between two records of progress
+MIN_CROP = 0.5  # smallest share of the picture's area that a view shows
+
+
+@dataclass(frozen=True)
+class Features:
+    """Cached input of the network's trainable part, one row for each example of the data set."""
+
+    maps: Float16[np.ndarray, "views images channels rows columns"]
+    tags: Int16[np.ndarray, "views images tags"]  # class numbers, best first
+
+    @property
+    def views(self) -> int:
+        return self.maps.shape[0]
+
+
+def cached_features(
+    dataset: Dataset,
+    network: GridNetwork,
+    size: int,
+    tags: int,
+    views: int,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Features:
+    """The features of every example, from `cache` as far as they are there; an interrupted run goes on where it was.
+
+    `progress` is told how many of all pictures (views counted singly) are done.
+    """
+    folder = cache / _cache_name(dataset, network, size, tags, views)
+    folder.mkdir(parents=True, exist_ok=True)
+    side = size // 16
+    shape = (views, len(dataset.examples), TRUNK_CHANNELS, side, side)
+    maps = _array(folder / "maps.npy", shape, np.float16)
+    classes = _array(folder / "tags.npy", (*shape[:2], tags), np.int16)
+    state = folder / "done.json"
+    done: int = json.loads(state.read_text()) if state.exists() else 0
+    total = shape[0] * shape[1]
+    if done < total:
+        flat_maps, flat_tags = maps.reshape(total, *shape[2:]), classes.reshape(total, tags)
+        for start, block_maps, block_tags in _computed(dataset, network, size, tags, done, total):
+            stop = start + len(block_maps)
+            flat_maps[start:stop], flat_tags[start:stop] = block_maps, block_tags
+            if stop // 1024 > start // 1024 or stop == total:
+                maps.flush()
+                classes.flush()
+                _replace(state, json.dumps(stop))
+            progress(stop, total)
+    return Features(maps, classes)
+
+
+def view_pixels(picture: Image.Image, size: int, view: int, seed: int) -> Pixels:
+    """View 0: the whole picture. Others: a crop of at least half its area, mirrored half of the time, fixed by `seed`."""
+    if view == 0:
+        return to_pixels(picture, size)
+    random = np.random.default_rng((seed, view))
+    area, stretch = random.uniform(MIN_CROP, 1.0), np.exp(random.uniform(-0.2, 0.2))
+    width = min(1.0, np.sqrt(area) * stretch) * picture.width
+    height = min(1.0, np.sqrt(area) / stretch) * picture.height
+    left, top = random.uniform(0, picture.width - width), random.uniform(0, picture.height - height)
+    crop = picture.crop((round(left), round(top), round(left + width), round(top + height)))
+    if random.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return to_pixels(crop, size)
+
+
+def _computed(
+    dataset: Dataset, network: GridNetwork, size: int, tags: int, done: int, total: int
+) -> Iterator[tuple[int, Float16[np.ndarray, "block channels rows columns"], Int16[np.ndarray, "block tags"]]]:
+    session = _trunk_session(network, size)
+    images = len(dataset.examples)
+
+    def decode(number: int) -> Pixels:
+        view, row = divmod(number, images)
+        return _example_pixels(dataset.examples[row], size, view, seed=row)
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for start in range(done, total, BLOCK):
+            pixels = np.stack(list(pool.map(decode, range(start, min(start + BLOCK, total)))))
+            maps, logits = session.run(None, {"pixels": pixels})
+            yield start, maps.astype(np.float16), top_classes(torch.from_numpy(logits), tags).numpy().astype(np.int16)
+
+
+def _example_pixels(example: Example, size: int, view: int, seed: int) -> Pixels:
+    return view_pixels(open_image(example.source.read(), name=example.id), size, view, seed)
+
+
+class _Trunk(nn.Module):
+    def __init__(self, network: GridNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.network.maps(pixels)
+        return maps, self.network.class_logits(maps)
+
+
+def _trunk_session(network: GridNetwork, size: int) -> onnxruntime.InferenceSession:
+    """The trunk and the tags in ONNX Runtime, whose depthwise convolutions are many times faster than PyTorch's."""
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    graph = to_onnx(_Trunk(network), {"pixels": example}, ["maps", "logits"], {"pixels": {0: "batch"}})
+    return onnxruntime.InferenceSession(graph.SerializeToString())
+
+
+def _cache_name(dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int) -> str:
+    """One name for each content: which examples, read by which weights, in which views."""
+    digest = hashlib.sha256(repr((size, tags, views, MIN_CROP)).encode())
+    for example in dataset.examples:
+        digest.update(repr((example.id, example.source)).encode("utf-8", "surrogateescape"))
+    for name, weight in network.state_dict().items():
+        if not name.startswith("region_tail"):
+            digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
+    """A memory-mapped array: the one at `path`, or a new one of zeros."""
+    if path.exists():
+        existing = np.lib.format.open_memmap(path, mode="r+")
+        if existing.shape == shape:
+            return existing
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)

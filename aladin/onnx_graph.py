@@ -1,0 +1,45 @@
+"""PyTorch modules to ONNX graphs with a free batch size, quietly."""
+
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+
+def to_onnx(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], free: Mapping[str, Mapping[int, str]]
+) -> onnx.ModelProto:
+    """The graph of `module`, called with `inputs` in order; `free` names the axes of each input that may vary.
+
+    Example inputs need at least two rows on a free axis: the exporter takes a size of one for a constant.
+    """
+    dimensions: dict[str, torch.export.Dim] = {}
+    shapes = tuple(
+        {axis: dimensions.setdefault(name, torch.export.Dim(name)) for axis, name in free.get(key, {}).items()}
+        for key in inputs
+    )
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it reports every library that it could support and does not find
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=shapes,
+                input_names=list(inputs),
+                output_names=outputs,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return onnx.load_from_string(buffer.getvalue())

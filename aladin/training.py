@@ -1,0 +1,418 @@
+"""Training by recipe: align, distil or both, resumable to the same losses.
+
+Everything random in a step is fixed by the recipe's seed and the step's number, so a run that was killed and resumed reads
+the same batches and computes the same losses as one that was not.
+"""
+
+import contextlib
+import json
+import math
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from aladin.batches import Plan, Step
+from aladin.checkpoints import load_model, minilm_folder, save_model
+from aladin.config import Recipe, to_table
+from aladin.datasets import Dataset
+from aladin.errors import ConfigError, DataError, TrainingError
+from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
+from aladin.features import Features, cached_features
+from aladin.losses import contrastive_distillation_loss, hinge_loss, infonce_loss, listnet_loss, mse_loss, ordinal_loss
+from aladin.measures import DIRECTIONS, RECALLS, right_answer_ranks
+from aladin.model import Aladin, new_model
+from aladin.scores import alignment_scores, matching_scores
+from aladin.tensors import Tokens
+from aladin.text import Pieces, WordPieces
+
+CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
+
+
+@dataclass(frozen=True)
+class LearningSet:
+    """A data set as the network reads it: cached features, word pieces of all captions, and who owns which."""
+
+    features: Features
+    pieces: Pieces
+    owners: Int[np.ndarray, " captions"]
+
+
+class Reporter:
+    """What a run tells while it goes on; the command line shows it, tests collect it."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """`what` stands at `done` of `total`."""
+
+    def validated(self, epoch: int, record: dict[str, float]) -> None:
+        """An epoch is over and its model was measured on the validation set."""
+
+
+def learning_set(
+    dataset: Dataset, model: Aladin, tokenizer: WordPieces, views: int, cache: Path, report: Callable[[int, int], None]
+) -> LearningSet:
+    """Features (from `cache` where they are there) and word pieces of `dataset`, for `model`."""
+    assert model.image_network is not None
+    config = model.config
+    features = cached_features(
+        dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report
+    )
+    return LearningSet(features, tokenizer.encode(list(dataset.captions)), dataset.owners)
+
+
+def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
+    """The model that training starts from, and its tokenizer.json: a model folder's, or MiniLM-L6 with fresh heads."""
+    if start is not None:
+        return load_model(start), start / "tokenizer.json"
+    torch.manual_seed(recipe.seed)
+    path = minilm_folder() / "tokenizer.json"
+    return new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces)), path
+
+
+class Trainer:
+    """One run in the folder `out`: `checkpoint.safetensors` to go on from, `best/` the model folder with the best rsum."""
+
+    def __init__(
+        self, recipe: Recipe, model: Aladin, tokenizer: Path, train: LearningSet, val: LearningSet, out: Path
+    ) -> None:
+        self.recipe, self.model, self.tokenizer, self.train_set, self.val_set, self.out = (
+            recipe,
+            model,
+            tokenizer,
+            train,
+            val,
+            out,
+        )
+        regions = model.config.image.grid**2
+        self.plan = Plan(
+            train.owners,
+            recipe.batch_images,
+            recipe.captions_per_image,
+            train.features.views,
+            regions,
+            min(recipe.kept_regions, regions),
+            recipe.seed,
+        )
+        # Learned by the distillation form "mse" only: scale and shift from matching scores to alignment scores.
+        self.score_fit = nn.Parameter(torch.tensor([0.5, 0.5]))
+        self.optimizer = _optimizer(recipe, model, self.score_fit)
+        self.total_steps = recipe.epochs * self.plan.steps_per_epoch
+        self.next_step = 0
+        self.best_rsum = -math.inf
+        self.frozen = "backbone" not in recipe.train and "image_network" not in recipe.train
+        self._bank: StateBank | None = None
+
+    def run(self, reporter: Reporter) -> None:
+        """Train to the end, from the last checkpoint of the folder if there is one."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._write_settings()
+        self._resume()
+        if self.frozen and self.next_step < self.total_steps:
+            self._bank = StateBank.build(self.model, self.train_set, self.recipe.precision, reporter)
+        epoch_start, saved = time.monotonic(), time.monotonic()
+        with self._log() as log:
+            for step in self.plan.steps(self.next_step, self.total_steps):
+                record = self._learn(step)
+                self.next_step = step.number + 1
+                log({"step": step.number, "epoch": step.epoch} | record)
+                reporter.progress("training steps", self.next_step, self.total_steps)
+                if self.next_step % self.plan.steps_per_epoch == 0:
+                    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+                    cost = {"epoch_seconds": time.monotonic() - epoch_start, "peak_memory_gib": peak}
+                    self._end_epoch(step.epoch, cost, log, reporter)
+                    epoch_start = saved = time.monotonic()
+                elif time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save_checkpoint()
+                    saved = time.monotonic()
+
+    def validate(self) -> dict[str, float]:
+        """Recalls and rsum on the validation set, of each head that this recipe trains or learns from."""
+        self.model.eval()
+        images = encode_images(self.model, self.val_set.features, self.recipe.precision)
+        captions = encode_captions(self.model, self.val_set.pieces, self.recipe.precision)
+        matrices = {"matching": matching_scores(images.vectors, captions.vectors)}
+        pooling = self.model.config.heads.pooling
+        if not self.frozen and pooling in ("MrSw", "MrAVGw"):
+            matrices["alignment"] = alignment_matrix(images.tokens, captions.tokens, pooling)
+        record: dict[str, float] = {}
+        for head, scores in matrices.items():
+            for direction in DIRECTIONS:
+                ranks = right_answer_ranks(scores.numpy(), self.val_set.owners, direction)
+                record |= {f"{head} {direction} {recall}": recall(ranks) for recall in RECALLS}
+            record[f"{head} rsum"] = sum(value for name, value in record.items() if name.startswith(f"{head} "))
+        return record
+
+    @property
+    def judged_head(self) -> str:
+        """The head whose validation rsum decides which epoch is best: the one that the backbone learns from."""
+        loss = self.recipe.loss
+        return "alignment" if loss.alignment > 0 and not self.frozen and loss.distillation == 0 else "matching"
+
+    def _learn(self, step: Step) -> dict[str, float]:
+        rate = _schedule(step.number, self.total_steps, self.recipe.optimizer.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full_rate"] * rate
+        # Dropout is the only thing that draws from torch's own generator.
+        torch.manual_seed(hash((self.recipe.seed, step.number)) % 2**63)
+        self.model.train()
+        losses = self._losses(step)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"the loss is {total.item()} at step {step.number} (epoch {step.epoch}): "
+                + ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+                + "; lower the learning rate or use precision fp32; the last checkpoint is kept"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_norm)
+        self.optimizer.step()
+        return {f"loss {name}": value.item() for name, value in losses.items()} | {
+            "loss": total.item(),
+            "gradient norm": norm.item(),
+            "rate": rate,
+        }
+
+    def _losses(self, step: Step) -> dict[str, Float[Tensor, ""]]:
+        weights = self.recipe.loss
+        with precision_context(self.recipe.precision):
+            image_states, caption_states = self._states(step)
+            images, captions = self.model.encoded_images(image_states), self.model.encoded_captions(caption_states)
+            with torch.set_grad_enabled(weights.alignment > 0):
+                alignment = alignment_scores(images.tokens, captions.tokens, self.model.config.heads.pooling).float()
+        matching = matching_scores(images.vectors, captions.vectors)
+        losses = {}
+        if weights.alignment:
+            losses["alignment"] = weights.alignment * self._contrast(
+                alignment, step.own, weights.alignment_form, weights.alignment_scale
+            )
+        if weights.matching:
+            losses["matching"] = weights.matching * self._contrast(
+                matching, step.own, weights.matching_form, weights.matching_scale
+            )
+        if weights.distillation:
+            losses["distillation"] = weights.distillation * self._imitation(matching, alignment, step.own)
+        return losses
+
+    def _contrast(
+        self, scores: Float[Tensor, "images captions"], own: Bool[Tensor, "images captions"], form: str, scale: float
+    ) -> Float[Tensor, ""]:
+        if form == "hinge":
+            return hinge_loss(scores, own, self.recipe.loss.margin, self.recipe.loss.hardest_negatives)
+        return infonce_loss(scores, own, scale)
+
+    def _imitation(
+        self,
+        student: Float[Tensor, "images captions"],
+        teacher: Float[Tensor, "images captions"],
+        own: Bool[Tensor, "images captions"],
+    ) -> Float[Tensor, ""]:
+        loss = self.recipe.loss
+        match loss.distillation_form:
+            case "listnet":
+                return listnet_loss(student, teacher, loss.student_scale, loss.teacher_scale)
+            case "mse":
+                return mse_loss(student, teacher, self.score_fit)
+            case "ordinal":
+                return ordinal_loss(student, teacher, loss.margin)
+            case "contrastive":
+                return contrastive_distillation_loss(student, teacher, own, loss.margin)
+
+    def _states(self, step: Step) -> tuple[Tokens, Tokens]:
+        if self._bank is not None:
+            return self._bank.images(step), self._bank.captions(step)
+        features, pieces = self.train_set.features, self.train_set.pieces
+        assert self.model.image_network is not None
+        tail_learns = "image_network" in self.recipe.train and step.epoch >= self.recipe.image_network_from_epoch
+        self.model.image_network.region_tail.requires_grad_(tail_learns)
+        maps = torch.from_numpy(features.maps[step.views, step.images]).float()
+        classes = torch.from_numpy(features.tags[step.views, step.images].astype(np.int64))
+        width = int(pieces.mask[step.captions].sum(axis=1).max())
+        ids, mask = pieces.ids[step.captions, :width], pieces.mask[step.captions, :width]
+        return (
+            self.model.image_states(maps, classes, step.keep),
+            self.model.caption_states(torch.from_numpy(ids), torch.from_numpy(mask)),
+        )
+
+    def _end_epoch(
+        self, epoch: int, cost: dict[str, float], log: Callable[[dict[str, float]], None], reporter: Reporter
+    ) -> None:
+        last = self.next_step == self.total_steps
+        if last or (epoch + 1) % self.recipe.validate_every == 0:
+            record = self.validate()
+            log({"step": self.next_step - 1, "epoch": epoch} | record | cost)
+            reporter.validated(epoch, record | cost)
+            if record[f"{self.judged_head} rsum"] > self.best_rsum:
+                self.best_rsum = record[f"{self.judged_head} rsum"]
+                details = {"training": {"epoch": epoch, "commit": _commit(), "recipe": to_table(self.recipe)}}
+                save_model(self.model, self.tokenizer, self.out / "best", details)
+        self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        state["score_fit"] = self.score_fit.detach()
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+        partial = self.out / "checkpoint.partial"
+        metadata = {"step": str(self.next_step), "best_rsum": str(self.best_rsum), "recipe": repr(self.recipe)}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata)
+        partial.replace(self.out / "checkpoint.safetensors")
+
+    def _resume(self) -> None:
+        path = self.out / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        if metadata["recipe"] != repr(self.recipe):
+            raise ConfigError(f"{path} belongs to another recipe; give another --out, or delete {self.out} to start anew")
+        state = load_file(path)
+        self.model.load_state_dict({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
+        with torch.no_grad():
+            self.score_fit.copy_(state["score_fit"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("optimizer."):
+                _, number, moment = name.split(".")
+                moments.setdefault(int(number), {})[moment] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        self.next_step, self.best_rsum = int(metadata["step"]), float(metadata["best_rsum"])
+
+    def _write_settings(self) -> None:
+        import tomli_w
+
+        settings = {"commit": _commit()} | to_table(self.recipe) | {"model": to_table(self.model.config)}
+        (self.out / "settings.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[Callable[[dict[str, float]], None]]:
+        """Writes one record a line to log.jsonl, and its numbers to TensorBoard's event file."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file, SummaryWriter(str(self.out)) as board:
+
+            def write(record: dict[str, float]) -> None:
+                _append(file, record)
+                for name in record.keys() - {"step", "epoch"}:
+                    board.add_scalar(name.replace(" ", "_"), record[name], int(record["step"]))
+
+            yield write
+
+
+@dataclass(frozen=True)
+class StateBank:
+    """The frozen backbone's states of a whole training set: the teacher is the same at every step, and costs nothing."""
+
+    image_states: Float[Tensor, "views images tokens dim"]
+    caption_states: Float[Tensor, "captions words dim"]
+    caption_mask: Bool[Tensor, "captions words"]
+
+    @classmethod
+    @torch.no_grad()
+    def build(cls, model: Aladin, data: LearningSet, precision: str, reporter: Reporter) -> "StateBank":
+        """The states of every view of every image and of every caption, in bfloat16 to halve the memory."""
+        model.eval()
+        views, images = data.features.maps.shape[:2]
+        tokens, dim, size = 1 + model.config.image.grid**2, model.config.backbone.dim, 64
+        image_states = torch.empty(views, images, tokens, dim, dtype=torch.bfloat16)
+        caption_states = torch.empty(*data.pieces.ids.shape, dim, dtype=torch.bfloat16)
+        total = views * images + len(caption_states)
+        with precision_context(precision):
+            for view in range(views):
+                for start in range(0, images, size):
+                    rows = slice(start, start + size)
+                    maps = torch.from_numpy(data.features.maps[view, rows]).float()
+                    classes = torch.from_numpy(data.features.tags[view, rows].astype(np.int64))
+                    image_states[view, rows] = model.image_states(maps, classes).states.bfloat16()
+                    reporter.progress("frozen states", view * images + start, total)
+            for start in range(0, len(caption_states), 2 * size):
+                rows = slice(start, start + 2 * size)
+                ids, mask = torch.from_numpy(data.pieces.ids[rows]), torch.from_numpy(data.pieces.mask[rows])
+                caption_states[rows] = model.caption_states(ids, mask).states.bfloat16()
+                reporter.progress("frozen states", views * images + start, total)
+        reporter.progress("frozen states", total, total)
+        return cls(image_states, caption_states, torch.from_numpy(data.pieces.mask))
+
+    def images(self, step: Step) -> Tokens:
+        states = self.image_states[torch.from_numpy(step.views), torch.from_numpy(step.images)].float()
+        if step.keep is not None:
+            every = torch.cat([torch.zeros_like(step.keep[:, :1]), step.keep + 1], dim=1)
+            states = states.gather(1, every[:, :, None].expand(-1, -1, states.shape[-1]))
+        return Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool))
+
+    def captions(self, step: Step) -> Tokens:
+        rows = torch.from_numpy(step.captions)
+        mask = self.caption_mask[rows]
+        width = int(mask.sum(dim=1).max())
+        return Tokens(self.caption_states[rows, :width].float(), mask[:, :width])
+
+
+def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter) -> torch.optim.Optimizer:
+    """Parameter groups by learning rate; parts that the recipe does not name get no gradient."""
+    rates = recipe.optimizer
+    assert model.image_network is not None
+    fresh = model.backbone.region_embedding
+    parts: list[tuple[bool, float, list[nn.Parameter]]] = [
+        ("backbone" in recipe.train, rates.new_learning_rate, list(fresh.parameters())),
+        (
+            "backbone" in recipe.train,
+            rates.learning_rate,
+            [*model.backbone.embeddings.parameters(), *model.backbone.layers.parameters()],
+        ),
+        ("projection" in recipe.train, rates.new_learning_rate, list(model.alignment_head.parameters())),
+        ("matching_head" in recipe.train, rates.new_learning_rate, list(model.matching_head.parameters())),
+        ("image_network" in recipe.train, rates.image_learning_rate, list(model.image_network.region_tail.parameters())),
+        (recipe.loss.distillation_form == "mse", rates.new_learning_rate, [score_fit]),
+    ]
+    model.requires_grad_(False)
+    groups = []
+    for learns, rate, parameters in parts:
+        for parameter in parameters:
+            parameter.requires_grad_(learns)
+        if learns and parameters:
+            matrices = [p for p in parameters if p.ndim >= 2]
+            others = [p for p in parameters if p.ndim < 2]
+            groups += [{"params": matrices, "full_rate": rate, "weight_decay": rates.weight_decay}]
+            groups += [{"params": others, "full_rate": rate, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), fused=True)
+
+
+def _schedule(step: int, total: int, warmup: int) -> float:
+    """The share of the full learning rate at a step: a line up over `warmup` steps, then a cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def check_captions(dataset: Dataset, name: str) -> None:
+    """Training needs at least two images, since the others of a batch are the negatives."""
+    if len(dataset.examples) < 2:
+        raise DataError(f"{name} has {len(dataset.examples)} image; expected at least 2")
+
+
+def _append(file: TextIO, record: dict[str, float]) -> None:
+    file.write(json.dumps(record) + "\n")
+    file.flush()
+
+
+def _commit() -> str:
+    """The commit of the code that runs, with "+" if files were changed since; "unknown" outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=folder, capture_output=True, check=False)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changed.returncode else "")

@@ -1,0 +1,47 @@
+"""One writer a collection: a lock that the operating system releases when its holder ends, however it ends."""
+
+import fcntl
+import json
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+
+from aladin.errors import CollectionLocked, DataError
+
+
+class WriterLock:
+    """Held from construction to `release`. The file stays where it is: deleting it would let two writers hold two files.
+
+    It says who holds the lock, for the message only; a file left by a process that is gone holds nobody up.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written ({error.strerror}); name another place with --collection") from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(self._descriptor)
+            os.close(self._descriptor)
+            raise CollectionLocked(f"{path.parent} is being written by {holder}; wait until that has ended") from None
+        except OSError as error:
+            os.close(self._descriptor)
+            raise DataError(f"{path} cannot be locked ({error.strerror}); name a place on a local disk") from None
+        ours = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(timespec="seconds")}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(ours).encode(), 0)
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        os.close(self._descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has just started"
