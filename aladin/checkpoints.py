@@ -3,9 +3,11 @@
 Nothing is ever unpickled here.
 """
 
+import dataclasses
 import importlib.util
 import re
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import tomli_w
@@ -30,7 +32,7 @@ BERT_LAYER_NAMES = (
 )
 
 
-def save_model(model: Aladin, tokenizer: Path, folder: Path, details: dict[str, object] | None = None) -> None:
+def save_model(model: Aladin, tokenizer: Path, folder: Path, details: Mapping[str, object] | None = None) -> None:
     """Write model.safetensors, model.toml (the architecture, and `details` such as the training data) and tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer.resolve() != (folder / "tokenizer.json").resolve():
@@ -39,26 +41,38 @@ def save_model(model: Aladin, tokenizer: Path, folder: Path, details: dict[str, 
     partial = folder / "model.safetensors.partial"
     save_file(state, partial)
     partial.replace(folder / "model.safetensors")
-    (folder / "model.toml").write_text(tomli_w.dumps(to_table(model.config) | (details or {})), encoding="utf-8")
+    partial = folder / "model.toml.partial"
+    partial.write_text(tomli_w.dumps({**to_table(model.config), **(details or {})}), encoding="utf-8")
+    partial.replace(folder / "model.toml")
 
 
 def load_model(folder: Path) -> Aladin:
     """The model of a folder, every parameter from its file; ModelError names what is missing or too many."""
-    model = Aladin(model_config(folder), grid_network(pretrained=False))
+    config = model_config(folder)
     path = folder / "model.safetensors"
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}; copy the whole model folder, or train it again") from None
+    try:
+        model = Aladin(config, grid_network(pretrained=False))
+    except ConfigError as error:
+        raise ModelError(f"{folder / 'model.toml'} describes no model: {error}") from None
     _load(model, state, str(path))
     return model.eval()
 
 
 def model_config(folder: Path) -> ModelConfig:
     """The architecture that a model folder's model.toml states."""
-    sections = ("backbone", "heads", "limits", "image")
-    table = read_toml(folder / "model.toml")
-    return from_table(ModelConfig, {key: table[key] for key in sections if key in table}, "model.toml")
+    path = folder / "model.toml"
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no model.toml; give a folder that `aladin train` wrote")
+    sections = [section.name for section in dataclasses.fields(ModelConfig)]
+    try:
+        table = read_toml(path)
+        return from_table(ModelConfig, {key: table[key] for key in sections if key in table}, "model.toml")
+    except ConfigError as error:
+        raise ModelError(f"{path} describes no model that this version reads: {error}") from None
 
 
 def load_minilm(backbone: Backbone) -> None:
@@ -90,12 +104,25 @@ def _backbone_name(key: str) -> str | None:
 
 
 def _load(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    try:
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ModelError(f"{source} has weights of other shapes: {error}; check the sizes in model.toml") from None
-    if missing or unexpected:
+    """Fill every weight of `module`; ModelError names those that are missing, unknown or of another shape."""
+    own = module.state_dict()
+    missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
+    if missing or unknown:
         raise ModelError(
-            f"{source} lacks {sorted(missing)[:3] or 'nothing'} and has unknown {sorted(unexpected)[:3] or 'nothing'}; "
-            "expected exactly the weights that model.toml describes"
+            f"{source} lacks {_listed(missing)} and has unknown {_listed(unknown)}; "
+            "expected exactly the weights that the settings of the model describe"
         )
+    other = sorted(name for name in own if own[name].shape != state[name].shape)
+    if other:
+        found, expected = (tuple(weights[other[0]].shape) for weights in (state, own))
+        raise ModelError(
+            f"{source} has {_listed(other)} of another shape: {found} where {expected} was expected; "
+            "check the sizes in the settings of the model"
+        )
+    module.load_state_dict(state)
+
+
+def _listed(names: Collection[str]) -> str:
+    """Up to three names, and how many more."""
+    first = ", ".join(sorted(names)[:3]) or "nothing"
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

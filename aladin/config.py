@@ -5,8 +5,8 @@ An unknown key is an error that names the nearest known one. Sections are frozen
 
 import dataclasses
 import difflib
+import math
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from aladin.errors import ConfigError
 
 Section = TypeVar("Section")
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
 
 
@@ -34,6 +35,12 @@ class BackboneConfig:
     layer_norm_eps: float = 1e-12
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "vocabulary", "positions", "dim", "layers", "heads", "feed_forward", "region_features")
+        _at_least(0, self, "region_geometry")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
+
 
 @dataclass(frozen=True)
 class HeadsConfig:
@@ -45,6 +52,9 @@ class HeadsConfig:
     matching_heads: int = 4
     matching_feed_forward: int = 384
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
+
 
 @dataclass(frozen=True)
 class LimitsConfig:
@@ -54,6 +64,11 @@ class LimitsConfig:
     tags: int = 3  # class names per image; 0: no tags
     tag_pieces: int = 3  # word pieces per class name
 
+    def __post_init__(self) -> None:
+        _at_least(2, self, "caption_pieces")
+        _at_least(0, self, "tags")
+        _at_least(1, self, "tag_pieces")
+
 
 @dataclass(frozen=True)
 class ImageConfig:
@@ -61,6 +76,9 @@ class ImageConfig:
 
     size: int = 224  # px; the whole picture is resized to size x size, without a crop
     grid: int = 7  # regions are the cells of a grid x grid map
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "size", "grid")
 
 
 @dataclass(frozen=True)
@@ -89,12 +107,20 @@ class LossConfig:
     matching_form: MatchingLoss = "hinge"
     distillation: float = 0.0
     distillation_form: DistillationLoss = "listnet"
+    caption_teacher: float = 0.0  # ListNet on alignment scores, towards the likeness of captions (see caption_teacher.py)
+    caption_teacher_scale: float = 20.0  # inverse temperature of that likeness, a cosine
     margin: float = 0.2  # of every hinge
     hardest_negatives: bool = True
     alignment_scale: float = 20.0  # inverse temperature of infonce on alignment scores
     matching_scale: float = 20.0  # inverse temperature of infonce on matching scores
     teacher_scale: float = 20.0  # ListNet's, on alignment scores; the paper: 1, on sums over words
     student_scale: float = 20.0  # ListNet's, on matching scores; the paper: 6
+
+    def __post_init__(self) -> None:
+        _at_least(0, self, "alignment", "matching", "distillation", "margin")
+        _above_zero(self, "alignment_scale", "matching_scale", "teacher_scale", "student_scale")
+        if not (self.alignment or self.matching or self.distillation):
+            raise ConfigError("alignment, matching and distillation in [loss] are all 0; give at least one a weight above 0")
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,11 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     warmup_steps: int = 50
     clip_norm: float = 2.0
+
+    def __post_init__(self) -> None:
+        rates = ("learning_rate", "new_learning_rate", "image_learning_rate")
+        _at_least(0, self, *rates, "weight_decay", "warmup_steps")
+        _above_zero(self, "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -132,11 +163,27 @@ class Recipe:
         if unknown or not self.train:
             choices = ", ".join(map(repr, typing.get_args(Part)))
             raise ConfigError(f"train is {list(self.train)}; expected one or more of {choices}")
-        for name in ("epochs", "batch_images", "captions_per_image", "views", "kept_regions", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if len(set(self.train)) < len(self.train):
+            raise ConfigError(f"train is {list(self.train)}; expected each part once")
+        _at_least(1, self, "epochs", "captions_per_image", "views", "kept_regions", "validate_every")
+        _at_least(0, self, "image_network_from_epoch", "seed")
         if self.batch_images < 2:
-            raise ConfigError("batch_images is 1; expected at least 2, since the others of a batch are the negatives")
+            raise ConfigError(
+                f"batch_images is {self.batch_images}; expected at least 2, since the others of a batch are the negatives"
+            )
+        self._check_that_everything_learns()
+
+    def _check_that_everything_learns(self) -> None:
+        reads_matching_head = self.loss.matching > 0 or self.loss.distillation > 0
+        if "matching_head" in self.train and not reads_matching_head:
+            raise ConfigError('train names "matching_head", but matching and distillation in [loss] are 0; give one a weight')
+        if self.train == ("matching_head",) and self.loss.alignment > 0:
+            raise ConfigError(
+                f'alignment in [loss] is {self.loss.alignment}, but train names only "matching_head", which alignment scores '
+                "do not depend on; set alignment = 0"
+            )
+        if "projection" in self.train and not self.loss.alignment:
+            raise ConfigError('train names "projection", but alignment in [loss] is 0 and nothing else teaches it; give it one')
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -167,38 +214,57 @@ def from_table(section: type[Section], table: dict[str, Any], name: str = "the t
         values[key] = _typed(hints[key], value, key, name)
     try:
         return section(**values)
-    except TypeError as error:
-        raise ConfigError(f"{name} is incomplete: {error}; add the missing setting") from None
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def to_table(section: Any) -> dict[str, Any]:
-    """The settings of a section as plain values, for writing to TOML or JSON; unset ones (None) are left out."""
-    plain = dataclasses.asdict(section)
+    """The settings of a section as plain values, for writing to TOML or JSON."""
+    plain: dict[str, Any] = dataclasses.asdict(section, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
+    return plain
 
-    def without_none(table: dict[str, Any]) -> dict[str, Any]:
-        return {k: without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
 
-    return without_none(plain)
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _typed(hint: Any, value: Any, key: str, section: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{key} in {section} is {value!r}; expected a table [{key}]")
-        return from_table(typing.cast(type, hint), value, f"[{key}]")
+        return from_table(typing.cast(type, hint), value, _nested(section, key))
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
             choices = ", ".join(map(repr, typing.get_args(hint)))
             raise ConfigError(f"{key} in {section} is {value!r}; expected one of {choices}")
         return value
-    if typing.get_origin(hint) is types.UnionType:
-        hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{key} in {section} is {value!r}; expected a list")
-        return tuple(value)
+        return tuple(_typed(typing.get_args(hint)[0], item, f"item {n} of {key}", section) for n, item in enumerate(value, 1))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{key} in {section} is {value!r}; expected {hint.__name__}")
+        raise ConfigError(f"{key} in {section} is {value!r}; expected {KINDS[hint]}")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{key} in {section} is {value}; expected a finite number")
     return value
+
+
+def _nested(section: str, key: str) -> str:
+    """The name of table `key` inside `section`: [loss] of recipe.toml, [model.heads] of recipe.toml."""
+    if section.startswith("["):
+        return section.replace("]", f".{key}]", 1)
+    return f"[{key}] of {section}"
+
+
+def _at_least(least: int, section: Any, *names: str) -> None:
+    for name in names:
+        if getattr(section, name) < least:
+            raise ConfigError(f"{name} is {getattr(section, name)}; expected at least {least}")
+
+
+def _above_zero(section: Any, *names: str) -> None:
+    for name in names:
+        if getattr(section, name) <= 0:
+            raise ConfigError(f"{name} is {getattr(section, name)}; expected more than 0")

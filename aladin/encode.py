@@ -5,6 +5,7 @@ and gives `vector` and `regions`. Vectors and tokens come L2-normalised, regions
 normalised inside the graph.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,6 +92,8 @@ class Encoder:
 
 
 def _session(path: Path, inputs: set[str], outputs: tuple[str, ...], threads: int) -> Any:
+    # ONNX Runtime reports its use to its makers unless this is set before it is loaded; what people search is their own.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime  # here because it takes a tenth of a second, and an index without news does not need it
 
     options = onnxruntime.SessionOptions()

@@ -3,27 +3,120 @@
 import copy
 import hashlib
 import logging
+import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
+import tomli_w
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
+from aladin.checkpoints import load_model
+from aladin.config import to_table
+from aladin.datasets import Dataset
 from aladin.errors import ModelError
+from aladin.evaluation import MEMORY, EncodedData, Stages, encode_dataset, evaluate
 from aladin.grid import top_classes
 from aladin.model import Aladin
 from aladin.onnx_graph import to_onnx
+from aladin.report import Report, Subject, head_figures, to_markdown
 
 Precision = Literal["fp32", "int8"]
+MAX_RSUM_LOSS = 0.5  # of the int8 graphs against PyTorch, for each head, on the validation data
 MIN_COSINE = 0.999  # between the vectors of the fp32 graphs and PyTorch's
+RERANK = 100  # the k of two-stage in the card
 WEIGHTS = "weights.bin"
 MIN_SHARED_BYTES = 1024  # smaller weights stay in their graph
 ALIGNMENT = 4096  # a page, so that weights can be mapped into memory
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the exported graphs are from PyTorch, on validation data."""
+
+    cosine: float  # least cosine between a vector of the fp32 graphs and PyTorch's
+    rsum_loss: dict[str, float]  # PyTorch's rsum less the written graphs', for each head; negative where they gained
+
+
+def export_model(
+    source: Path, out: Path, data: Dataset, subject: str, precision: Precision, notes: str, cache: Path, stages: Stages
+) -> tuple[Report, Parity]:
+    """Write the searching half of a model folder to `out`, once the graphs have passed the gate on `data`.
+
+    Gate: vectors of the fp32 graphs have a cosine of at least 0.999 with PyTorch's, and the written graphs lose at most 0.5
+    of either head's rsum. ModelError with the figure otherwise; `out` is then left as it was. `notes` (Markdown) become part
+    of the card; `subject` names the data in it.
+    """
+    model = load_model(source)
+    trained = encode_dataset(source, data, "fp32", cache, stages)
+    with stages.stage("graphs"):
+        graphs = {"text.onnx": text_graph(model), "image.onnx": image_graph(model)}
+    with tempfile.TemporaryDirectory() as name:
+        draft = Path(name) / out.resolve().name
+        draft.mkdir()
+        shutil.copyfile(source / "tokenizer.json", draft / "tokenizer.json")
+        (draft / "model.toml").write_text(tomli_w.dumps(to_table(model.config)), encoding="utf-8")
+        write_graphs(copy.deepcopy(graphs), draft)
+        cosine = _least_cosine(trained, encode_dataset(draft, data, "fp32", cache, Stages()))
+        _gate(cosine >= MIN_COSINE, f"the fp32 graphs differ from PyTorch: cosine {cosine:.6f}, expected {MIN_COSINE} or more")
+        if precision == "int8":
+            write_graphs({name: quantized(graph) for name, graph in graphs.items()}, draft)
+        reference = evaluate(trained, 0, MEMORY, Stages())
+        written = evaluate(encode_dataset(draft, data, "fp32", cache, stages), RERANK, MEMORY, stages)
+        loss = {
+            head: head_figures(r).rsum.value - head_figures(written.ranks[head]).rsum.value
+            for head, r in reference.ranks.items()
+        }
+        worst = max(loss.values())
+        _gate(worst <= MAX_RSUM_LOSS, f"{precision} loses {worst:.2f} of rsum, expected {MAX_RSUM_LOSS} or less; use fp32")
+        described = Subject(out.resolve().name, subject, None, len(data), data.caption_count, RERANK, precision)
+        report = Report(described, {h: head_figures(r) for h, r in written.ranks.items()}, written.seconds)
+        parity = Parity(cosine, loss)
+        (draft / "README.md").write_text(model_card(report, parity, notes), encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        for file in draft.iterdir():
+            shutil.move(file, out / file.name)
+    return report, parity
+
+
+def model_card(report: Report, parity: Parity, notes: str) -> str:
+    """The README.md of an exported model folder: what it is, its figures, and how they were measured."""
+    subject = report.subject
+    losses = ", ".join(f"{head} {loss:+.2f}" for head, loss in parity.rsum_loss.items())
+    return "\n".join(
+        (
+            f"# {subject.model}: an aladin model",
+            "",
+            notes.strip(),
+            "",
+            "## Figures",
+            "Measured on this folder as it stands, by the command",
+            f"`aladin evaluate {subject.model} {subject.data} --rerank {subject.rerank}`.",
+            "",
+            to_markdown(report),
+            "",
+            "## Parity with PyTorch",
+            f"Least cosine between vectors of the full-precision graphs and PyTorch's: {parity.cosine:.6f}. "
+            f"What storing it as {subject.precision} costs of rsum, by head: {losses}.",
+            "",
+        )
+    )
+
+
+def _gate(passed: bool, failure: str) -> None:
+    if not passed:
+        raise ModelError(f"not exported: {failure}")
+
+
+def _least_cosine(one: EncodedData, other: EncodedData) -> float:
+    sides = ((one.images, other.images), (one.captions, other.captions))
+    return min(float((a.vectors * b.vectors).sum(dim=1).min()) for a, b in sides)
 
 
 class TextGraph(nn.Module):

@@ -5,7 +5,6 @@ reads a random view, evaluation view 0.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,8 @@ from jaxtyping import Float16, Int16
 from PIL import Image
 from torch import Tensor, nn
 
-from aladin.datasets import Dataset, Example
+from aladin.datasets import Dataset, Example, FileOnDisk
+from aladin.errors import DataError
 from aladin.grid import TRUNK_CHANNELS, GridNetwork, top_classes
 from aladin.images import Pixels, open_image, to_pixels
 from aladin.onnx_graph import to_onnx
@@ -37,7 +37,7 @@ class Features:
 
     @property
     def views(self) -> int:
-        return self.maps.shape[0]
+        return len(self.maps)
 
 
 def cached_features(
@@ -53,14 +53,15 @@ def cached_features(
 
     `progress` is told how many of all pictures (views counted singly) are done.
     """
-    folder = cache / _cache_name(dataset, network, size, tags, views)
+    folder = cache / cache_name(dataset, network, size, tags, views)
     folder.mkdir(parents=True, exist_ok=True)
     side = size // 16
     shape = (views, len(dataset.examples), TRUNK_CHANNELS, side, side)
-    maps = _array(folder / "maps.npy", shape, np.float16)
-    classes = _array(folder / "tags.npy", (*shape[:2], tags), np.int16)
     state = folder / "done.json"
-    done: int = json.loads(state.read_text()) if state.exists() else 0
+    # Missing until the arrays are there: they are only believed up to what it says.
+    done = int(state.read_text()) if state.exists() else 0
+    maps = _array(folder / "maps.npy", shape, np.float16, new=done == 0)
+    classes = _array(folder / "tags.npy", (*shape[:2], tags), np.int16, new=done == 0)
     total = shape[0] * shape[1]
     if done < total:
         flat_maps, flat_tags = maps.reshape(total, *shape[2:]), classes.reshape(total, tags)
@@ -70,7 +71,7 @@ def cached_features(
             if stop // 1024 > start // 1024 or stop == total:
                 maps.flush()
                 classes.flush()
-                _replace(state, json.dumps(stop))
+                _replace(state, str(stop))
             progress(stop, total)
     return Features(maps, classes)
 
@@ -128,24 +129,38 @@ def _trunk_session(network: GridNetwork, size: int) -> onnxruntime.InferenceSess
     return onnxruntime.InferenceSession(graph.SerializeToString())
 
 
-def _cache_name(dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int) -> str:
+def cache_name(dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int) -> str:
     """One name for each content: which examples, read by which weights, in which views."""
     digest = hashlib.sha256(repr((size, tags, views, MIN_CROP)).encode())
     for example in dataset.examples:
         digest.update(repr((example.id, example.source)).encode("utf-8", "surrogateescape"))
+        if isinstance(example.source, FileOnDisk):  # its path stays the same when another picture is put there
+            digest.update(repr(_stamp(example.source.path)).encode())
     for name, weight in network.state_dict().items():
         if not name.startswith("region_tail"):
             digest.update(weight.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
-    """A memory-mapped array: the one at `path`, or a new one of zeros."""
-    if path.exists():
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"image {path} cannot be read: {error.strerror}; put it back or read the data anew") from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], new: bool) -> np.memmap:
+    """A memory-mapped array: a new one of zeros, or the one at `path`."""
+    if new:
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
         existing = np.lib.format.open_memmap(path, mode="r+")
-        if existing.shape == shape:
-            return existing
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}; delete {path.parent}, and it will be computed anew") from None
+    if existing.shape != shape or existing.dtype != dtype:
+        raise DataError(f"{path} holds {existing.shape} where {shape} was expected; delete {path.parent}")
+    return existing
 
 
 def _replace(path: Path, text: str) -> None:

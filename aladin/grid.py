@@ -8,6 +8,7 @@ beside it, because the classifier understands no other features.
 import copy
 import importlib.util
 from importlib.resources import files
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +20,7 @@ from aladin.errors import ConfigError
 TRUNK_BLOCKS = 11  # of 16: the last block before the map shrinks from 14 x 14 to 7 x 7
 TRUNK_CHANNELS = 112
 GRID_CHANNELS = 1280
+SHRINKAGE = 32  # px of the image a side for one cell of the grid
 
 
 class GridNetwork(nn.Module):
@@ -42,7 +44,8 @@ class GridNetwork(nn.Module):
 
     def regions(self, maps: Float[Tensor, "images channels rows columns"]) -> Float[Tensor, "images regions features"]:
         """One feature row for each cell of the grid, in reading order."""
-        return self.region_tail(maps).flatten(2).transpose(1, 2)
+        grid: Tensor = self.region_tail(maps)
+        return grid.flatten(2).transpose(1, 2)
 
     def class_logits(self, maps: Float[Tensor, "images channels rows columns"]) -> Float[Tensor, "images classes"]:
         logits: Tensor = self.classifier(self.tag_tail(maps).mean(dim=(2, 3)))
@@ -56,10 +59,15 @@ def grid_network(pretrained: bool = True) -> GridNetwork:
     network = EfficientNet.from_name("efficientnet-lite0")
     if pretrained:
         network.load_state_dict(torch.load(_weights_path(), weights_only=True, map_location="cpu"))
+    return folded(network)
+
+
+def folded(network: Any) -> GridNetwork:
+    """The three parts of the library's EfficientNet-Lite0 with the same output; `network` itself is used up."""
     network.eval()
-    stem = _fused(network._conv_stem, network._bn0)
+    stem = fuse_conv_bn_eval(network._conv_stem, network._bn0)
     blocks = [_fuse_block(block) for block in network._blocks]
-    head = _fused(network._conv_head, network._bn1)
+    head = fuse_conv_bn_eval(network._conv_head, network._bn1)
     trunk = nn.Sequential(stem, nn.ReLU6(), *blocks[:TRUNK_BLOCKS])
     tail = nn.Sequential(*blocks[TRUNK_BLOCKS:], head, nn.ReLU6())
     return GridNetwork(trunk, tail, network._fc)
@@ -87,13 +95,9 @@ def top_classes(logits: Float[Tensor, "images classes"], count: int) -> Int[Tens
 def _fuse_block(block: nn.Module) -> nn.Module:
     for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
         if hasattr(block, convolution):
-            setattr(block, convolution, _fused(getattr(block, convolution), getattr(block, norm)))
+            setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
             setattr(block, norm, nn.Identity())
     return block
-
-
-def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Module:
-    return fuse_conv_bn_eval(convolution, norm)
 
 
 def _weights_path() -> str:

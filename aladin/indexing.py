@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -156,7 +156,8 @@ def read_photograph(root: Path, file: FileState, size: int) -> Decoded | Unreada
     except FileNotFoundError:
         return Unreadable(file, "vanished while the folder was read", vanished=True)
     except OSError as error:
-        return Unreadable(file, f"cannot be read ({error.strerror or error})")
+        # A time that no file has, so that the next run tries again: mended permissions leave no trace in the file's own.
+        return Unreadable(replace(file, mtime_ns=-1), f"cannot be read ({error.strerror or error})")
     except DataError as error:
         return Unreadable(file, str(error).removeprefix("it ").rsplit("; ", 1)[0])
     except DECODER_FAILURES as error:

@@ -4,7 +4,6 @@ Score matrices have images in rows and captions in columns; `owners` gives the i
 us: a wrong candidate with the right one's score stands before it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 Direction = Literal["image_to_text", "text_to_image"]
 DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
 Ranks = Int[np.ndarray, " queries"]
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,11 @@ class Recall:
 
     def __call__(self, ranks: Ranks) -> float:
         """The recall of queries whose best right answer has these ranks (from 1)."""
-        return float(100.0 * np.mean(ranks <= self.k))
+        return float(np.mean(self.of_each(ranks)))
+
+    def of_each(self, ranks: Ranks) -> Float[np.ndarray, " queries"]:
+        """What each query adds to the mean: 100 or 0."""
+        return np.where(ranks <= self.k, 100.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -50,30 +54,57 @@ def right_answer_ranks(
 ) -> Ranks:
     """The rank, from 1, of the best right answer to each query: an image's best own caption, or a caption's own image.
 
-    Not-a-number ranks last, so a broken score can never look good.
+    Not-a-number counts against us on either side: a right answer without a score ranks last, a wrong one stands before.
     """
-    safe = np.nan_to_num(scores, nan=-np.inf)
+    images, captions = scores.shape
+    own = scores[owners, np.arange(captions)]
+    # Those that are worse are counted, not those that are as good, because a comparison with not-a-number is False.
     if direction == "text_to_image":
-        right = safe[owners, np.arange(len(owners))]
-        # >= counts the right answer itself, which is its rank's 1.
-        return (safe >= right[None]).sum(axis=0)
-    ranks = np.empty(len(safe), dtype=np.int64)
-    for image, row in enumerate(safe):
-        own = owners == image
-        ranks[image] = 1 + (row[~own] >= row[own].max(initial=-np.inf)).sum()
-    return ranks
+        worse = np.count_nonzero(scores < np.fmax(own, -np.inf), axis=0)
+        return np.asarray(images - worse)
+    best = np.full(images, -np.inf, dtype=scores.dtype)
+    np.fmax.at(best, owners, own)
+    own_not_worse = np.bincount(owners[~(own < best[owners])], minlength=images)
+    worse = np.count_nonzero(scores < best[:, None], axis=1)
+    return np.asarray(1 + captions - worse - own_not_worse)
+
+
+def rsum_of_each(ranks: Ranks) -> Float[np.ndarray, " queries"]:
+    """What each query adds to its direction's share of rsum: its Recall@1, @5 and @10."""
+    return np.asarray(sum(recall.of_each(ranks) for recall in RECALLS))
 
 
 def rsum(scores: Float[np.ndarray, "images captions"], owners: Int[np.ndarray, " captions"]) -> float:
     """The sum of Recall@1, @5 and @10 over both directions, at most 600."""
-    return sum(recall(right_answer_ranks(scores, owners, d)) for d in DIRECTIONS for recall in RECALLS)
+    return sum(float(np.mean(rsum_of_each(right_answer_ranks(scores, owners, direction)))) for direction in DIRECTIONS)
 
 
-def bootstrap_interval(
-    measure: Callable[[Ranks], float], ranks: Ranks, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % percentile interval of `measure` when queries are drawn again with replacement."""
+@dataclass(frozen=True)
+class Estimate:
+    """A measure's value on the queries at hand, and its 95 % bootstrap percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} ({self.low:.1f}-{self.high:.1f})"
+
+
+def mean_estimate(*samples: Float[np.ndarray, " _"], seed: int = 0) -> Estimate:
+    """The mean of a measure that is known for each query; of several samples, the sum of their means.
+
+    For the interval the queries of each sample are drawn again with replacement, independently of the other samples.
+    """
     random = np.random.default_rng(seed)
-    values = [measure(ranks[random.integers(len(ranks), size=len(ranks))]) for _ in range(resamples)]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    means = sum(_resampled_means(sample, random) for sample in samples)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(sum(float(np.mean(sample)) for sample in samples), float(low), float(high))
+
+
+def _resampled_means(sample: Float[np.ndarray, " queries"], random: np.random.Generator) -> Float[np.ndarray, " resamples"]:
+    # How often each value is drawn is multinomial, so that no query need be drawn: a recall has but two values.
+    values, counts = np.unique(sample, return_counts=True)
+    drawn = random.multinomial(len(sample), counts / len(sample), size=RESAMPLES)
+    means: Float[np.ndarray, " resamples"] = drawn @ values / len(sample)
+    return means

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from aladin.backbone import Backbone
 from aladin.config import ModelConfig
-from aladin.grid import GridNetwork, cell_geometry, class_names, grid_network
+from aladin.errors import ConfigError
+from aladin.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, class_names, grid_network
 from aladin.heads import AlignmentHead, MatchingHead
 from aladin.tensors import Tokens
 from aladin.text import WordPieces
@@ -33,6 +34,7 @@ class Aladin(nn.Module):
 
     def __init__(self, config: ModelConfig, image_network: GridNetwork | None) -> None:
         super().__init__()
+        _check_sizes(config, with_image_network=image_network is not None)
         self.config = config
         self.backbone = Backbone(config.backbone)
         self.alignment_head = AlignmentHead(config.heads, config.backbone.dim)
@@ -50,7 +52,8 @@ class Aladin(nn.Module):
     ) -> tuple[Int[Tensor, "images tags"], Bool[Tensor, "images tags"]]:
         """The tag sequence of each image, [CLS] names [SEP], and its mask; a name shorter than its slots leaves a gap."""
         names = self.name_pieces[classes].flatten(1)
-        first, last = self.special_pieces.expand(classes.shape[0], 2).split(1, dim=1)
+        special = self.special_pieces.expand(classes.shape[0], 2)
+        first, last = special[:, :1], special[:, 1:]
         real = torch.ones_like(first, dtype=torch.bool)
         mask = torch.cat([real, self.name_mask[classes].flatten(1), real], dim=1)
         return torch.cat([first, names, last], dim=1), mask
@@ -95,6 +98,30 @@ def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = Tru
 
         load_minilm(model.backbone)
     return model
+
+
+def _check_sizes(config: ModelConfig, with_image_network: bool) -> None:
+    """ConfigError where two settings contradict each other."""
+    backbone, heads, limits, image = config.backbone, config.heads, config.limits, config.image
+    for name, count in (("heads in [backbone]", backbone.heads), ("matching_heads in [heads]", heads.matching_heads)):
+        if backbone.dim % count:
+            raise ConfigError(f"dim in [backbone] is {backbone.dim} and {name} is {count}; expected a multiple of it")
+    longest = max(limits.caption_pieces, 2 + limits.tags * limits.tag_pieces)
+    if longest > backbone.positions:
+        raise ConfigError(
+            f"positions in [backbone] is {backbone.positions}, but [limits] allow {longest} word pieces; raise it or lower them"
+        )
+    if not with_image_network:
+        return
+    if image.size != SHRINKAGE * image.grid:
+        raise ConfigError(f"size in [image] is {image.size} and grid is {image.grid}; expected a size of {SHRINKAGE} x grid")
+    if (backbone.region_features, backbone.region_geometry) != (GRID_CHANNELS, 6):
+        raise ConfigError(
+            f"region_features and region_geometry in [backbone] are {backbone.region_features} and "
+            f"{backbone.region_geometry}; the image network gives {GRID_CHANNELS} and 6"
+        )
+    if limits.tags > len(class_names()):
+        raise ConfigError(f"tags in [limits] is {limits.tags}; expected at most {len(class_names())}, the classes there are")
 
 
 def _initialise(module: nn.Module) -> None:

@@ -32,7 +32,7 @@ class ModelFolder:
             sections = {section.name for section in dataclasses.fields(ModelConfig)}
             config = from_table(ModelConfig, {key: table[key] for key in sections & table.keys()}, "model.toml")
         except ConfigError as error:
-            raise ModelError(f"{path} is not a model folder that this version reads: {error}") from None
+            raise ModelError(f"{path / 'model.toml'} describes no model that this version reads: {error}") from None
         return cls(path, config)
 
     @property

@@ -1,6 +1,5 @@
 """PyTorch modules to ONNX graphs with a free batch size, quietly."""
 
-import io
 import logging
 import warnings
 from collections.abc import Mapping
@@ -40,6 +39,4 @@ def to_onnx(
     finally:
         logger.setLevel(level)
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return onnx.load_from_string(buffer.getvalue())
+    return program.model_proto

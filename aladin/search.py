@@ -154,9 +154,11 @@ def token_similarity(
 ) -> Float32[np.ndarray, "images regions words"]:
     """The cosine of each region of each image with each word of one query."""
     if isinstance(regions, QuantizedTokens):
-        return token_similarity(regions.values.astype(np.float32), words) * regions.scales[:, :, None]
-    similarity: Float32[np.ndarray, "images regions words"] = regions @ words.T
-    return similarity
+        similarity = token_similarity(regions.values.astype(np.float32), words)
+        similarity *= regions.scales[:, :, None]
+        return similarity
+    cosines: Float32[np.ndarray, "images regions words"] = regions @ words.T
+    return cosines
 
 
 def alignment_scores(

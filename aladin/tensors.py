@@ -34,5 +34,6 @@ def concatenate(parts: list[Tokens]) -> Tokens:
 def pad_tokens(tokens: Tokens, length: int) -> Tokens:
     """The same rows with zero cells appended up to `length` tokens."""
     missing = length - tokens.mask.shape[1]
+    assert missing >= 0, "padding never cuts"
     states = torch.nn.functional.pad(tokens.states, (0, 0, 0, missing))
     return Tokens(states, torch.nn.functional.pad(tokens.mask, (0, missing), value=False))

@@ -5,6 +5,8 @@ the same batches and computes the same losses as one that was not.
 """
 
 import contextlib
+import functools
+import hashlib
 import json
 import math
 import resource
@@ -13,19 +15,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from aladin.backbone import Backbone
 from aladin.batches import Plan, Step
-from aladin.checkpoints import load_model, minilm_folder, save_model
-from aladin.config import Recipe, to_table
+from aladin.caption_teacher import CaptionTeacher
+from aladin.checkpoints import load_minilm, load_model, minilm_folder, save_model
+from aladin.config import BackboneConfig, Recipe, to_table
 from aladin.datasets import Dataset
-from aladin.errors import ConfigError, DataError, TrainingError
+from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
 from aladin.features import Features, cached_features
 from aladin.losses import contrastive_distillation_loss, hinge_loss, infonce_loss, listnet_loss, mse_loss, ordinal_loss
@@ -47,7 +52,8 @@ class LearningSet:
     owners: Int[np.ndarray, " captions"]
 
 
-class Reporter:
+@runtime_checkable
+class Reporter(Protocol):
     """What a run tells while it goes on; the command line shows it, tests collect it."""
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -110,14 +116,18 @@ class Trainer:
         self.best_rsum = -math.inf
         self.frozen = "backbone" not in recipe.train and "image_network" not in recipe.train
         self._bank: StateBank | None = None
+        self._caption_teacher: CaptionTeacher | None = None
 
     def run(self, reporter: Reporter) -> None:
         """Train to the end, from the last checkpoint of the folder if there is one."""
+        self._resume()
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_settings()
-        self._resume()
         if self.frozen and self.next_step < self.total_steps:
             self._bank = StateBank.build(self.model, self.train_set, self.recipe.precision, reporter)
+        if self.recipe.loss.caption_teacher and self.next_step < self.total_steps:
+            with precision_context(self.recipe.precision):
+                self._caption_teacher = CaptionTeacher.build(_minilm(), self.train_set.pieces, self.train_set.owners)
         epoch_start, saved = time.monotonic(), time.monotonic()
         with self._log() as log:
             for step in self.plan.steps(self.next_step, self.total_steps):
@@ -140,9 +150,8 @@ class Trainer:
         images = encode_images(self.model, self.val_set.features, self.recipe.precision)
         captions = encode_captions(self.model, self.val_set.pieces, self.recipe.precision)
         matrices = {"matching": matching_scores(images.vectors, captions.vectors)}
-        pooling = self.model.config.heads.pooling
-        if not self.frozen and pooling in ("MrSw", "MrAVGw"):
-            matrices["alignment"] = alignment_matrix(images.tokens, captions.tokens, pooling)
+        if not self.frozen or self.judged_head == "alignment":
+            matrices["alignment"] = alignment_matrix(images.tokens, captions.tokens, self.model.config.heads.pooling)
         record: dict[str, float] = {}
         for head, scores in matrices.items():
             for direction in DIRECTIONS:
@@ -153,9 +162,9 @@ class Trainer:
 
     @property
     def judged_head(self) -> str:
-        """The head whose validation rsum decides which epoch is best: the one that the backbone learns from."""
+        """The head whose validation rsum decides which epoch is best: alignment where it learns and does not teach."""
         loss = self.recipe.loss
-        return "alignment" if loss.alignment > 0 and not self.frozen and loss.distillation == 0 else "matching"
+        return "alignment" if loss.alignment > 0 and loss.distillation == 0 else "matching"
 
     def _learn(self, step: Step) -> dict[str, float]:
         rate = _schedule(step.number, self.total_steps, self.recipe.optimizer.warmup_steps)
@@ -164,18 +173,18 @@ class Trainer:
         # Dropout is the only thing that draws from torch's own generator.
         torch.manual_seed(hash((self.recipe.seed, step.number)) % 2**63)
         self.model.train()
+        # What does not learn gets no dropout, so that a frozen teacher says the same every time.
+        self.model.backbone.train("backbone" in self.recipe.train)
         losses = self._losses(step)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            raise TrainingError(
-                f"the loss is {total.item()} at step {step.number} (epoch {step.epoch}): "
-                + ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-                + "; lower the learning rate or use precision fp32; the last checkpoint is kept"
-            )
+            raise _cannot_go_on("loss", total.item(), step, losses)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        torch.autograd.backward(total)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.optimizer.clip_norm)
+        if not torch.isfinite(norm):  # a step by it would make every weight a NaN, and the next checkpoint worthless
+            raise _cannot_go_on("gradient's norm", norm.item(), step, losses)
         self.optimizer.step()
         return {f"loss {name}": value.item() for name, value in losses.items()} | {
             "loss": total.item(),
@@ -188,13 +197,18 @@ class Trainer:
         with precision_context(self.recipe.precision):
             image_states, caption_states = self._states(step)
             images, captions = self.model.encoded_images(image_states), self.model.encoded_captions(caption_states)
-            with torch.set_grad_enabled(weights.alignment > 0):
+            with torch.set_grad_enabled(weights.alignment > 0 or weights.caption_teacher > 0):
                 alignment = alignment_scores(images.tokens, captions.tokens, self.model.config.heads.pooling).float()
         matching = matching_scores(images.vectors, captions.vectors)
         losses = {}
         if weights.alignment:
             losses["alignment"] = weights.alignment * self._contrast(
                 alignment, step.own, weights.alignment_form, weights.alignment_scale
+            )
+        if self._caption_teacher is not None:
+            likeness = self._caption_teacher.scores(step.images, step.captions)
+            losses["caption teacher"] = weights.caption_teacher * listnet_loss(
+                alignment, likeness, weights.alignment_scale, weights.caption_teacher_scale
             )
         if weights.matching:
             losses["matching"] = weights.matching * self._contrast(
@@ -264,7 +278,12 @@ class Trainer:
         for number, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
         partial = self.out / "checkpoint.partial"
-        metadata = {"step": str(self.next_step), "best_rsum": str(self.best_rsum), "recipe": repr(self.recipe)}
+        metadata = {
+            "step": str(self.next_step),
+            "best_rsum": str(self.best_rsum),
+            "recipe": repr(self.recipe),
+            "captions": _digest(self.train_set, self.val_set),
+        }
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata)
         partial.replace(self.out / "checkpoint.safetensors")
 
@@ -272,13 +291,21 @@ class Trainer:
         path = self.out / "checkpoint.safetensors"
         if not path.exists():
             return
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; delete it to start the run anew") from None
+        anew = f"give another --out, or delete {self.out} to start anew"
         if metadata["recipe"] != repr(self.recipe):
-            raise ConfigError(f"{path} belongs to another recipe; give another --out, or delete {self.out} to start anew")
-        state = load_file(path)
+            raise ConfigError(f"{path} belongs to another recipe; {anew}")
+        captions = _digest(self.train_set, self.val_set)
+        if metadata.get("captions", captions) != captions:  # checkpoints of version 0.1's first days do not say
+            raise ConfigError(f"{path} belongs to a run on other captions; {anew}")
+        shapes = {f"model.{name}": weight.shape for name, weight in self.model.state_dict().items()}
+        if {n: t.shape for n, t in state.items() if n.startswith("model.")} != shapes:
+            raise ConfigError(f"{path} belongs to a model of other sizes; {anew}")
         self.model.load_state_dict({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
         with torch.no_grad():
             self.score_fit.copy_(state["score_fit"])
@@ -301,7 +328,10 @@ class Trainer:
         """Writes one record a line to log.jsonl, and its numbers to TensorBoard's event file."""
         from torch.utils.tensorboard import SummaryWriter
 
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file, SummaryWriter(str(self.out)) as board:
+        path = self.out / "log.jsonl"
+        _forget_steps(path, self.next_step)
+        board_writer = SummaryWriter(str(self.out), purge_step=self.next_step)
+        with path.open("a", encoding="utf-8") as file, board_writer as board:
 
             def write(record: dict[str, float]) -> None:
                 _append(file, record)
@@ -359,6 +389,13 @@ class StateBank:
         return Tokens(self.caption_states[rows, :width].float(), mask[:, :width])
 
 
+def _minilm() -> Backbone:
+    """MiniLM-L6 as its package has it."""
+    backbone = Backbone(BackboneConfig()).eval()
+    load_minilm(backbone)
+    return backbone
+
+
 def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter) -> torch.optim.Optimizer:
     """Parameter groups by learning rate; parts that the recipe does not name get no gradient."""
     rates = recipe.optimizer
@@ -376,6 +413,8 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter) -> torch.
         ("image_network" in recipe.train, rates.image_learning_rate, list(model.image_network.region_tail.parameters())),
         (recipe.loss.distillation_form == "mse", rates.new_learning_rate, [score_fit]),
     ]
+    if "projection" in recipe.train and not any(True for _ in model.alignment_head.parameters()):
+        raise ConfigError('train names "projection", but token_dim is that of the backbone, so there is none; leave it out')
     model.requires_grad_(False)
     groups = []
     for learns, rate, parameters in parts:
@@ -389,6 +428,14 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter) -> torch.
     return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), fused=True)
 
 
+def _cannot_go_on(what: str, value: float, step: Step, losses: dict[str, Float[Tensor, ""]]) -> TrainingError:
+    parts = ", ".join(f"{name} loss {loss.item():.4g}" for name, loss in losses.items())
+    return TrainingError(
+        f"the {what} is {value} at step {step.number} (epoch {step.epoch}; {parts}); expected a finite number; lower the "
+        "learning rates or set precision to fp32, and start anew with another --out"
+    )
+
+
 def _schedule(step: int, total: int, warmup: int) -> float:
     """The share of the full learning rate at a step: a line up over `warmup` steps, then a cosine down to 0."""
     if step < warmup:
@@ -399,7 +446,27 @@ def _schedule(step: int, total: int, warmup: int) -> float:
 def check_captions(dataset: Dataset, name: str) -> None:
     """Training needs at least two images, since the others of a batch are the negatives."""
     if len(dataset.examples) < 2:
-        raise DataError(f"{name} has {len(dataset.examples)} image; expected at least 2")
+        raise DataError(f"{name} has fewer than 2 images with captions; the others of a batch are the negatives: add some")
+
+
+def _forget_steps(log: Path, start: int) -> None:
+    """Cut the log before step `start`: what a killed run did after its last checkpoint is done again."""
+    if not log.exists():
+        return
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
+    partial = log.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(log)
+
+
+def _digest(*sets: LearningSet) -> str:
+    """A hash of which images own which captions."""
+    digest = hashlib.sha256()
+    for data in sets:
+        for array in (data.owners, data.pieces.ids):
+            digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _append(file: TextIO, record: dict[str, float]) -> None:
@@ -407,6 +474,7 @@ def _append(file: TextIO, record: dict[str, float]) -> None:
     file.flush()
 
 
+@functools.cache
 def _commit() -> str:
     """The commit of the code that runs, with "+" if files were changed since; "unknown" outside a checkout."""
     folder = Path(__file__).parent

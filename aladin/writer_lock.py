@@ -18,25 +18,28 @@ class WriterLock:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror}); name another place with --collection") from None
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(self._descriptor)
-            os.close(self._descriptor)
+            holder = _holder(descriptor)
+            os.close(descriptor)
             raise CollectionLocked(f"{path.parent} is being written by {holder}; wait until that has ended") from None
         except OSError as error:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise DataError(f"{path} cannot be locked ({error.strerror}); name a place on a local disk") from None
         ours = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(timespec="seconds")}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(ours).encode(), 0)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(ours).encode(), 0)
+        self._descriptor: int | None = descriptor
 
     def release(self) -> None:
-        """Let the next writer in."""
-        os.close(self._descriptor)
+        """Let the next writer in. Nothing happens when that has been done already."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _holder(descriptor: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from aladin.collection import Collection  # noqa: E402
@@ -15,6 +16,10 @@ from aladin.collection_writer import CollectionWriter, FileState, Photograph  # 
 from aladin.encode import Encoder  # noqa: E402
 from aladin.model_folder import ModelFolder  # noqa: E402
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM, build_tiny_model  # noqa: E402
+
+# No time limit for an example: a busy machine is no failure.
+settings.register_profile("aladin", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("aladin")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """`aladin search`, `aladin similar` and `aladin index`: a folder of photographs and its collection."""
 
+import logging
 import os
 import time
 import warnings
@@ -167,7 +168,9 @@ def _update(folder: Path, place: Path, encoder: Encoder, options: SearchOptions)
 
 
 def _brought_up_to_date(folder: Path, place: Path, encoder: Encoder, quiet: bool, rebuild: bool) -> IndexReport:
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on files, which we report in our own way
+    # Pillow's remarks on files, which we report in our own way.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     if not place.is_file() and not any(isinstance(found, FileState) for found in list_images(folder)):
         kinds = ", ".join(sorted(EXTENSIONS))
         raise DataError(f"there are no images in {folder}; expected files ending in {kinds}, outside hidden folders")

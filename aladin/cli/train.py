@@ -3,26 +3,28 @@
 import ctypes
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+PATH = click.Path(path_type=Path)
 PLAIN_SECONDS = 30  # between two lines of progress where there is no terminal
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--train", "train_path", type=click.Path(path_type=Path), required=True, help="Images with captions to learn from.")
-@click.option("--val", "val_path", type=click.Path(path_type=Path), required=True, help="Images with captions to judge epochs by.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the run; goes on if a run was stopped in it.")
-@click.option("--start", type=click.Path(path_type=Path), help="Model folder to start from; MiniLM-L6 and ImageNet without it.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder for image features; OUT/features without it.")
+@click.argument("recipe", type=PATH)
+@click.option("--train", "train_path", type=PATH, required=True, help="Images with captions to learn from.")
+@click.option("--val", "val_path", type=PATH, required=True, help="Images with captions to judge epochs by.")
+@click.option("--out", type=PATH, required=True, help="Folder for the run; goes on if a run was stopped in it.")
+@click.option("--start", type=PATH, help="Model folder to start from; MiniLM-L6 and ImageNet without it.")
+@click.option("--cache", type=PATH, help="Folder for image features; OUT/features without it.")
 @click.option("--train-split", help="Split of the training data to use, where the data names splits.")
 @click.option("--val-split", help="Split of the validation data to use, where the data names splits.")
-@click.option("--train-images", type=click.Path(path_type=Path), help="Folder of the training images, if not beside their captions.")
-@click.option("--val-images", type=click.Path(path_type=Path), help="Folder of the validation images, if not beside their captions.")
+@click.option("--train-images", type=PATH, help="Folder of the training images, if not beside their captions.")
+@click.option("--val-images", type=PATH, help="Folder of the validation images, if not beside their captions.")
 @click.option("--seed", type=int, help="Instead of the recipe's.")
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be read, and count them by reason.")
 def train(
@@ -69,7 +71,8 @@ def train(
         judge = learning_set(val_data, model, pieces, 1, features, reporter.counting("validation images"))
         trainer = Trainer(settings, model, tokenizer, learn, judge, out)
         trainer.run(reporter)
-    click.echo(f"best validation rsum of the {trainer.judged_head} head: {trainer.best_rsum:.1f}; the model is in {out / 'best'}")
+    best = f"best validation rsum of the {trainer.judged_head} head: {trainer.best_rsum:.1f}"
+    click.echo(f"{best}; the model is in {out / 'best'}")
 
 
 class TerminalReporter:
@@ -80,7 +83,7 @@ class TerminalReporter:
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self._console
         )
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "TerminalReporter":
@@ -91,14 +94,15 @@ class TerminalReporter:
     def __exit__(self, *exception: object) -> None:
         self._bars.stop()
 
-    def counting(self, what: str):  # type: ignore[no-untyped-def]
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """A function that shows how far `what` is."""
         return lambda done, total: self.progress(what, done, total)
 
     def progress(self, what: str, done: int, total: int) -> None:
         if self._console.is_terminal:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=total)
-            self._bars.update(self._tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+            self._bars.update(self._tasks[what], completed=done, total=total)
         elif done == total or time.monotonic() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.monotonic()
             print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
@@ -106,7 +110,8 @@ class TerminalReporter:
     def validated(self, epoch: int, record: dict[str, float]) -> None:
         sums = ", ".join(f"{name} {value:.1f}" for name, value in record.items() if name.endswith("rsum"))
         first = ", ".join(f"{name} {value:.1f}" for name, value in record.items() if name.endswith("Recall@1"))
-        self._console.print(f"epoch {epoch}: {sums} ({first}) in {record['epoch_seconds']:.0f} s", highlight=False)
+        line = f"epoch {epoch}: {sums} ({first}) in {record['epoch_seconds']:.0f} s"
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def _keep_freed_memory() -> None:

@@ -1,0 +1,128 @@
+"""What an image costs on disk, and what storing less costs in rsum: vectors and region tokens in several forms.
+
+python benchmarks/storage.py MODEL VAL --train TRAIN
+
+Narrower tokens are the trained ones on their principal axes, found on training captions and images; nothing is learned on VAL.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, normalize
+
+from aladin.datasets import Dataset, read_dataset
+from aladin.evaluation import EncodedData, Stages, alignment_matrix, encode_dataset
+from aladin.measures import rsum
+from aladin.scores import matching_scores
+from aladin.tensors import Tokens
+
+AXES_FROM = 1000  # training images whose tokens the principal axes are found on
+BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "1 bit": 1 / 8}
+SCALE_BYTES = 4  # int8 has one scale a vector or token
+
+
+def stored(values: Float[Tensor, "*rows dim"], form: str) -> Float[Tensor, "*rows dim"]:
+    """What is read back when `values` were written in this form."""
+    match form:
+        case "fp32":
+            return values
+        case "fp16":
+            return values.half().float()
+        case "int8":
+            scale = values.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127
+            return (values / scale).round() * scale
+        case "1 bit":
+            return normalize(torch.where(values > 0, 1.0, -1.0), dim=-1)
+    raise AssertionError(form)
+
+
+def size(form: str, dim: int, rows: int = 1) -> int:
+    """Bytes of `rows` stored vectors."""
+    return int(rows * (dim * BYTES[form] + (SCALE_BYTES if form == "int8" else 0)))
+
+
+def principal_axes(data: EncodedData, dim: int) -> Float[Tensor, "token_dim dim"]:
+    """The directions in which tokens of both kinds vary most; not centred, since cosines are to survive."""
+    states = torch.cat([part.tokens.states[part.tokens.mask] for part in (data.images, data.captions)])
+    values, vectors = torch.linalg.eigh(states.T @ states)
+    return vectors[:, values.argsort(descending=True)[:dim]]
+
+
+def projected(tokens: Tokens, axes: Float[Tensor, "token_dim dim"]) -> Tokens:
+    return Tokens(normalize(tokens.states @ axes, dim=-1), tokens.mask)
+
+
+def pooled(tokens: Tokens, side: int) -> Tokens:
+    """Regions averaged to a side x side grid."""
+    images, regions, dim = tokens.states.shape
+    grid = int(regions**0.5)
+    maps = tokens.states.transpose(1, 2).reshape(images, dim, grid, grid)
+    states = adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
+    return Tokens(normalize(states, dim=-1), torch.ones(states.shape[:2], dtype=torch.bool))
+
+
+def matching_rsum(data: EncodedData, form: str) -> float:
+    scores = matching_scores(stored(data.images.vectors, form), data.captions.vectors)
+    return rsum(scores.numpy(), data.owners)
+
+
+def alignment_rsum(data: EncodedData, regions: Tokens, words: Tokens, form: str) -> float:
+    kept = Tokens(stored(regions.states, form), regions.mask)
+    return rsum(alignment_matrix(kept, words, data.pooling).numpy(), data.owners)
+
+
+def first_images(dataset: Dataset, count: int) -> Dataset:
+    return replace(dataset, examples=dataset.examples[:count])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("val", type=Path)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache:
+        sets: list[EncodedData] = []
+        for dataset in (read_dataset(arguments.val), first_images(read_dataset(arguments.train), AXES_FROM)):
+            sets.append(encode_dataset(arguments.model, dataset, "fp32", Path(cache), Stages()))
+    data, training = sets
+    dim, (_, count, token_dim) = data.images.vectors.shape[1], data.images.tokens.states.shape
+    rows: list[dict[str, object]] = []
+
+    def add(what: str, form: str, stored_bytes: int, figure: float) -> None:
+        rows.append({"stored": what, "form": form, "bytes": stored_bytes, "rsum": round(figure, 1)})
+        if not arguments.json:
+            print(f"| {what} | {form} | {stored_bytes:,} | {figure:.1f} |", flush=True)
+
+    if not arguments.json:
+        print(f"{arguments.model.name} on {arguments.val.name}: {len(data.owners):,} captions\n")
+        print("| stored for an image | form | bytes | rsum |\n|---|---|---:|---:|")
+    for form in BYTES:
+        add(f"vector of {dim}", form, size(form, dim), matching_rsum(data, form))
+    regions, words = data.images.tokens, data.captions.tokens
+    for form in BYTES:
+        add(f"{count} tokens of {token_dim}", form, size(form, token_dim, count), alignment_rsum(data, regions, words, form))
+    for narrow in (128, 64):
+        axes = principal_axes(training, narrow)
+        figure = alignment_rsum(data, projected(regions, axes), projected(words, axes), "int8")
+        add(f"{count} tokens of {narrow}", "int8", size("int8", narrow, count), figure)
+    for side in (5, 4, 3):
+        figure = alignment_rsum(data, pooled(regions, side), words, "int8")
+        add(f"{side**2} pooled tokens of {token_dim}", "int8", size("int8", token_dim, side**2), figure)
+    axes = principal_axes(training, 128)
+    figure = alignment_rsum(data, projected(pooled(regions, 4), axes), projected(words, axes), "int8")
+    add("16 pooled tokens of 128", "int8", size("int8", 128, 16), figure)
+    if arguments.json:
+        json.dump(rows, sys.stdout, indent=2)
+
+
+if __name__ == "__main__":
+    main()

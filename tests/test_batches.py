@@ -1,0 +1,120 @@
+from collections import Counter
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aladin.batches import Plan, Step
+from tests.tiny_learning import few_examples
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> dict[str, object]:
+    """Settings of a plan for 2 to 12 images with 1 to 5 captions each."""
+    counts = draw(st.lists(st.integers(1, 5), min_size=2, max_size=12))
+    regions = draw(st.integers(1, 9))
+    return {
+        "owners": np.repeat(np.arange(len(counts)), counts),
+        "batch_images": draw(st.integers(2, 14)),
+        "captions_per_image": draw(st.integers(1, 6)),
+        "views": draw(st.integers(1, 4)),
+        "regions": regions,
+        "kept_regions": draw(st.integers(1, regions)),
+        "seed": draw(st.integers(0, 999)),
+    }
+
+
+def epoch(plan: Plan, number: int) -> list[Step]:
+    return list(plan.steps(number * plan.steps_per_epoch, (number + 1) * plan.steps_per_epoch))
+
+
+def same(one: Step, other: Step) -> bool:
+    arrays = ("images", "views", "captions")
+    keeps = [step.keep.tolist() if step.keep is not None else None for step in (one, other)]
+    return (
+        (one.number, one.epoch) == (other.number, other.epoch)
+        and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
+        and torch.equal(one.own, other.own)
+        and keeps[0] == keeps[1]
+    )
+
+
+@few_examples
+@given(settings=plans(), number=st.integers(0, 3))
+def test_an_epoch_reads_each_image_once_but_for_a_single_one_left_over(settings: dict[str, object], number: int) -> None:
+    plan = Plan(**settings)  # type: ignore[arg-type]
+    read = Counter(image for step in epoch(plan, number) for image in step.images.tolist())
+    left_over = plan.images % plan.batch_images == 1
+    assert set(read.values()) == {1}
+    assert set(read) <= set(range(plan.images))
+    assert len(read) == plan.images - left_over
+
+
+@few_examples
+@given(settings=plans())
+def test_every_step_has_negatives(settings: dict[str, object]) -> None:
+    plan = Plan(**settings)  # type: ignore[arg-type]
+    assert all(2 <= len(step.images) <= plan.batch_images for step in epoch(plan, 0))
+
+
+@few_examples
+@given(settings=plans(), data=st.data())
+def test_steps_are_the_same_whether_or_not_earlier_ones_were_drawn(settings: dict[str, object], data: st.DataObject) -> None:
+    plan = Plan(**settings)  # type: ignore[arg-type]
+    total = 3 * plan.steps_per_epoch
+    start = data.draw(st.integers(0, total - 1))
+    whole, late = list(plan.steps(0, total)), list(plan.steps(start, total))
+    assert [step.number for step in whole] == list(range(total))
+    assert len(late) == total - start
+    assert all(same(one, other) for one, other in zip(whole[start:], late, strict=True))
+
+
+@few_examples
+@given(settings=plans())
+def test_every_image_brings_captions_of_its_own(settings: dict[str, object]) -> None:
+    plan = Plan(**settings)  # type: ignore[arg-type]
+    for step in epoch(plan, 1):
+        assert len(set(step.captions.tolist())) == len(step.captions)
+        assert torch.equal(step.own, torch.from_numpy(step.images[:, None] == plan.owners[step.captions][None]))
+        assert step.own.sum(dim=0).tolist() == [1] * len(step.captions)
+        counts = [min(plan.captions_per_image, int((plan.owners == image).sum())) for image in step.images]
+        assert step.own.sum(dim=1).tolist() == counts
+
+
+@few_examples
+@given(settings=plans())
+def test_kept_regions_are_distinct_and_in_reading_order(settings: dict[str, object]) -> None:
+    plan = Plan(**settings)  # type: ignore[arg-type]
+    for step in epoch(plan, 0):
+        assert (step.keep is None) == (plan.kept_regions == plan.regions)
+        if step.keep is not None:
+            assert step.keep.shape == (len(step.images), plan.kept_regions)
+            assert step.keep.min() >= 0
+            assert step.keep.max() < plan.regions
+            assert bool((step.keep.diff(dim=1) > 0).all())
+
+
+def test_epochs_and_seeds_differ_in_everything_that_is_drawn() -> None:
+    def drawn(seed: int, number: int) -> list[str]:
+        owners = np.repeat(np.arange(20), 5)
+        step = next(iter(epoch(Plan(owners, 20, 2, 4, 49, 25, seed), number)))
+        assert step.keep is not None
+        places = np.argsort(step.images)  # the same images, in the same order
+        return [
+            str(step.images.tolist()),
+            str(step.views[places].tolist()),
+            str(sorted(step.captions.tolist())),
+            str(step.keep[torch.from_numpy(places)].tolist()),
+        ]
+
+    one = drawn(0, 0)
+    for other in (drawn(0, 1), drawn(1, 0)):
+        assert all(ours != theirs for ours, theirs in zip(one, other, strict=True))
+
+
+def test_every_caption_and_every_view_has_its_turn() -> None:
+    plan = Plan(np.repeat(np.arange(4), 5), 4, 2, 3, 4, 4, seed=0)
+    steps = list(plan.steps(0, 40))
+    assert {caption for step in steps for caption in step.captions.tolist()} == set(range(20))
+    assert {view for step in steps for view in step.views.tolist()} == {0, 1, 2}

@@ -1,0 +1,216 @@
+import weakref
+from collections import Counter
+from contextlib import nullcontext
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from aladin import evaluation
+from aladin.config import Pooling
+from aladin.evaluation import EncodedData, EncodedSet, Stages, alignment_matrix, evaluate, two_stage_ranks
+from aladin.measures import DIRECTIONS, Direction, right_answer_ranks
+from aladin.scores import alignment_scores
+from aladin.tensors import Tokens
+from tests import reference
+from tests.strategies import DIM, TokenBatch, padded, token_batches, unit_rows
+
+POOLINGS = get_args(Pooling)
+MEMORIES = st.sampled_from([1, 1500, 6000, 2**26])  # bytes: from one pair at a time to all at once
+
+every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
+both_directions = pytest.mark.parametrize("direction", DIRECTIONS)
+
+
+@every_pooling
+@given(batch=token_batches(), memory=MEMORIES)
+def test_the_matrix_holds_what_the_definition_says(pooling: Pooling, batch: TokenBatch, memory: int) -> None:
+    expected = reference.alignment_matrix(batch.images, batch.captions, pooling)
+    actual = alignment_matrix(batch.regions, batch.words, pooling, memory)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5)
+
+
+@every_pooling
+@given(batch=token_batches(), memory=MEMORIES, extra=st.integers(0, 4))
+def test_neither_padding_nor_memory_changes_a_score(pooling: Pooling, batch: TokenBatch, memory: int, extra: int) -> None:
+    longer = alignment_matrix(padded(batch.images, extra), padded(batch.captions, extra), pooling, memory)
+    assert_close(longer, alignment_scores(batch.regions, batch.words, pooling), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["MrSw", "MrAVGw"])
+def test_captions_without_words_score_zero_and_images_without_regions_never_win(pooling: Pooling) -> None:
+    nothing = np.empty((0, DIM), dtype=np.float32)
+    some = unit_rows(np.random.default_rng(0), 3)
+    scores = alignment_matrix(padded([nothing, some]), padded([nothing, some, nothing]), pooling)
+    assert scores[:, [0, 2]].eq(0.0).all()
+    assert scores[0, 1] == -torch.inf
+    assert scores[1, 1] > 0
+    assert alignment_matrix(padded([some]), padded([nothing, nothing]), pooling).tolist() == [[0.0, 0.0]]
+
+
+@every_pooling
+@pytest.mark.parametrize("memory", [2**18, 2**20])
+def test_blocks_stay_within_the_memory_asked_for(pooling: Pooling, memory: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    regions = Tokens(torch.randn(60, 20, 32, generator=random), torch.ones(60, 20, dtype=torch.bool))
+    words = Tokens(torch.randn(300, 12, 32, generator=random), torch.ones(300, 12, dtype=torch.bool))
+    with LiveBytes(regions.states, regions.mask, words.states, words.mask) as live:
+        result = alignment_matrix(regions, words, pooling, memory)
+    assert memory / 8 < live.peak - result.nbytes < memory
+
+
+@both_directions
+@given(data=st.deferred(lambda: encoded_data()), rerank=st.integers(1, 12), memory=MEMORIES)
+def test_two_stages_rank_as_sorting_every_query_by_hand_does(
+    direction: Direction, data: EncodedData, rerank: int, memory: int
+) -> None:
+    matching = matching_of(data)
+    expected = slow_two_stage_ranks(matching, alignment_of(data), data.owners, direction, rerank)
+    assert two_stage_ranks(data, matching, direction, rerank, memory).tolist() == expected
+
+
+@both_directions
+@given(data=st.deferred(lambda: encoded_data()), more=st.integers(0, 3))
+def test_re_ranking_everything_is_exhaustive_alignment(direction: Direction, data: EncodedData, more: int) -> None:
+    exhaustive = right_answer_ranks(alignment_of(data), data.owners, direction)
+    everything = max(len(data.owners), len(data.images.tokens)) + more
+    assert two_stage_ranks(data, matching_of(data), direction, everything).tolist() == exhaustive.tolist()
+
+
+@both_directions
+def test_re_ranking_aligns_no_pair_but_the_candidates(direction: Direction, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_data(images=12, captions_of_each=2)
+    aligned = []
+    score = evaluation._block_scores
+
+    def counted(regions: Tokens, words: Tokens, captions: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+        aligned.append(len(regions) * len(captions))
+        return score(regions, words, captions, pooling)
+
+    monkeypatch.setattr(evaluation, "_block_scores", counted)
+    ranks = two_stage_ranks(data, matching_of(data), direction, rerank=3)
+    assert sum(aligned) == 3 * len(ranks)
+
+
+@both_directions
+def test_right_answers_beyond_the_candidates_keep_their_matching_rank(direction: Direction) -> None:
+    data = random_data(images=20, captions_of_each=1)
+    matching = matching_of(data)
+    first = right_answer_ranks(matching, data.owners, direction)
+    both = two_stage_ranks(data, matching, direction, rerank=4)
+    assert (both[first > 4] == first[first > 4]).all()
+    assert (both[first <= 4] <= 4).all()
+    assert len(set(both[first <= 4])) > 1
+
+
+@both_directions
+def test_a_broken_model_has_every_right_answer_last(direction: Direction) -> None:
+    data = random_data(images=6, captions_of_each=1)
+    broken = np.full((6, 6), np.nan, dtype=np.float32)
+    assert two_stage_ranks(data, broken, direction, rerank=2).tolist() == [6] * 6
+
+
+@pytest.mark.parametrize("pooling", ["MrSw", "symm"])
+def test_an_evaluation_ranks_by_each_head_and_by_both(pooling: Pooling) -> None:
+    data = random_data(images=8, captions_of_each=2, pooling=pooling)
+    told: list[tuple[int, int]] = []
+    stages = Stages(lambda name: nullcontext(lambda done, total: told.append((done, total))))
+    found = evaluate(data, rerank=3, memory=2**20, stages=stages)
+    assert list(found.ranks) == ["matching", "alignment", "two-stage k=3"]
+    assert set(found.seconds) == {"matching", "alignment", "two-stage"}
+    assert all(0 < done <= total for done, total in told)
+    scores = {"matching": matching_of(data), "alignment": alignment_of(data)}
+    for direction in DIRECTIONS:
+        for head, matrix in scores.items():
+            assert found.ranks[head][direction].tolist() == right_answer_ranks(matrix, data.owners, direction).tolist()
+        expected = slow_two_stage_ranks(*scores.values(), data.owners, direction, rerank=3)
+        assert found.ranks["two-stage k=3"][direction].tolist() == expected
+
+
+def test_no_re_ranking_leaves_the_two_stages_out() -> None:
+    found = evaluate(random_data(images=3, captions_of_each=1), rerank=0, memory=2**20, stages=Stages())
+    assert list(found.ranks) == ["matching", "alignment"]
+
+
+@st.composite
+def encoded_data(draw: st.DrawFn) -> EncodedData:
+    """Vectors and tokens of small whole numbers, so that scores are exact and many are equal."""
+    counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+    owners = draw(st.permutations([image for image, count in enumerate(counts) for _ in range(count)]))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def encoded(rows: int) -> EncodedSet:
+        tokens = [random.integers(-1, 2, (random.integers(1, 4), DIM)).astype(np.float32) for _ in range(rows)]
+        return EncodedSet(torch.from_numpy(random.integers(-1, 2, (rows, 2)).astype(np.float32)), padded(tokens))
+
+    return EncodedData(encoded(len(counts)), encoded(len(owners)), np.array(owners), "MrSw")
+
+
+def random_data(images: int, captions_of_each: int, pooling: Pooling = "MrSw") -> EncodedData:
+    random = np.random.default_rng(images)
+
+    def encoded(rows: int) -> EncodedSet:
+        tokens = [unit_rows(random, random.integers(1, 6)) for _ in range(rows)]
+        return EncodedSet(torch.from_numpy(unit_rows(random, rows)), padded(tokens))
+
+    owners = np.repeat(np.arange(images), captions_of_each)
+    return EncodedData(encoded(images), encoded(len(owners)), owners, pooling)
+
+
+def matching_of(data: EncodedData) -> np.ndarray:
+    return (data.images.vectors @ data.captions.vectors.T).numpy()
+
+
+def alignment_of(data: EncodedData) -> np.ndarray:
+    return alignment_scores(data.images.tokens, data.captions.tokens, data.pooling).numpy()
+
+
+def slow_two_stage_ranks(
+    matching: np.ndarray, alignment: np.ndarray, owners: np.ndarray, direction: Direction, rerank: int
+) -> list[int]:
+    """Each query's candidates sorted, at equal scores the wrong ones first, the first of them again; where a right one is."""
+    ranks = []
+    for query in range(len(matching) if direction == "image_to_text" else len(owners)):
+        if direction == "image_to_text":
+            first, second, right = matching[query], alignment[query], owners == query
+        else:
+            first, second, right = matching[:, query], alignment[:, query], np.arange(len(matching)) == owners[query]
+        order = sorted(range(len(first)), key=lambda k: (-first[k], right[k]))
+        order = sorted(order[:rerank], key=lambda k: (-second[k], right[k])) + order[rerank:]
+        ranks.append(1 + min(place for place, k in enumerate(order) if right[k]))
+    return ranks
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made under it held at one time; the given ones, and views of them, are not counted."""
+
+    def __init__(self, *given: torch.Tensor) -> None:
+        super().__init__()
+        self.peak = self._live = 0
+        self._given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self._tensors_at: Counter[int] = Counter()  # how many share each storage
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = operation(*arguments, **(options or {}))
+        if isinstance(result, torch.Tensor):
+            storage = result.untyped_storage()
+            if storage.data_ptr() not in self._given:
+                self._made(storage.data_ptr(), storage.nbytes())
+                weakref.finalize(result, self._gone, storage.data_ptr(), storage.nbytes())
+        return result
+
+    def _made(self, place: int, size: int) -> None:
+        self._tensors_at[place] += 1
+        if self._tensors_at[place] == 1:
+            self._live += size
+            self.peak = max(self.peak, self._live)
+
+    def _gone(self, place: int, size: int) -> None:
+        self._tensors_at[place] -= 1
+        if self._tensors_at[place] == 0:
+            self._live -= size

@@ -1,0 +1,433 @@
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aladin.collection import Collection, default_place
+from aladin.collection_writer import CollectionWriter, FileState
+from aladin.encode import EncodedImages, Encoder
+from aladin.errors import DataError
+from aladin.indexing import IndexConfig, IndexReport, Unreadable, index_folder, list_images, read_photograph
+from tests.conftest import paint, stored
+from tests.tiny_model import COLOURS
+
+ODD_NAMES = [
+    b"-leading-dash.png", b"new\nline.png", b"tab\t.png", b"\xff\xfe bytes.png", b"x" * 251 + b".png", b" .png", b"a .jpg",
+    b"UPPER.PNG", b"upper.png", b"'quote\".png", b"$(rm).png", b"%s.png", b"back\\slash.png",
+    *(name.encode() for name in ("\N{DOG FACE}.png", "\u202egnp.png", "caf\u00e9.png", "cafe\u0301.png")),
+]  # fmt: skip
+
+
+class CountingEncoder(Encoder):
+    """The encoder itself, which also counts the images that it is given."""
+
+    encoded = 0
+
+    def encode_images(self, pixels: np.ndarray) -> EncodedImages:
+        self.encoded += len(pixels)
+        return super().encode_images(pixels)
+
+
+@pytest.fixture
+def encoder(model_path: Path) -> CountingEncoder:
+    return CountingEncoder.load(model_path, threads=1)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    names = list(COLOURS)
+    for number in range(60):
+        paint(folder / f"{number % 7}" / f"{number}.png", names[number % 6], names[number % 5], seed=number)
+    (folder / "3" / "empty.jpg").touch()
+    return folder
+
+
+def index(folder: Path, encoder: Encoder, config: IndexConfig | None = None, place: Path | None = None) -> IndexReport:
+    with CollectionWriter.create(place or default_place(folder), folder) as collection:
+        return index_folder(collection, encoder, config)
+
+
+def contents(folder: Path, place: Path | None = None) -> dict[str, tuple[object, ...]]:
+    with Collection.open(place or default_place(folder)) as collection:
+        return stored(collection)
+
+
+# One run, two runs, half a run.
+
+
+def test_indexing_twice_changes_nothing(many: Path, encoder: CountingEncoder) -> None:
+    first = index(many, encoder)
+    assert (first.added, first.skipped) == (60, {"is empty": 1})
+    file, before = default_place(many), contents(many)
+    bytes_before = file.read_bytes()
+    second = index(many, encoder)
+    assert (second.added, second.unchanged, second.skipped) == (0, 61, {"is empty": 1})
+    assert contents(many) == before
+    assert file.read_bytes() == bytes_before
+    assert encoder.encoded == 60
+
+
+@pytest.mark.parametrize("config", [IndexConfig(1, 1), IndexConfig(7, 2), IndexConfig(16, 8), IndexConfig(1000, 3)])
+def test_batch_size_and_threads_change_nothing(many: Path, tmp_path: Path, encoder: Encoder, config: IndexConfig) -> None:
+    index(many, encoder)
+    other = tmp_path / "other.sqlite"
+    index(many, encoder, config, other)
+    assert contents(many, other) == contents(many)
+
+
+@pytest.mark.parametrize("stop_after", [0, 10, 30, 50])
+def test_an_interrupted_run_that_goes_on_equals_a_clean_one(
+    many: Path, tmp_path: Path, encoder: CountingEncoder, stop_after: int
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        assert total == 61
+        if done > stop_after:
+            raise KeyboardInterrupt
+
+    clean = tmp_path / "clean.sqlite"
+    index(many, encoder, place=clean)
+    encoder.encoded = 0
+    with CollectionWriter.create(default_place(many), many) as collection, pytest.raises(KeyboardInterrupt):
+        index_folder(collection, encoder, IndexConfig(batch_images=10), interrupt)
+    index(many, encoder)
+    assert contents(many) == contents(many, clean)
+    assert encoder.encoded == 60, "what was committed is not encoded again"
+
+
+def test_progress_is_told_after_the_rows_are_on_the_disk(many: Path, encoder: Encoder) -> None:
+    told = []
+
+    def check(done: int, total: int) -> None:
+        with Collection.open(default_place(many)) as reader:
+            assert sum(reader.counts().values()) == done
+        told.append((done, total))
+
+    with CollectionWriter.create(default_place(many), many) as collection:
+        index_folder(collection, encoder, IndexConfig(batch_images=25), check)
+    assert told == [(25, 61), (50, 61), (61, 61)]
+
+
+def test_a_killed_run_loses_no_acknowledged_row(many: Path, tmp_path: Path, model_path: Path, encoder: Encoder) -> None:
+    script = (
+        "import sys; from pathlib import Path; from aladin.indexing import *\n"
+        "folder, place = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "with CollectionWriter.create(place, folder) as collection:\n"
+        "    index_folder(collection, Encoder.load(Path(sys.argv[3])), IndexConfig(batch_images=4),\n"
+        "                 lambda done, total: print(done, flush=True))"
+    )
+    clean, place = tmp_path / "clean.sqlite", tmp_path / "killed.sqlite"
+    index(many, encoder, place=clean)
+    random, present = np.random.default_rng(0), 0
+    for _cycle in range(6):
+        child = subprocess.Popen([sys.executable, "-c", script, many, place, model_path], stdout=subprocess.PIPE)
+        with child:
+            assert child.stdout is not None
+            acknowledged = [child.stdout.readline()]
+            time.sleep(random.uniform(0, 0.02))
+            child.send_signal(signal.SIGKILL)
+            acknowledged += child.stdout.readlines()
+        done = max((int(line) for line in acknowledged if line.strip()), default=0)
+        with Collection.open(place) as collection:
+            rows = list(collection.images())
+            assert collection._rows("PRAGMA integrity_check") == [("ok",)]
+        assert len(rows) >= present + done
+        assert len({row.path for row in rows}) == len(rows)
+        present = len(rows)
+    index(many, encoder, place=place)
+    assert contents(many, place) == contents(many, clean)
+
+
+# Files that move, change, go and come back.
+
+
+def ids(folder: Path) -> dict[str, int]:
+    with Collection.open(default_place(folder)) as collection:
+        return {row.path: row.id for row in collection.images()}
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    with Collection.open(default_place(folder)) as collection:
+        return {row.path: row.status for row in collection.images()}
+
+
+def test_a_moved_file_keeps_its_id_and_is_not_encoded_again(photos: Path, encoder: CountingEncoder) -> None:
+    index(photos, encoder)
+    before, encoded = ids(photos), encoder.encoded
+    (photos / "new place").mkdir()
+    (photos / "red.png").rename(photos / "new place" / "rot.png")
+    report = index(photos, encoder)
+    assert (report.moved, report.added, report.offline) == (1, 0, 0)
+    after = ids(photos)
+    assert after.pop("new place/rot.png") == before.pop("red.png")
+    assert after == before
+    assert encoder.encoded == encoded
+
+
+def test_files_that_are_gone_stay_known_and_come_back_without_encoding(photos: Path, encoder: CountingEncoder) -> None:
+    index(photos, encoder)
+    before, encoded = contents(photos), encoder.encoded
+    shutil.move(photos / "red.png", photos.parent / "red.png")
+    assert index(photos, encoder).offline == 1
+    assert statuses(photos)["red.png"] == "offline"
+    shutil.move(photos.parent / "red.png", photos / "red.png")
+    report = index(photos, encoder)
+    assert (report.returned, report.offline) == (1, 0)
+    assert contents(photos) == before
+    assert encoder.encoded == encoded
+
+
+def test_an_unmounted_root_loses_nothing(photos: Path, tmp_path: Path, encoder: CountingEncoder) -> None:
+    place, away = tmp_path / "elsewhere.sqlite", tmp_path / "away"
+    index(photos, encoder, place=place)
+    before, encoded = contents(photos, place), encoder.encoded
+    photos.rename(away)
+    photos.mkdir()
+    assert index(photos, encoder, place=place).offline == len(COLOURS)
+    photos.rmdir()
+    away.rename(photos)
+    assert index(photos, encoder, place=place).returned == len(COLOURS)
+    assert contents(photos, place) == before
+    assert encoder.encoded == encoded
+
+
+def test_a_touched_file_is_read_but_not_encoded_again(photos: Path, encoder: CountingEncoder) -> None:
+    index(photos, encoder)
+    encoded = encoder.encoded
+    os.utime(photos / "red.png", ns=(1, 1))
+    report = index(photos, encoder)
+    assert (report.unchanged, report.updated) == (len(COLOURS), 0)
+    assert encoder.encoded == encoded
+
+
+def test_a_changed_file_keeps_its_id_and_gets_a_new_vector(photos: Path, encoder: Encoder) -> None:
+    index(photos, encoder)
+    before_ids, before = ids(photos), contents(photos)
+    paint(photos / "red.png", "blue", seed=77)
+    assert index(photos, encoder).updated == 1
+    assert ids(photos) == before_ids
+    assert contents(photos)["red.png"][-1] != before["red.png"][-1]
+
+
+def test_a_copy_shares_the_vector_and_is_a_row_of_its_own(photos: Path, encoder: CountingEncoder) -> None:
+    index(photos, encoder)
+    encoded = encoder.encoded
+    shutil.copy(photos / "red.png", photos / "copy.png")
+    assert index(photos, encoder).added == 1
+    assert contents(photos)["copy.png"] == contents(photos)["red.png"]
+    assert encoder.encoded == encoded
+
+
+def test_two_files_that_change_names_end_with_their_own_vectors(photos: Path, encoder: Encoder) -> None:
+    index(photos, encoder)
+    before = contents(photos)
+    (photos / "red.png").rename(photos / "x.png")
+    (photos / "blue.png").rename(photos / "red.png")
+    (photos / "x.png").rename(photos / "blue.png")
+    for name in ("red.png", "blue.png"):
+        os.utime(photos / name)
+    index(photos, encoder)
+    after = contents(photos)
+    assert (after["red.png"], after["blue.png"]) == (before["blue.png"], before["red.png"])
+
+
+def test_a_failed_file_is_tried_again_once_it_changes(photos: Path, encoder: Encoder) -> None:
+    (photos / "new.jpg").touch()
+    assert index(photos, encoder).skipped == {"is empty": 1}
+    paint(photos / "new.jpg", "green", seed=9)
+    report = index(photos, encoder)
+    assert (report.updated, report.skipped) == (1, {})
+    assert statuses(photos)["new.jpg"] == "ok"
+
+
+def test_an_image_that_becomes_unreadable_is_no_longer_found(photos: Path, encoder: Encoder) -> None:
+    index(photos, encoder)
+    (photos / "red.png").write_bytes(b"")
+    index(photos, encoder)
+    with Collection.open(default_place(photos)) as collection:
+        number = next(row.id for row in collection.images("failed"))
+        assert number not in np.concatenate([rows for rows, _ in collection.vector_blocks()])
+
+
+def test_a_rebuild_reads_everything_by_the_new_model_and_keeps_ids(
+    photos: Path, encoder: Encoder, other_model_path: Path, tmp_path: Path
+) -> None:
+    index(photos, encoder)
+    before, other = ids(photos), Encoder.load(other_model_path)
+    with CollectionWriter.create(default_place(photos), photos) as collection:
+        collection.rebuild(other.model)
+        assert index_folder(collection, other).updated == len(COLOURS)
+    assert ids(photos) == before
+    clean = tmp_path / "clean.sqlite"
+    index(photos, other, place=clean)
+    assert contents(photos) == contents(photos, clean)
+
+
+# Files of every kind.
+
+
+@pytest.fixture
+def mess(photos: Path, tmp_path: Path) -> Path:
+    outside = paint(tmp_path / "outside" / "outside.png", "red", seed=50)
+    whole = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(whole, "JPEG")
+    (photos / "truncated.jpg").write_bytes(whole.getvalue()[:400])
+    (photos / "empty.jpg").touch()
+    (photos / "text.jpg").write_text("<html>not found</html>")
+    (photos / "vector.png").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (photos / "black.png").unlink(missing_ok=True)
+    Image.new("RGB", (20, 20)).save(photos / "black.png")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "dangling.jpg").symlink_to("nowhere.jpg")
+    (photos / "link out.png").symlink_to(outside)
+    (photos / "folder out").symlink_to(outside.parent)
+    (photos / "loop").symlink_to(photos)
+    (photos / "folder.jpg").mkdir()
+    (photos / ".hidden.png").write_bytes((photos / "red.png").read_bytes())
+    paint(photos / ".hidden" / "red.png", "red")
+    (photos / "notes.txt").write_text("red")
+    (photos / "really a jpeg.png").write_bytes(whole.getvalue())
+    return photos
+
+
+def test_bad_files_become_rows_with_reasons_and_end_no_run(mess: Path, encoder: Encoder) -> None:
+    report = index(mess, encoder)
+    assert report.added == len(COLOURS) + 1
+    assert sum(report.skipped.values()) == 5
+    assert report.skipped["is empty"] == report.skipped["has no finite vector from this model"] == 1
+    with Collection.open(default_place(mess)) as collection:
+        reasons = {row.path: row.reason for row in collection.images("failed")}
+    assert reasons.keys() == {"truncated.jpg", "empty.jpg", "text.jpg", "vector.png", "black.png"}
+    assert "truncated" in (reasons["truncated.jpg"] or "").lower()
+
+
+def test_a_file_of_something_else_is_told_from_a_damaged_image(mess: Path, encoder: Encoder) -> None:
+    skipped = index(mess, encoder).skipped
+    assert (skipped["is not an image of a known format"], skipped["cannot be decoded"]) == (2, 1)
+
+
+def test_links_pipes_and_hidden_files_are_passed_over(mess: Path, encoder: Encoder) -> None:
+    index(mess, encoder)
+    assert contents(mess).keys() == {
+        *(f"{colour}.png" for colour in COLOURS),
+        *("truncated.jpg", "empty.jpg", "text.jpg", "vector.png", "black.png", "really a jpeg.png"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "nothing"])
+def test_a_file_replaced_after_it_was_listed_is_a_reason_not_a_wait(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.jpg"
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "folder": lambda: path.mkdir(),
+        "link": lambda: path.symlink_to("/etc/passwd"),
+        "nothing": lambda: None,
+    }[kind]()
+    outcome = read_photograph(tmp_path, FileState("a.jpg", 10, 10), 16)
+    assert isinstance(outcome, Unreadable)
+    assert outcome.vanished == (kind == "nothing")
+
+
+def test_a_file_that_may_not_be_read_is_tried_again_every_time(tmp_path: Path, encoder: Encoder) -> None:
+    (tmp_path / "a.jpg").symlink_to("a.jpg")
+    refused = read_photograph(tmp_path, FileState("a.jpg", 10, 10), 16)
+    assert isinstance(refused, Unreadable)
+    (tmp_path / "a.jpg").unlink()
+    paint(tmp_path / "a.jpg", "red")
+    with CollectionWriter.create(default_place(tmp_path), tmp_path) as collection:
+        with collection.transaction():
+            collection.mark_failed(refused.file, refused.reason)
+        assert index_folder(collection, encoder).updated == 1
+
+
+def test_a_file_that_vanishes_while_the_folder_is_read_is_counted_and_gets_no_row(photos: Path, encoder: Encoder) -> None:
+    def vanishing(done: int, total: int) -> None:
+        with suppress(FileNotFoundError):
+            (photos / "yellow.png").unlink()
+
+    with CollectionWriter.create(default_place(photos), photos) as collection:
+        report = index_folder(collection, encoder, IndexConfig(batch_images=1, threads=1), vanishing)
+        assert sum(collection.counts().values()) + report.skipped.get("vanished while the folder was read", 0) == len(COLOURS)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=repr)
+def test_odd_names_are_stored_without_loss(tmp_path: Path, encoder: Encoder, name: bytes) -> None:
+    path = tmp_path / "folder" / os.fsdecode(name)
+    shutil.copy(paint(tmp_path / "red.png", "red"), (path.parent.mkdir(), path)[1])
+    index(path.parent, encoder)
+    with Collection.open(default_place(path.parent)) as collection:
+        row = next(collection.images())
+        assert os.fsencode(row.path) == name
+        assert collection.image_at(row.path) == row
+        assert (path.parent / row.path).is_file()
+
+
+def test_names_that_differ_little_are_different_files(tmp_path: Path, encoder: Encoder) -> None:
+    folder = tmp_path / "folder"
+    for seed, name in enumerate(ODD_NAMES):
+        shutil.copy(paint(tmp_path / "red.png", "red", seed=seed), (folder.mkdir(exist_ok=True), folder / os.fsdecode(name))[1])
+    assert index(folder, encoder).added == len(ODD_NAMES)
+    assert {os.fsencode(path) for path in contents(folder)} == set(ODD_NAMES)
+
+
+def test_a_missing_folder_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: No such file or directory"):
+        list(list_images(tmp_path / "none"))
+
+
+def test_a_folder_is_listed_by_name_whatever_order_the_disk_has(mess: Path) -> None:
+    first = [found.path for found in list_images(mess)]
+    assert first == sorted(first)
+    assert first == [found.path for found in list_images(mess)]
+
+
+# What a photograph says of itself.
+
+
+def photograph_with(tmp_path: Path, exif: Image.Exif | bytes) -> Path:
+    folder = tmp_path / "exif"
+    folder.mkdir()
+    Image.new("RGB", (40, 20), "red").save(folder / "a.jpg", exif=exif)
+    return folder
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_width_and_height_are_those_of_the_upright_picture(tmp_path: Path, encoder: Encoder, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    folder = photograph_with(tmp_path, exif)
+    index(folder, encoder)
+    with Collection.open(default_place(folder)) as collection:
+        row = next(collection.images())
+    assert (row.width, row.height) == ((20, 40) if orientation >= 5 else (40, 20))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("2026:05:01 12:30:00", "2026-05-01T12:30:00"), ("0000:00:00 00:00:00", None), ("    ", None), ("last summer", None)],
+)
+def test_the_camera_s_time_is_kept_where_it_is_one(tmp_path: Path, encoder: Encoder, written: str, read: str | None) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[36867] = written
+    folder = photograph_with(tmp_path, exif)
+    index(folder, encoder)
+    with Collection.open(default_place(folder)) as collection:
+        assert next(collection.images()).taken == read
+
+
+def test_the_full_size_is_kept_though_a_jpeg_is_decoded_smaller(tmp_path: Path, encoder: Encoder) -> None:
+    folder = tmp_path / "large"
+    paint(folder / "a.jpg", "red", "blue", size=(1600, 1200))
+    index(folder, encoder)
+    with Collection.open(default_place(folder)) as collection:
+        row = next(collection.images())
+    assert (row.width, row.height) == (1600, 1200)

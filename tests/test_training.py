@@ -1,0 +1,398 @@
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from aladin import training
+from aladin.checkpoints import load_model
+from aladin.config import (
+    AlignmentLoss,
+    DistillationLoss,
+    LossConfig,
+    MatchingLoss,
+    OptimizerConfig,
+    Pooling,
+    Recipe,
+    read_recipe,
+    read_toml,
+    to_table,
+)
+from aladin.errors import ConfigError, DataError, ModelError, TrainingError
+from aladin.model import Aladin
+from aladin.training import StateBank, Trainer, check_captions
+from tests.tiny_learning import (
+    FAST,
+    INTERRUPTED,
+    TINY,
+    Recorder,
+    Waiting,
+    learning_set,
+    losses,
+    tiny_model,
+    trainer,
+    write_tokenizer,
+)
+
+ROOT = Path(__file__).parent.parent
+PARTS = {
+    "image_network": "image_network.region_tail.",
+    "backbone": "backbone.",
+    "matching_head": "matching_head.",
+    "projection": "alignment_head.",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So that a run in another process rounds alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def shipped(name: str) -> Recipe:
+    """A recipe of the package, at the size of the tests."""
+    recipe = read_recipe(ROOT / "recipes" / f"{name}.toml")
+    return dataclasses.replace(
+        recipe, epochs=4, batch_images=4, views=1, image_network_from_epoch=0, validate_every=4, optimizer=FAST
+    )
+
+
+def with_loss(**settings: object) -> Recipe:
+    parts = ("backbone", "matching_head") if settings.get("matching") or settings.get("distillation") else ("backbone",)
+    loss = LossConfig(**settings)  # type: ignore[arg-type]
+    return Recipe(train=parts, epochs=4, batch_images=4, views=1, validate_every=4, optimizer=FAST, loss=loss)
+
+
+def by_matching(form: str) -> Recipe:
+    return with_loss(alignment=0.0, matching=1.0, matching_form=form)
+
+
+def by_distillation(form: str) -> Recipe:
+    return dataclasses.replace(
+        shipped("distil"), loss=LossConfig(alignment=0.0, distillation=1.0, distillation_form=form)  # type: ignore[arg-type]
+    )
+
+
+RECIPES = {
+    **{name: shipped(name) for name in ("align", "distil", "triplet", "both")},
+    **{f"alignment by {form}": with_loss(alignment_form=form) for form in get_args(AlignmentLoss)},
+    **{f"matching by {form}": by_matching(form) for form in get_args(MatchingLoss)},
+    **{f"distillation by {form}": by_distillation(form) for form in get_args(DistillationLoss)},
+}
+
+
+def weights(model: Aladin) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def moved(before: dict[str, torch.Tensor], model: Aladin) -> set[str]:
+    return {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_loss_falls_and_only_what_the_recipe_names_moves(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    run = trainer(recipe, tmp_path)
+    before = weights(run.model)
+    run.run(Recorder())
+    totals = [record["loss"] for record in losses(run.out).values()]
+    assert len(totals) == run.total_steps == 8
+    assert sum(totals[-2:]) < 0.99 * sum(totals[:2])  # the last epoch and the first
+    changed = moved(before, run.model)
+    for part, prefix in PARTS.items():
+        assert any(parameter.startswith(prefix) for parameter in changed) == (part in recipe.train), part
+    assert all(parameter.startswith(tuple(PARTS[part] for part in recipe.train)) for parameter in changed)
+
+
+def test_every_layer_of_what_learns_moves(tmp_path: Path) -> None:
+    run = trainer(RECIPES["both"], tmp_path)
+    before = weights(run.model)
+    run.run(Recorder())
+    parts = tuple(PARTS[part] for part in RECIPES["both"].train)
+    learners = {name for name, _ in run.model.named_parameters() if name.startswith(parts)}
+    # A key's bias shifts all weights of a query alike, so it has no gradient but rounding.
+    still = {name for name in learners - moved(before, run.model) if "key.bias" not in name}
+    assert not still
+
+
+def test_a_projection_learns_alone_and_is_judged_by_its_own_head(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, token_dim=5))
+    model = tiny_model(write_tokenizer(tmp_path), config)
+    run = trainer(dataclasses.replace(with_loss(), train=("projection",)), tmp_path, model)
+    before, recorder = weights(model), Recorder()
+    run.run(recorder)
+    assert moved(before, model) == {"alignment_head.projection.weight"}
+    assert run.judged_head == "alignment"
+    assert run.best_rsum == max(record["alignment rsum"] for _, record in recorder.epochs)
+
+
+def test_a_projection_that_is_not_there_cannot_learn(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="token_dim is that of the backbone"):
+        trainer(dataclasses.replace(with_loss(), train=("backbone", "projection")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("align", "alignment"), ("distil", "matching"), ("triplet", "matching"), ("both", "matching")]
+)
+def test_epochs_are_judged_by_the_head_that_the_recipe_is_for(name: str, head: str, tmp_path: Path) -> None:
+    assert trainer(RECIPES[name], tmp_path).judged_head == head
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_every_pooling_can_be_learned_and_validated(pooling: Pooling, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, pooling=pooling))
+    run = trainer(dataclasses.replace(with_loss(), epochs=1), tmp_path, tiny_model(write_tokenizer(tmp_path), config))
+    run.run(Recorder())
+    assert 0 < run.best_rsum <= 600
+
+
+def test_the_image_networks_tail_stays_as_it_is_until_its_epoch(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["align"], epochs=3, validate_every=1, image_network_from_epoch=2)
+    run = trainer(recipe, tmp_path)
+    tail = run.model.image_network.region_tail  # type: ignore[union-attr]
+    before = [weight.clone() for weight in tail.parameters()]
+    still: list[bool] = []
+
+    class Watching(Recorder):
+        def validated(self, epoch: int, record: dict[str, float]) -> None:
+            still.append(all(torch.equal(one, other) for one, other in zip(before, tail.parameters(), strict=True)))
+
+    run.run(Watching())
+    assert still == [True, True, False]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_frozen_teacher_says_the_same_every_time(dropout: float, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, dropout=dropout))
+    tokenizer = write_tokenizer(tmp_path)
+    model = tiny_model(tokenizer, config).train()
+    data = learning_set(model, tokenizer, 6, views=2)
+    banks = [StateBank.build(model, data, "bf16", Recorder()) for _ in range(2)]
+    assert torch.equal(banks[0].image_states, banks[1].image_states)
+    assert torch.equal(banks[0].caption_states, banks[1].caption_states)
+
+
+def test_a_backbone_that_does_not_learn_has_no_dropout_though_the_image_network_does_learn(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, dropout=0.5))
+    tokenizer = write_tokenizer(tmp_path)
+    recipe = dataclasses.replace(RECIPES["align"], train=("image_network",), epochs=1, batch_images=8)
+    by_seed = []
+    for seed in (1, 2):  # of torch's generator, which nothing but dropout reads
+        run = trainer(dataclasses.replace(recipe, seed=seed), tmp_path / str(seed), tiny_model(tokenizer, config))
+        run.run(Recorder())
+        by_seed.append(losses(run.out)[0]["loss"])
+    assert by_seed[0] == pytest.approx(by_seed[1], rel=1e-2)
+
+
+def test_the_states_of_frozen_parts_are_those_that_the_model_computes(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    model = tiny_model(tokenizer)
+    data = learning_set(model, tokenizer, 5, views=2)
+    bank = StateBank.build(model, data, "fp32", Recorder())
+    recipe = dataclasses.replace(RECIPES["distil"], batch_images=5, views=2, kept_regions=4)
+    step = next(iter(Trainer(recipe, model, tokenizer, data, data, tmp_path / "run").plan.steps(0, 1)))
+    maps = torch.from_numpy(data.features.maps[step.views, step.images]).float()
+    classes = torch.from_numpy(data.features.tags[step.views, step.images]).long()
+    with torch.no_grad():
+        images = model.image_states(maps, classes)
+        captions = model.caption_states(*(torch.from_numpy(a[step.captions]) for a in (data.pieces.ids, data.pieces.mask)))
+    torch.testing.assert_close(bank.images(step).states, images.states, atol=0.02, rtol=0.01)  # bfloat16
+    kept = bank.captions(step)
+    assert torch.equal(kept.mask, captions.mask[:, : kept.mask.shape[1]])
+    torch.testing.assert_close(kept.states[kept.mask], captions.states[captions.mask], atol=0.02, rtol=0.01)
+    chosen = bank.images(dataclasses.replace(step, keep=torch.tensor([[1, 3]] * 5)))
+    assert torch.equal(chosen.states, bank.images(step).states[:, [0, 2, 4]])
+
+
+def test_a_run_leaves_a_model_its_settings_and_its_logs(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["both"], epochs=4, validate_every=2)
+    run, recorder = trainer(recipe, tmp_path), Recorder()
+    run.run(recorder)
+    best = load_model(run.out / "best")
+    assert best.config == run.model.config
+    details = read_toml(run.out / "best" / "model.toml")["training"]
+    assert details["recipe"] == to_table(recipe)
+    assert details["epoch"] in (1, 3)
+    settings = read_toml(run.out / "settings.toml")
+    assert settings == {"commit": details["commit"], **to_table(recipe), "model": to_table(run.model.config)}
+    records = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+    validations = [record for record in records if "matching rsum" in record]
+    assert [record["epoch"] for record in validations] == [epoch for epoch, _ in recorder.epochs] == [1, 3]
+    assert max(record["matching rsum"] for record in validations) == run.best_rsum
+    assert all(record["peak_memory_gib"] > 0 and record["epoch_seconds"] >= 0 for record in validations)
+    assert recorder.told[-1] == ("training steps", 8, 8)
+    (events,) = run.out.glob("events.out.tfevents.*")
+    assert b"matching_rsum" in events.read_bytes()
+    assert not list(run.out.rglob("*.partial"))
+
+
+def test_the_best_model_is_the_one_of_the_best_epoch(tmp_path: Path) -> None:
+    """Measured again from its folder, it has the rsum that the log says was best."""
+    run = trainer(dataclasses.replace(RECIPES["align"], epochs=5, validate_every=1), tmp_path)
+    run.run(Recorder())
+    again = Trainer(run.recipe, load_model(run.out / "best"), run.tokenizer, run.train_set, run.val_set, tmp_path / "again")
+    assert again.validate()["alignment rsum"] == run.best_rsum
+
+
+@pytest.mark.parametrize("name", ["align", "distil"])
+def test_learning_finds_the_right_captions(name: str, tmp_path: Path) -> None:
+    # An alignment head that has not learned has nothing worth imitating.
+    start = trainer(dataclasses.replace(RECIPES["align"], epochs=12, validate_every=12), tmp_path / "start", pictures=16)
+    start.run(Recorder())
+    run = start
+    if name == "distil":
+        recipe = dataclasses.replace(RECIPES["distil"], epochs=12, validate_every=12)
+        run = trainer(recipe, tmp_path / "distil", load_model(start.out / "best"), pictures=16)
+        run.run(Recorder())
+    assert run.best_rsum > 400  # chance: about 200
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trainer(INTERRUPTED, tmp_path / "whole")
+    whole.run(Recorder())
+    expected = losses(whole.out)
+    assert len(expected) == whole.total_steps == 12
+
+    # Epochs 0 and 1 end after steps 2 and 5: killed in the middle of epoch 2, one step after the last checkpoint.
+    command = [sys.executable, "-m", "tests.tiny_learning", str(tmp_path / "killed"), "8"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    log = tmp_path / "killed" / "run" / "log.jsonl"
+    assert list(losses(log.parent)) == list(range(8))
+    with log.open("a") as file:
+        file.write('{"step": 8, "epo')  # as if it had been killed while writing
+
+    resumed = trainer(INTERRUPTED, tmp_path / "killed")
+    resumed.run(Recorder())
+    assert losses(resumed.out) == expected
+    assert resumed.best_rsum == whole.best_rsum
+    assert all(torch.equal(one, other) for one, other in zip(resumed.model.parameters(), whole.model.parameters(), strict=True))
+    assert torch.equal(resumed.score_fit, whole.score_fit)
+
+
+def test_a_run_stopped_between_checkpoints_by_an_exception_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
+    class Stopping(Waiting):
+        def progress(self, what: str, done: int, total: int) -> None:
+            if what == "training steps" and done == self.stop:
+                raise KeyboardInterrupt
+
+    whole = trainer(INTERRUPTED, tmp_path / "whole")
+    whole.run(Recorder())
+    with pytest.raises(KeyboardInterrupt):
+        trainer(INTERRUPTED, tmp_path / "stopped").run(Stopping(5))
+    resumed, recorder = trainer(INTERRUPTED, tmp_path / "stopped"), Recorder()
+    resumed.run(recorder)
+    assert recorder.told[0] == ("training steps", 4, 12)
+    assert losses(resumed.out) == losses(whole.out)
+
+
+def test_a_finished_run_is_not_begun_again(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["distil"], epochs=2, validate_every=2)
+    first = trainer(recipe, tmp_path)
+    first.run(Recorder())
+    log = (first.out / "log.jsonl").read_text()
+    second, recorder = trainer(recipe, tmp_path), Recorder()
+    second.run(recorder)
+    assert recorder.told == []
+    assert (first.out / "log.jsonl").read_text() == log
+    assert second.best_rsum == first.best_rsum
+
+
+def test_another_recipe_in_the_same_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["distil"], epochs=1)
+    run = trainer(recipe, tmp_path)
+    run.run(Recorder())
+    before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="belongs to another recipe; give another --out"):
+        trainer(dataclasses.replace(recipe, seed=1), tmp_path).run(Recorder())
+    assert {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()} == before
+
+
+def test_other_data_or_a_model_of_other_sizes_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["distil"], epochs=1)
+    trainer(recipe, tmp_path).run(Recorder())
+    with pytest.raises(ConfigError, match="belongs to a run on other captions"):
+        trainer(recipe, tmp_path, pictures=9).run(Recorder())
+    larger = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, layers=2))
+    with pytest.raises(ConfigError, match="belongs to a model of other sizes"):
+        trainer(recipe, tmp_path, tiny_model(write_tokenizer(tmp_path), larger)).run(Recorder())
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
+    run.out.mkdir()
+    (run.out / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors cannot be read: .*delete it to start the run anew"):
+        run.run(Recorder())
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(tmp_path: Path) -> None:
+    run = trainer(RECIPES["both"], tmp_path)
+    with torch.no_grad():
+        run.model.matching_head.layers[0].linear1.bias[0] = torch.nan
+    expected = r"the loss is nan at step 0 \(epoch 0; alignment loss \d.*, distillation loss nan\)"
+    with pytest.raises(TrainingError, match=expected):
+        run.run(Recorder())
+
+
+def test_a_gradient_that_is_not_a_number_stops_the_run_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    run = trainer(RECIPES["align"], tmp_path)
+    first = run.model.backbone.embeddings.word_embeddings.weight
+    first.register_hook(lambda gradient: gradient * torch.inf)
+    before = weights(run.model)
+    with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf) at step 0"):
+        run.run(Recorder())
+    assert not moved(before, run.model)
+
+
+def test_the_learning_rate_warms_up_and_then_falls_to_nothing(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        RECIPES["distil"], epochs=10, validate_every=10, optimizer=dataclasses.replace(FAST, warmup_steps=5)
+    )
+    run = trainer(recipe, tmp_path)
+    run.run(Recorder())
+    rates = [json.loads(line)["rate"] for line in (run.out / "log.jsonl").read_text().splitlines() if '"rate"' in line]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[5:]))
+    assert rates[-1] < 0.02
+
+
+def test_gradients_are_clipped_and_rates_of_nothing_move_nothing(tmp_path: Path) -> None:
+    still = OptimizerConfig(learning_rate=0.0, new_learning_rate=0.0, image_learning_rate=0.0, weight_decay=0.0, clip_norm=1e-3)
+    run = trainer(dataclasses.replace(RECIPES["both"], epochs=1, optimizer=still), tmp_path)
+    before = weights(run.model)
+    run.run(Recorder())
+    assert not moved(before, run.model)
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    assert torch.stack([gradient.norm() for gradient in gradients]).norm().item() <= 1.01e-3
+
+
+def test_data_of_a_single_image_cannot_be_learned_from() -> None:
+    from aladin.datasets import Dataset, Example, FileOnDisk
+
+    one = Example("a.jpg", ("a dog",), "", FileOnDisk(Path("a.jpg")))
+    with pytest.raises(DataError, match="my data has fewer than 2 images"):
+        check_captions(Dataset((one,)), "my data")
+
+
+def test_a_model_starts_from_a_folder_or_from_pretrained_weights(tmp_path: Path) -> None:
+    run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
+    run.run(Recorder())
+    model, tokenizer = training.start_model(run.recipe, run.out / "best")
+    assert tokenizer == run.out / "best" / "tokenizer.json"
+    expected = load_model(run.out / "best").state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())

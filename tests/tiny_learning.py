@@ -1,0 +1,191 @@
+"""What the learning side is tested with: a transformer of one layer, pictures of two colours, and captions that name them.
+
+`python -m tests.tiny_learning OUT STOP` begins the run of test_training.py that is killed: after step STOP it waits for that.
+"""
+
+import dataclasses
+import itertools
+import json
+import string
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import settings
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import nn
+
+from aladin import training
+from aladin.config import (
+    BackboneConfig,
+    HeadsConfig,
+    ImageConfig,
+    LimitsConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+)
+from aladin.features import Features
+from aladin.grid import GridNetwork, top_classes
+from aladin.model import Aladin, new_model
+from aladin.text import WordPieces
+from aladin.training import LearningSet, Trainer
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 220), "white": (240, 240, 240), "black": (10, 10, 10)}
+PAIRS = list(itertools.permutations(COLOURS, 2))  # 20: above, below
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *COLOURS, "above", "below", "and", "a", "picture"]
+VOCABULARY += [*string.ascii_lowercase[1:], *(f"##{letter}" for letter in string.ascii_lowercase)]  # "a" is a word
+SIZE = 64
+TINY = ModelConfig(
+    BackboneConfig(vocabulary=len(VOCABULARY), positions=16, dim=16, layers=1, heads=2, feed_forward=32),
+    HeadsConfig(token_dim=16, matching_layers=1, matching_heads=2, matching_feed_forward=16),
+    LimitsConfig(caption_pieces=12, tags=1, tag_pieces=3),
+    ImageConfig(SIZE, grid=2),
+)
+FAST = OptimizerConfig(learning_rate=3e-3, new_learning_rate=1e-2, image_learning_rate=1e-4, warmup_steps=2)
+
+# Properties are checked on few examples each: one may take a while on a machine that is busy.
+few_examples = settings(deadline=None, max_examples=10)
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """tokenizer.json, which knows the colours and spells everything else."""
+    tokenizer = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def tiny_model(tokenizer: Path, config: ModelConfig = TINY, seed: int = 0) -> Aladin:
+    torch.manual_seed(seed)
+    model = new_model(config, WordPieces.load(tokenizer, config.limits.caption_pieces), pretrained=False)
+    assert model.image_network is not None
+    revive(model.image_network)
+    return model
+
+
+def revive(network: nn.Module) -> None:
+    """Random convolutions that keep a signal's size; PyTorch's own shrink it to nothing over so many layers."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
+
+
+def picture(number: int) -> np.ndarray:
+    """Picture `number`: one colour above another, as its captions say, with some noise."""
+    above, below = (COLOURS[name] for name in PAIRS[number])
+    pixels = np.empty((SIZE, SIZE, 3))
+    pixels[: SIZE // 2], pixels[SIZE // 2 :] = above, below
+    noise = np.random.default_rng(number).normal(0, 5, pixels.shape)
+    return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+
+
+def captions(number: int) -> list[str]:
+    above, below = PAIRS[number]
+    return [f"{above} above {below}", f"a picture: {below} below {above}"]
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    """A data set in a folder: pictures as PNG and captions.jsonl."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+        rows.append(json.dumps({"image": f"{number}.png", "captions": captions(number)}) + "\n")
+    (folder / "captions.jsonl").write_text("".join(rows))
+    return folder
+
+
+@torch.no_grad()
+def learning_set(model: Aladin, tokenizer: Path, count: int, views: int = 1) -> LearningSet:
+    """The first `count` pictures, every view of them alike up to noise, without files and without ONNX."""
+    assert model.image_network is not None
+    random = np.random.default_rng(0)
+    maps, tags = [], []
+    for _ in range(views):
+        pixels = np.stack([picture(number) for number in range(count)])
+        noisy = np.clip(pixels + random.normal(0, 5, pixels.shape), 0, 255).astype(np.uint8)
+        found, classes = trunk(model.image_network, noisy, model.config.limits.tags)
+        maps.append(found)
+        tags.append(classes)
+    texts = [text for number in range(count) for text in captions(number)]
+    pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces).encode(texts)
+    return LearningSet(Features(np.stack(maps), np.stack(tags)), pieces, np.repeat(np.arange(count), 2))
+
+
+@torch.no_grad()
+def trunk(network: GridNetwork, pixels: np.ndarray, tags: int) -> tuple[np.ndarray, np.ndarray]:
+    maps = network.maps(torch.from_numpy(pixels))
+    classes = top_classes(network.class_logits(maps), tags)
+    return maps.numpy().astype(np.float16), classes.numpy().astype(np.int16)
+
+
+class Recorder:
+    """A reporter that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, int]] = []
+        self.epochs: list[tuple[int, dict[str, float]]] = []
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.told.append((what, done, total))
+
+    def validated(self, epoch: int, record: dict[str, float]) -> None:
+        self.epochs.append((epoch, record))
+
+
+def trainer(recipe: Recipe, folder: Path, model: Aladin | None = None, pictures: int = 8) -> Trainer:
+    """A run in `folder`/run on the first pictures, from `model` or from random weights."""
+    tokenizer = write_tokenizer(folder)
+    model = model or tiny_model(tokenizer)
+    train, val = (learning_set(model, tokenizer, pictures, views) for views in (recipe.views, 1))
+    return Trainer(recipe, model, tokenizer, train, val, folder / "run")
+
+
+def losses(out: Path) -> dict[int, dict[str, float]]:
+    """The losses of every step in a run's log.jsonl; no step may stand there twice."""
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    assert len({record["step"] for record in steps}) == len(steps)
+    return {record["step"]: {name: value for name, value in record.items() if name.startswith("loss")} for record in steps}
+
+
+# Everything that could differ between a run and its continuation: several views, drawn regions, a tail that learns later.
+INTERRUPTED = Recipe(
+    train=("backbone", "image_network", "matching_head"),
+    epochs=4,
+    batch_images=3,
+    captions_per_image=1,
+    views=2,
+    kept_regions=3,
+    image_network_from_epoch=1,
+    loss=LossConfig(alignment=1.0, matching=0.5, distillation=1.0, distillation_form="mse"),
+    optimizer=dataclasses.replace(FAST, warmup_steps=4),
+)
+
+
+class Waiting(Recorder):
+    """Says so once step `stop` is done, and then waits to be killed."""
+
+    def __init__(self, stop: int) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if what == "training steps" and done == self.stop:
+            print("waiting", flush=True)
+            time.sleep(600)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    training.CHECKPOINT_SECONDS = 0
+    trainer(INTERRUPTED, Path(sys.argv[1])).run(Waiting(int(sys.argv[2])))
