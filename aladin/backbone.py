@@ -22,16 +22,12 @@ class Backbone(nn.Module):
         self.region_embedding = RegionEmbedding(config)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
 
-    def encode_captions(
-        self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]
-    ) -> Tokens:
+    def encode_captions(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
         """One state for each word piece, the first one [CLS]'s and the last real one [SEP]'s."""
         positions = torch.arange(pieces.shape[1], device=pieces.device).expand_as(pieces)
         return self._contextual(self.embeddings(pieces, positions, torch.zeros_like(pieces)), mask)
 
-    def encode_images(
-        self, tags: Int[Tensor, "images tags"], tag_mask: Bool[Tensor, "images tags"], regions: Tokens
-    ) -> Tokens:
+    def encode_images(self, tags: Int[Tensor, "images tags"], tag_mask: Bool[Tensor, "images tags"], regions: Tokens) -> Tokens:
         """One state for [CLS] (the first tag piece) and one for each region, in the order given.
 
         `regions` holds features with their geometry. The states of the other tag pieces are dropped: tags act on the image

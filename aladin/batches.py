@@ -60,9 +60,7 @@ class Plan:
         random = np.random.default_rng((self.seed, epoch, number))
         first = np.searchsorted(self.owners, images)
         count = np.searchsorted(self.owners, images, side="right") - first
-        drawn = [
-            f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)
-        ]
+        drawn = [f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)]
         captions = np.concatenate(drawn)
         own = torch.from_numpy(images[:, None] == self.owners[captions][None])
         keep = None

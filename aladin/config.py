@@ -117,10 +117,22 @@ class LossConfig:
     student_scale: float = 20.0  # ListNet's, on matching scores; the paper: 6
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "alignment", "matching", "distillation", "margin")
-        _above_zero(self, "alignment_scale", "matching_scale", "teacher_scale", "student_scale")
-        if not (self.alignment or self.matching or self.distillation):
-            raise ConfigError("alignment, matching and distillation in [loss] are all 0; give at least one a weight above 0")
+        _at_least(0, self, "alignment", "matching", "distillation", "caption_teacher", "margin")
+        scales = ("alignment_scale", "matching_scale", "teacher_scale", "student_scale", "caption_teacher_scale")
+        _above_zero(self, *scales)
+        if not (self.teaches_alignment or self.teaches_matching):
+            losses = "alignment, matching, distillation and caption_teacher"
+            raise ConfigError(f"{losses} in [loss] are all 0; give at least one a weight above 0")
+
+    @property
+    def teaches_alignment(self) -> bool:
+        """Whether a loss minds the alignment scores."""
+        return self.alignment > 0 or self.caption_teacher > 0
+
+    @property
+    def teaches_matching(self) -> bool:
+        """Whether a loss minds the matching scores."""
+        return self.matching > 0 or self.distillation > 0
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,7 @@ class Recipe:
     captions_per_image: int = 2  # of each image in a batch, drawn anew every time
     views: int = 8  # cached views of each photograph; 1: the whole picture only
     kept_regions: int = 49  # regions of each image that a training step reads, drawn anew every time
+    fresh_matching_head: bool = False  # with a model folder to start from: begin with another matching head than its own
     image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
     validate_every: int = 1  # epochs
     seed: int = 88
@@ -174,15 +187,14 @@ class Recipe:
         self._check_that_everything_learns()
 
     def _check_that_everything_learns(self) -> None:
-        reads_matching_head = self.loss.matching > 0 or self.loss.distillation > 0
-        if "matching_head" in self.train and not reads_matching_head:
+        if "matching_head" in self.train and not self.loss.teaches_matching:
             raise ConfigError('train names "matching_head", but matching and distillation in [loss] are 0; give one a weight')
-        if self.train == ("matching_head",) and self.loss.alignment > 0:
+        if self.train == ("matching_head",) and self.loss.teaches_alignment:
             raise ConfigError(
-                f'alignment in [loss] is {self.loss.alignment}, but train names only "matching_head", which alignment scores '
-                "do not depend on; set alignment = 0"
+                'train names only "matching_head", which alignment scores do not depend on; set alignment and caption_teacher '
+                "in [loss] to 0"
             )
-        if "projection" in self.train and not self.loss.alignment:
+        if "projection" in self.train and not self.loss.teaches_alignment:
             raise ConfigError('train names "projection", but alignment in [loss] is 0 and nothing else teaches it; give it one')
 
 

@@ -30,6 +30,7 @@ from aladin.text import Pieces, WordPieces
 BATCH = 64
 MEMORY = 64 * 2**20  # bytes; blocks of scores gain no speed beyond
 END_TO_END = ("MrSw", "MrAVGw")  # poolings in which words add up, so that captions need no padding
+BROKEN = 1e300  # worse than any float32, and not the worst float64
 Progress = Callable[[int, int], None]  # told how much of all is done
 
 
@@ -266,7 +267,7 @@ def _nearest(
     """The `count` best candidates of each query in no order; of equal ones the first rows, but a right answer is the last."""
     nearest = np.empty((len(scores), count), dtype=np.int64)
     for query, row in enumerate(scores):
-        badness = np.nan_to_num(-row.astype(np.float64), nan=np.finfo(np.float64).max)
+        badness = np.nan_to_num(-row.astype(np.float64), nan=BROKEN, posinf=BROKEN)
         right = image_of_candidate == image_of_query[query]
         # A step so small stands between any two values that float32 tells apart.
         badness[right] = np.nextafter(badness[right], np.inf)

@@ -39,9 +39,7 @@ class MatchingHead(nn.Module):
     def __init__(self, config: HeadsConfig, dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                dim, config.matching_heads, config.matching_feed_forward, dropout=0.0, batch_first=True
-            )
+            nn.TransformerEncoderLayer(dim, config.matching_heads, config.matching_feed_forward, dropout=0.0, batch_first=True)
             for _ in range(config.matching_layers)
         )
 

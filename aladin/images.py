@@ -1,19 +1,25 @@
 """Photographs to pixels: decoding of untrusted files, and the one way they are resized, in training and in search alike."""
 
 import io
-import warnings
+import struct
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aladin.errors import DataError
 
-# Decided by content, never by the file's name; nothing outside this list is ever opened.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO")
-MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
+# Decided by content, never by the file's name; nothing outside this list is ever opened. JPEG's opener reads MPO too.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_PIXELS = 178_956_970  # Pillow's own limit, beyond which a file is taken for a decompression bomb
+
+# What decoders raise over damaged and hostile bytes, as fuzzing showed.
+DECODER_FAILURES = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, MemoryError, ArithmeticError, AttributeError,
+    RuntimeError, struct.error, Warning,
+)  # fmt: skip
 
 Pixels = UInt8[np.ndarray, "size size 3"]
 
@@ -26,18 +32,19 @@ def open_image(source: Path | bytes, name: str = "", draft_size: int = 0) -> Ima
     """
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-                if draft_size:
-                    image.draft("RGB", (2 * draft_size, 2 * draft_size))
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if draft_size:
+                image.draft("RGB", (2 * draft_size, 2 * draft_size))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{label} has more than {MAX_PIXELS:,} pixels; reduce it below that") from None
-    except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, MemoryError) as error:
-        reason = "is not an image of a known format" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be decoded ({error})"
-        raise DataError(f"{label} {reason}; expected one of {', '.join(FORMATS)}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{label} is not an image of a known format; expected one of {', '.join(FORMATS)}") from None
+    except DECODER_FAILURES as error:
+        raise DataError(f"{label} cannot be decoded ({error}); expected one of {', '.join(FORMATS)}") from None
 
 
 def to_pixels(image: Image.Image, size: int) -> Pixels:
@@ -64,7 +71,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """16-bit, integer and float grey: the full 16-bit range is scaled, a wider or negative one is stretched."""
     values: NDArray[np.float64] = np.nan_to_num(np.asarray(image, dtype=np.float64))
     low, high = (0.0, 65535.0)
-    if image.mode == "F" and 0.0 <= values.min() and values.max() <= 1.0:
+    if image.mode == "F" and values.min() >= 0.0 and values.max() <= 1.0:
         high = 1.0
     elif values.min() < low or values.max() > high:
         low, high = float(values.min()), float(values.max())

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import stat
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -24,15 +23,13 @@ from aladin.collection import ImageRow
 from aladin.collection_writer import CollectionWriter, FileState, Photograph
 from aladin.encode import Encoder
 from aladin.errors import DataError
-from aladin.images import FORMATS, Pixels, open_image, to_pixels
+from aladin.images import DECODER_FAILURES, FORMATS, Pixels, open_image, to_pixels
 
 # Which files are looked at; what they are is then decided by their content alone.
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".mpo")
 )
 MAX_FILE_BYTES = 1 << 29  # larger files are failed unread, since the whole file is held while it is decoded
-# What decoders raise over hostile bytes beyond what open_image expects: one file must never end a run.
-DECODER_FAILURES = (ArithmeticError, AttributeError, RuntimeError, struct.error, Warning)
 
 
 @dataclass(frozen=True)
@@ -273,7 +270,7 @@ def _facts(data: bytes) -> tuple[int, int, str | None]:
             turned = exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             details = exif.get_ifd(ExifTags.IFD.Exif)
             taken = details.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-        except (*DECODER_FAILURES, OSError, ValueError, SyntaxError, TypeError, LookupError):
+        except DECODER_FAILURES:
             return width, height, None  # a picture with a broken EXIF block is still a picture
     return (height, width, _iso_time(taken)) if turned else (width, height, _iso_time(taken))
 

@@ -47,9 +47,7 @@ class Aladin(nn.Module):
         self.register_buffer("name_mask", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.bool))
         self.register_buffer("special_pieces", torch.zeros(2, dtype=torch.int64))
 
-    def tags(
-        self, classes: Int[Tensor, "images classes"]
-    ) -> tuple[Int[Tensor, "images tags"], Bool[Tensor, "images tags"]]:
+    def tags(self, classes: Int[Tensor, "images classes"]) -> tuple[Int[Tensor, "images tags"], Bool[Tensor, "images tags"]]:
         """The tag sequence of each image, [CLS] names [SEP], and its mask; a name shorter than its slots leaves a gap."""
         names = self.name_pieces[classes].flatten(1)
         special = self.special_pieces.expand(classes.shape[0], 2)

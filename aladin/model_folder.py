@@ -10,7 +10,7 @@ from pathlib import Path
 from aladin.config import ModelConfig, from_table, read_toml, to_table
 from aladin.errors import ConfigError, ModelError
 
-FILES = ("text.onnx", "image.onnx", "tokenizer.json")
+FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")  # weights.bin: both graphs' large weights
 SHIPPED = Path(__file__).parent / "models" / "lite"
 
 

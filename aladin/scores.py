@@ -12,9 +12,7 @@ from aladin.config import Pooling
 from aladin.tensors import Tokens
 
 
-def alignment_scores(
-    regions: Tokens, words: Tokens, pooling: Pooling = "MrSw"
-) -> Float[Tensor, "images captions"]:
+def alignment_scores(regions: Tokens, words: Tokens, pooling: Pooling = "MrSw") -> Float[Tensor, "images captions"]:
     """How well each image shows each caption, by fine-grained alignment (section "alignment head" of the paper).
 
     `MrSw`, the paper's choice: each word takes its best region and words add up. `MrAVGw` divides by the number of words,

@@ -58,7 +58,9 @@ class WordPieces:
             tuple(("[CLS]", *words, "[SEP]") for words in tokens),
         )
 
-    def name_pieces(self, names: list[str], limit: int) -> tuple[Int64[np.ndarray, "names limit"], Bool[np.ndarray, "names limit"]]:
+    def name_pieces(
+        self, names: list[str], limit: int
+    ) -> tuple[Int64[np.ndarray, "names limit"], Bool[np.ndarray, "names limit"]]:
         """The first `limit` pieces of each name without special ones, padded with 0, and the mask of the real ones."""
         ids = np.zeros((len(names), limit), dtype=np.int64)
         mask = np.zeros((len(names), limit), dtype=bool)

@@ -12,7 +12,7 @@ import math
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO, runtime_checkable
@@ -33,6 +33,7 @@ from aladin.datasets import Dataset
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
 from aladin.features import Features, cached_features
+from aladin.heads import MatchingHead
 from aladin.losses import contrastive_distillation_loss, hinge_loss, infonce_loss, listnet_loss, mse_loss, ordinal_loss
 from aladin.measures import DIRECTIONS, RECALLS, right_answer_ranks
 from aladin.model import Aladin, new_model
@@ -41,6 +42,7 @@ from aladin.tensors import Tokens
 from aladin.text import Pieces, WordPieces
 
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
+Record = Mapping[str, int | float]  # one line of the log
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,18 @@ def learning_set(
     """Features (from `cache` where they are there) and word pieces of `dataset`, for `model`."""
     assert model.image_network is not None
     config = model.config
-    features = cached_features(
-        dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report
-    )
+    features = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
     return LearningSet(features, tokenizer.encode(list(dataset.captions)), dataset.owners)
 
 
 def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
     """The model that training starts from, and its tokenizer.json: a model folder's, or MiniLM-L6 with fresh heads."""
-    if start is not None:
-        return load_model(start), start / "tokenizer.json"
     torch.manual_seed(recipe.seed)
+    if start is not None:
+        model = load_model(start)
+        if recipe.fresh_matching_head:
+            model.matching_head = MatchingHead(model.config.heads, model.config.backbone.dim)
+        return model, start / "tokenizer.json"
     path = minilm_folder() / "tokenizer.json"
     return new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces)), path
 
@@ -87,9 +90,7 @@ def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
 class Trainer:
     """One run in the folder `out`: `checkpoint.safetensors` to go on from, `best/` the model folder with the best rsum."""
 
-    def __init__(
-        self, recipe: Recipe, model: Aladin, tokenizer: Path, train: LearningSet, val: LearningSet, out: Path
-    ) -> None:
+    def __init__(self, recipe: Recipe, model: Aladin, tokenizer: Path, train: LearningSet, val: LearningSet, out: Path) -> None:
         self.recipe, self.model, self.tokenizer, self.train_set, self.val_set, self.out = (
             recipe,
             model,
@@ -164,7 +165,7 @@ class Trainer:
     def judged_head(self) -> str:
         """The head whose validation rsum decides which epoch is best: alignment where it learns and does not teach."""
         loss = self.recipe.loss
-        return "alignment" if loss.alignment > 0 and loss.distillation == 0 else "matching"
+        return "alignment" if loss.teaches_alignment and loss.distillation == 0 else "matching"
 
     def _learn(self, step: Step) -> dict[str, float]:
         rate = _schedule(step.number, self.total_steps, self.recipe.optimizer.warmup_steps)
@@ -197,7 +198,7 @@ class Trainer:
         with precision_context(self.recipe.precision):
             image_states, caption_states = self._states(step)
             images, captions = self.model.encoded_images(image_states), self.model.encoded_captions(caption_states)
-            with torch.set_grad_enabled(weights.alignment > 0 or weights.caption_teacher > 0):
+            with torch.set_grad_enabled(weights.teaches_alignment):
                 alignment = alignment_scores(images.tokens, captions.tokens, self.model.config.heads.pooling).float()
         matching = matching_scores(images.vectors, captions.vectors)
         losses = {}
@@ -258,9 +259,7 @@ class Trainer:
             self.model.caption_states(torch.from_numpy(ids), torch.from_numpy(mask)),
         )
 
-    def _end_epoch(
-        self, epoch: int, cost: dict[str, float], log: Callable[[dict[str, float]], None], reporter: Reporter
-    ) -> None:
+    def _end_epoch(self, epoch: int, cost: dict[str, float], log: Callable[[Record], None], reporter: Reporter) -> None:
         last = self.next_step == self.total_steps
         if last or (epoch + 1) % self.recipe.validate_every == 0:
             record = self.validate()
@@ -324,7 +323,7 @@ class Trainer:
         (self.out / "settings.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
 
     @contextlib.contextmanager
-    def _log(self) -> Iterator[Callable[[dict[str, float]], None]]:
+    def _log(self) -> Iterator[Callable[[Record], None]]:
         """Writes one record a line to log.jsonl, and its numbers to TensorBoard's event file."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -333,7 +332,7 @@ class Trainer:
         board_writer = SummaryWriter(str(self.out), purge_step=self.next_step)
         with path.open("a", encoding="utf-8") as file, board_writer as board:
 
-            def write(record: dict[str, float]) -> None:
+            def write(record: Record) -> None:
                 _append(file, record)
                 for name in record.keys() - {"step", "epoch"}:
                     board.add_scalar(name.replace(" ", "_"), record[name], int(record["step"]))
@@ -469,7 +468,7 @@ def _digest(*sets: LearningSet) -> str:
     return digest.hexdigest()
 
 
-def _append(file: TextIO, record: dict[str, float]) -> None:
+def _append(file: TextIO, record: Record) -> None:
     file.write(json.dumps(record) + "\n")
     file.flush()
 

@@ -39,7 +39,7 @@ def main() -> None:
             draw.text((GAP, top + 6), f"“{query}”", fill="#1a1a1a", font=large)
             for column, hit in enumerate(hits(query, Path(folder) / "collection.sqlite")):
                 left = GAP + column * (CELL + GAP)
-                photo = ImageOps.fit(Image.open(PHOTOS / hit["path"]).convert("RGB"), (CELL, CELL * 3 // 4))
+                photo = ImageOps.fit(Image.open(hit["path"]).convert("RGB"), (CELL, CELL * 3 // 4))
                 sheet.paste(photo, (left, top + LINE))
                 score = f"{hit['score']:.3f}"
                 box = draw.textbbox((left + 6, top + LINE + 5), score, font=small)

@@ -78,5 +78,3 @@ def score_batches(draw: st.DrawFn) -> ScoreBatch:
     return ScoreBatch(
         torch.rand(shape, generator=generator) * 2 - 1, torch.rand(shape, generator=generator) * 2 - 1, list(owners)
     )
-
-

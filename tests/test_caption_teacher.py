@@ -36,7 +36,7 @@ def slow_vectors(backbone: Backbone, texts: Pieces) -> torch.Tensor:
 def test_a_caption_fits_an_image_as_it_resembles_the_mean_of_its_captions() -> None:
     backbone = tiny_backbone()
     vectors = slow_vectors(backbone, pieces())
-    images = torch.stack([vectors[OWNERS == image].sum(dim=0) for image in range(3)])
+    images = torch.stack([vectors[image == OWNERS].sum(dim=0) for image in range(3)])
     images = images / images.norm(dim=1, keepdim=True)
     asked_images, asked_captions = np.array([2, 0]), np.array([1, 4, 2])
     scores = CaptionTeacher.build(backbone, pieces(), OWNERS).scores(asked_images, asked_captions)

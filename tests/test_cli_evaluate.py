@@ -154,7 +154,8 @@ def test_a_picture_that_cannot_be_decoded_is_named(run: Run, model_path: Path, d
     (data / "red.png").write_bytes(b"not a picture")
     code, output, errors = run(model_path, data)
     assert (code, output) == (1, "")
-    assert errors.startswith("aladin: red.png is not an image of a known format")
+    assert errors.startswith("aladin: red.png ")
+    assert "expected one of JPEG" in errors
 
 
 @pytest.mark.parametrize(("text", "size"), [("256M", 2**28), ("2G", 2**31), ("512k", 2**19), ("64", 2**26), ("1GB", 2**30)])

@@ -168,7 +168,7 @@ def test_a_value_out_of_range_is_an_error_that_says_the_range(table: dict[str, A
     [
         ({"loss": {"alignment": 0}}, "are all 0; give at least one a weight above 0"),
         ({"train": ["matching_head"]}, "matching and distillation in [loss] are 0"),
-        ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment = 0"),
+        ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment and caption_teacher"),
         ({"train": ["projection"], "loss": {"alignment": 0, "matching": 1}}, "nothing else teaches it"),
     ],
 )

@@ -54,14 +54,14 @@ def test_captions_without_words_score_zero_and_images_without_regions_never_win(
 
 
 @every_pooling
-@pytest.mark.parametrize("memory", [2**18, 2**20])
+@pytest.mark.parametrize("memory", [2**20, 2**22])
 def test_blocks_stay_within_the_memory_asked_for(pooling: Pooling, memory: int) -> None:
     random = torch.Generator().manual_seed(0)
     regions = Tokens(torch.randn(60, 20, 32, generator=random), torch.ones(60, 20, dtype=torch.bool))
     words = Tokens(torch.randn(300, 12, 32, generator=random), torch.ones(300, 12, dtype=torch.bool))
     with LiveBytes(regions.states, regions.mask, words.states, words.mask) as live:
         result = alignment_matrix(regions, words, pooling, memory)
-    assert memory / 8 < live.peak - result.nbytes < memory
+    assert memory / 16 < live.peak - result.nbytes < memory
 
 
 @both_directions
@@ -102,10 +102,10 @@ def test_right_answers_beyond_the_candidates_keep_their_matching_rank(direction:
     data = random_data(images=20, captions_of_each=1)
     matching = matching_of(data)
     first = right_answer_ranks(matching, data.owners, direction)
-    both = two_stage_ranks(data, matching, direction, rerank=4)
-    assert (both[first > 4] == first[first > 4]).all()
-    assert (both[first <= 4] <= 4).all()
-    assert len(set(both[first <= 4])) > 1
+    both = two_stage_ranks(data, matching, direction, rerank=8)
+    assert 0 < (first > 8).sum() < 20
+    assert (both[first > 8] == first[first > 8]).all()
+    assert (both[first <= 8] <= 8).all()
 
 
 @both_directions

@@ -95,7 +95,7 @@ def test_a_model_that_loses_too_much_in_int8_is_not_exported(
 ) -> None:
     monkeypatch.setattr("aladin.export.MAX_RSUM_LOSS", -1.0)
     data = read_dataset(write_pictures(tmp_path / "pictures", 8))
-    with pytest.raises(ModelError, match="not exported: int8 loses .* of rsum, expected -1.0 or less"):
+    with pytest.raises(ModelError, match=r"not exported: int8 loses .* of rsum, expected -1\.0 or less"):
         export_model(folder, tmp_path / "out", data, "pictures", "int8", "", tmp_path / "cache", Stages())
     assert not (tmp_path / "out").exists()
 

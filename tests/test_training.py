@@ -80,7 +80,8 @@ def by_matching(form: str) -> Recipe:
 
 def by_distillation(form: str) -> Recipe:
     return dataclasses.replace(
-        shipped("distil"), loss=LossConfig(alignment=0.0, distillation=1.0, distillation_form=form)  # type: ignore[arg-type]
+        shipped("distil"),
+        loss=LossConfig(alignment=0.0, distillation=1.0, distillation_form=form),  # type: ignore[arg-type]
     )
 
 
