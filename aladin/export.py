@@ -169,11 +169,12 @@ def image_graph(model: Aladin) -> onnx.ModelProto:
 def _with_tag_vocabulary(model: Aladin) -> Aladin:
     """The model with word embeddings for class names only, which are some 1,500 of 30,522 pieces."""
     small = copy.deepcopy(model)
-    used, places = torch.cat([model.name_pieces.flatten(), model.special_pieces]).unique(return_inverse=True)
+    every = torch.cat([model.name_pieces.flatten(), model.special_pieces]).numpy()
+    used, places = (torch.from_numpy(found) for found in np.unique(every, return_inverse=True))
     small.name_pieces.copy_(places[:-2].view_as(model.name_pieces))
     small.special_pieces.copy_(places[-2:])
-    embeddings = small.backbone.embeddings
-    embeddings.word_embeddings = nn.Embedding.from_pretrained(model.backbone.embeddings.word_embeddings.weight[used])
+    embeddings = small.backbone.embeddings.word_embeddings
+    embeddings.weight = nn.Parameter(embeddings.weight[used], requires_grad=False)
     return small
 
 

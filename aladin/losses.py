@@ -57,7 +57,7 @@ def listnet_loss(
 
 def mse_loss(student: Scores, teacher: Scores, scale_and_shift: Float[Tensor, " 2"]) -> Float[Tensor, ""]:
     """Mean squared error of a * student + b to the teacher's raw score; `scale_and_shift` holds the learned a and b."""
-    scale, shift = scale_and_shift
+    scale, shift = scale_and_shift[0], scale_and_shift[1]
     return (scale * student + shift - teacher.detach()).square().mean()
 
 

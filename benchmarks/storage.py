@@ -51,8 +51,8 @@ def size(form: str, dim: int, rows: int = 1) -> int:
 def principal_axes(data: EncodedData, dim: int) -> Float[Tensor, "token_dim dim"]:
     """The directions in which tokens of both kinds vary most; not centred, since cosines are to survive."""
     states = torch.cat([part.tokens.states[part.tokens.mask] for part in (data.images, data.captions)])
-    values, vectors = torch.linalg.eigh(states.T @ states)
-    return vectors[:, values.argsort(descending=True)[:dim]]
+    vectors: Tensor = torch.linalg.eigh(states.T @ states).eigenvectors  # the largest eigenvalue is the last
+    return vectors[:, -dim:]
 
 
 def projected(tokens: Tokens, axes: Float[Tensor, "token_dim dim"]) -> Tokens:

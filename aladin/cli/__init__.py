@@ -1,7 +1,6 @@
 """The command `aladin`. A subcommand's module is imported only when it runs, so that `aladin --help` is instant."""
 
 import importlib
-import os
 import sys
 from typing import Any
 
@@ -61,8 +60,4 @@ def main(arguments: list[str] | None = None) -> Any:
     except (click.Abort, KeyboardInterrupt):
         click.echo("aladin: interrupted; what was done so far is kept", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of a pipe (head, say) left; that is no failure, and Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
