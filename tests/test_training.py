@@ -391,9 +391,25 @@ def test_data_of_a_single_image_cannot_be_learned_from() -> None:
 
 
 def test_a_model_starts_from_a_folder_or_from_pretrained_weights(tmp_path: Path) -> None:
-    run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
+    run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1, fresh_matching_head=False), tmp_path)
     run.run(Recorder())
     model, tokenizer = training.start_model(run.recipe, run.out / "best")
     assert tokenizer == run.out / "best" / "tokenizer.json"
     expected = load_model(run.out / "best").state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_fresh_matching_head_is_another_one_for_each_seed_and_nothing_else_is_new(tmp_path: Path) -> None:
+    run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
+    run.run(Recorder())
+    stored = load_model(run.out / "best").state_dict()
+
+    def renewed(seed: int) -> dict[str, torch.Tensor]:
+        return weights(training.start_model(dataclasses.replace(run.recipe, seed=seed), run.out / "best")[0])
+
+    one, again, other = renewed(1), renewed(1), renewed(2)
+    matrix = "matching_head.layers.0.linear1.weight"
+    assert torch.equal(one[matrix], again[matrix])
+    assert not torch.equal(one[matrix], other[matrix])
+    for name, weight in stored.items():
+        assert name.startswith("matching_head.") or torch.equal(one[name], weight)

@@ -9,6 +9,9 @@ import click
 from aladin import __version__
 from aladin.errors import AladinError
 
+# What the extra `train` installs and the core does not.
+TRAINING_PACKAGES = {"torch", "safetensors", "tomli_w", "onnx", "onnxscript", "pyarrow", "tensorboard", "efficientnet_lite_pytorch"}
+
 # Name -> module that defines it under the same name, and its line in `aladin --help`.
 COMMANDS = {
     "search": ("aladin.cli.search", "Find the images of a folder that a sentence describes."),
@@ -54,6 +57,11 @@ def main(arguments: list[str] | None = None) -> Any:
     except AladinError as error:
         click.echo(f"aladin: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_PACKAGES:
+            raise
+        click.echo(f"aladin: the package {error.name} is not installed; run pip install 'aladin[train]'", err=True)
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import pytest
+
+from aladin import __version__
+from aladin.cli import COMMANDS
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from aladin.cli import main; main(sys.argv[1:])"
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_help_names_every_command_and_imports_none_of_them() -> None:
+    script = "import sys; from aladin.cli import main\ntry: main(['--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
+    result = python("-c", script)
+    assert result.returncode == 0
+    assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
+    loaded = set(result.stderr.split())
+    assert not loaded & {"numpy", "torch", "onnxruntime", "rich", "PIL", "aladin.cli.search"}
+
+
+def test_the_version_is_the_packages() -> None:
+    assert python("-m", "aladin", "--version").stdout == f"aladin, version {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_begins_as_the_list_says(command: str) -> None:
+    result = python("-m", "aladin", command, "--help")
+    assert result.returncode == 0
+    assert f"Usage: aladin {command} " in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["search"], ["search", "--fly"]])
+def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    result = python("-m", "aladin", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "recipe.toml", "--train", "a", "--val", "b", "--out", "c"],
+        ["evaluate", "model", "data"],
+        ["export", "model", "out", "--val", "data"],
+    ],
+)
+def test_learning_without_its_packages_says_what_to_install(arguments: list[str]) -> None:
+    result = python("-c", WITHOUT_TORCH, *arguments)
+    assert result.returncode == 1
+    assert result.stderr == "aladin: the package torch is not installed; run pip install 'aladin[train]'\n"
