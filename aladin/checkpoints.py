@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -20,6 +20,8 @@ from aladin.config import ModelConfig, from_table, read_toml, to_table
 from aladin.errors import ConfigError, ModelError
 from aladin.grid import grid_network
 from aladin.model import Aladin
+
+NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunk", "tag_tail", "classifier"))
 
 # BERT's names of a layer's parts -> ours.
 BERT_LAYER_NAMES = (
@@ -60,6 +62,23 @@ def load_model(folder: Path) -> Aladin:
         raise ModelError(f"{folder / 'model.toml'} describes no model: {error}") from None
     _load(model, state, str(path))
     return model.eval()
+
+
+def average_models(folders: Sequence[Path]) -> Aladin:
+    """One model whose learned weights are the mean of several, which must have the same architecture and the same beginning.
+
+    Models that were fine-tuned apart from one start lie in one basin, and their mean generalises better than each of them
+    (Wortsman et al. 2022, "model soups"). What never learns is taken from the first.
+    """
+    models = [load_model(folder) for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        if model.config != models[0].config:
+            raise ModelError(f"{folder} has another architecture than {folders[0]}; only models of one kind can be averaged")
+    states = [model.state_dict() for model in models]
+    for name, weight in states[0].items():
+        if weight.is_floating_point() and not name.startswith(NEVER_LEARNED):
+            weight.copy_(torch.stack([state[name] for state in states]).mean(dim=0))
+    return models[0]
 
 
 def model_config(folder: Path) -> ModelConfig:

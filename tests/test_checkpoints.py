@@ -4,14 +4,16 @@ from pathlib import Path
 import pytest
 import tomli_w
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModel
 
 from aladin.backbone import Backbone
-from aladin.checkpoints import load_minilm, load_model, minilm_folder, model_config, save_model
+from aladin.checkpoints import average_models, load_minilm, load_model, minilm_folder, model_config, save_model
+from aladin.cli.average import average
 from aladin.config import BackboneConfig, read_toml, to_table
-from aladin.errors import AladinError, ModelError
+from aladin.errors import AladinError, ConfigError, ModelError
 from aladin.model import Aladin
 from aladin.text import WordPieces
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
@@ -167,3 +169,39 @@ def test_minilm_is_refused_by_a_backbone_of_other_sizes() -> None:
     with pytest.raises(ModelError, match=r"MiniLM lacks layers\.6\.") as caught:
         load_minilm(Backbone(BackboneConfig(layers=7)))
     sentence(caught)
+
+
+def test_an_average_is_the_mean_of_what_learned_and_the_first_models_rest(tokenizer: Path, tmp_path: Path) -> None:
+    models = [tiny_model(tokenizer, seed=seed) for seed in (1, 2, 3)]
+    folders = [tmp_path / str(number) for number in range(3)]
+    for model, folder in zip(models, folders, strict=True):
+        save_model(model, tokenizer, folder)
+    states = [model.state_dict() for model in models]
+    for name, weight in average_models(folders).state_dict().items():
+        if name.startswith(("image_network.trunk", "image_network.tag_tail", "image_network.classifier")):
+            assert torch.equal(weight, states[0][name])
+        elif weight.is_floating_point():
+            assert_close(weight, (states[0][name] + states[1][name] + states[2][name]) / 3)
+
+
+def test_the_average_of_a_model_with_itself_is_that_model(tokenizer: Path, tmp_path: Path) -> None:
+    save_model(tiny_model(tokenizer), tokenizer, tmp_path / "one")
+    mean, one = average_models([tmp_path / "one"] * 2).state_dict(), load_model(tmp_path / "one").state_dict()
+    assert all(torch.equal(weight, one[name]) for name, weight in mean.items())
+
+
+def test_models_of_different_sizes_cannot_be_averaged(tokenizer: Path, tmp_path: Path) -> None:
+    wider = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, matching_feed_forward=32))
+    save_model(tiny_model(tokenizer), tokenizer, tmp_path / "one")
+    save_model(tiny_model(tokenizer, wider), tokenizer, tmp_path / "wider")
+    with pytest.raises(ModelError, match="wider has another architecture than .*one; only models of one kind"):
+        average_models([tmp_path / "one", tmp_path / "wider"])
+
+
+def test_the_command_writes_the_average_and_wants_two_models(tokenizer: Path, tmp_path: Path) -> None:
+    save_model(tiny_model(tokenizer), tokenizer, tmp_path / "one")
+    one, out = str(tmp_path / "one"), str(tmp_path / "mean")
+    assert CliRunner().invoke(average, [out, one, one], catch_exceptions=False).exit_code == 0
+    assert load_model(tmp_path / "mean").config == TINY
+    with pytest.raises(ConfigError, match="there is one model, .*one, to average; give two or more"):
+        CliRunner().invoke(average, [out, one], catch_exceptions=False)

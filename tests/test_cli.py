@@ -44,6 +44,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
     "arguments",
     [
         ["train", "recipe.toml", "--train", "a", "--val", "b", "--out", "c"],
+        ["average", "out", "one", "other"],
         ["evaluate", "model", "data"],
         ["export", "model", "out", "--val", "data"],
     ],

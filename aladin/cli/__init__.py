@@ -10,7 +10,9 @@ from aladin import __version__
 from aladin.errors import AladinError
 
 # What the extra `train` installs and the core does not.
-TRAINING_PACKAGES = {"torch", "safetensors", "tomli_w", "onnx", "onnxscript", "pyarrow", "tensorboard", "efficientnet_lite_pytorch"}
+TRAINING_PACKAGES = frozenset(
+    ("torch", "safetensors", "tomli_w", "onnx", "onnxscript", "pyarrow", "tensorboard", "efficientnet_lite_pytorch")
+)
 
 # Name -> module that defines it under the same name, and its line in `aladin --help`.
 COMMANDS = {
@@ -18,6 +20,7 @@ COMMANDS = {
     "similar": ("aladin.cli.search", "Find the images of a folder that look like a given one."),
     "index": ("aladin.cli.search", "Read a folder's new and changed images into its collection."),
     "train": ("aladin.cli.train", "Train a model by a recipe."),
+    "average": ("aladin.cli.average", "Average the weights of models that began alike."),
     "evaluate": ("aladin.cli.evaluate", "Measure a model's retrieval on images with captions."),
     "export": ("aladin.cli.export", "Make the files that search runs from a trained model."),
 }

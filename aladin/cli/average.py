@@ -1,0 +1,27 @@
+"""`aladin average`: several trained models to the one in their middle."""
+
+from pathlib import Path
+
+import click
+
+from aladin.errors import ConfigError
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+def average(out: Path, models: tuple[Path, ...]) -> None:
+    """Write to OUT a model whose weights are the mean of those of MODELS.
+
+    The models must have been trained from the same start: the same recipe seed, or the same --start.
+
+    \b
+    aladin average runs/mean runs/align/best runs/both/best
+    """
+    from aladin.checkpoints import average_models, save_model
+
+    if len(models) < 2:
+        raise ConfigError(f"there is one model, {models[0]}, to average; give two or more")
+    mean = average_models(models)
+    save_model(mean, models[0] / "tokenizer.json", out, {"averaged": {"models": len(models)}})
+    click.echo(f"{out}: the mean of {len(models)} models")
