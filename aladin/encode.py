@@ -88,8 +88,8 @@ class Encoder:
         return EncodedImages(vectors, regions, _usable(vectors, regions))
 
     def _run(self, session: Any, graph: str, outputs: tuple[str, ...], feeds: list[dict[str, np.ndarray]]) -> Rows:
-        """The outputs for each row, run on its own: an int8 graph finds one scale for all that it is given at once, and what an
-        image is must not depend on the images read beside it. Rows run side by side, which is as fast as a batch.
+        """The outputs for each row, run on its own: what an image is must not depend, be it in the last digit, on the images
+        read beside it. Rows run side by side, which is as fast as a batch.
         """
 
         def one(feed: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import onnx
 import tomli_w
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from aladin.checkpoints import load_model
@@ -32,6 +30,10 @@ MAX_RSUM_LOSS = 0.5  # of the int8 graphs against PyTorch, for each head, on the
 MIN_COSINE = 0.999  # between the vectors of the fp32 graphs and PyTorch's
 RERANK = 100  # the k of two-stage in the card
 WEIGHTS = "weights.bin"
+MIN_QUANTIZED_BYTES = 16384  # smaller weights stay as they are
+# For each operation: which input is the weight, and along which axis its int8 form has scales (None: stored as fp16). The
+# exporter writes a linear layer as MatMul by in x out, or as Gemm by out x in.
+SCALED_AXIS: dict[str, dict[int, int | None]] = {"MatMul": {1: 1}, "Gemm": {1: 0}, "Gather": {0: 0}, "Conv": {1: None}}
 MIN_SHARED_BYTES = 1024  # smaller weights stay in their graph
 ALIGNMENT = 4096  # a page, so that weights can be mapped into memory
 
@@ -179,13 +181,48 @@ def _with_tag_vocabulary(model: Aladin) -> Aladin:
 
 
 def quantized(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Matrices and embeddings as int8 with a scale per column, convolutions stored as fp16.
+    """Matrices and embeddings stored as int8 with a scale for each output (or row of an embedding), convolutions as fp16.
 
-    Matrix products run in int8 with the activations' scale found for each call; convolutions run in fp32.
+    Only storage changes: ONNX Runtime turns the weights back into fp32 once, when it loads the graph. Activations in int8 as
+    well would cost four times the rsum, and an image's vector would depend on what is encoded beside it.
     """
-    result = _int8_matrices(graph)
-    _store_convolutions_in_half(result.graph)
+    result = copy.deepcopy(graph)
+    weights = {tensor.name: tensor for tensor in result.graph.initializer}
+    restoring: dict[str, list[onnx.NodeProto]] = {}
+    for node in result.graph.node:
+        for place, kept_axis in SCALED_AXIS.get(node.op_type, {}).items():
+            tensor = weights.get(node.input[place])
+            if tensor is None or tensor.name in restoring or len(tensor.raw_data) < MIN_QUANTIZED_BYTES:
+                continue
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2:
+                stored, restoring[tensor.name] = _stored_small(tensor, kept_axis)
+                result.graph.initializer.remove(tensor)
+                result.graph.initializer.extend(stored)
+    nodes = [node for restored in restoring.values() for node in restored] + list(result.graph.node)
+    result.graph.ClearField("node")
+    result.graph.node.extend(nodes)
     return result
+
+
+def _stored_small(tensor: onnx.TensorProto, kept_axis: int | None) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """What stands in the file for a weight, and the nodes that make the weight of it under its old name.
+
+    int8 with a scale along `kept_axis`, or fp16 without one.
+    """
+    name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+    small, scale, whole = f"{name}.small", f"{name}.scale", f"{name}.whole"
+    as_float = {"to": onnx.TensorProto.FLOAT}
+    if kept_axis is None:
+        half = onnx.numpy_helper.from_array(values.astype(np.float16), small)
+        return [half], [onnx.helper.make_node("Cast", [small], [name], **as_float)]
+    scales = np.abs(values).max(axis=1 - kept_axis, keepdims=True) / np.float32(127)
+    integers = np.rint(values / np.where(scales > 0, scales, np.float32(1))).astype(np.int8)
+    stored = [onnx.numpy_helper.from_array(integers, small), onnx.numpy_helper.from_array(scales, scale)]
+    nodes = [
+        onnx.helper.make_node("Cast", [small], [whole], **as_float),
+        onnx.helper.make_node("Mul", [whole, scale], [name]),
+    ]
+    return stored, nodes
 
 
 def write_graphs(graphs: dict[str, onnx.ModelProto], folder: Path) -> None:
@@ -211,30 +248,3 @@ def _refer(tensor: onnx.TensorProto, offset: int, length: int) -> None:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
-
-
-def _int8_matrices(graph: onnx.ModelProto) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory() as name:
-        source, target = Path(name) / "fp32.onnx", Path(name) / "int8.onnx"
-        onnx.save(graph, source)
-        logging.getLogger().disabled = True  # the quantiser advises on the root logger, whatever it is given
-        try:
-            quantize_dynamic(
-                source, target, op_types_to_quantize=["MatMul", "Gemm", "Gather"], per_channel=True, weight_type=QuantType.QInt8
-            )
-        finally:
-            logging.getLogger().disabled = False
-        return onnx.load(target)
-
-
-def _store_convolutions_in_half(graph: onnx.GraphProto) -> None:
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    casts = []
-    for name in {node.input[1] for node in graph.node if node.op_type == "Conv" and node.input[1] in weights}:
-        tensor = weights[name]
-        values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    graph.ClearField("node")
-    graph.node.extend(nodes)

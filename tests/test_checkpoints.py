@@ -194,7 +194,7 @@ def test_models_of_different_sizes_cannot_be_averaged(tokenizer: Path, tmp_path:
     wider = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, matching_feed_forward=32))
     save_model(tiny_model(tokenizer), tokenizer, tmp_path / "one")
     save_model(tiny_model(tokenizer, wider), tokenizer, tmp_path / "wider")
-    with pytest.raises(ModelError, match="wider has another architecture than .*one; only models of one kind"):
+    with pytest.raises(ModelError, match=r"wider has another architecture than .*one; only models of one kind"):
         average_models([tmp_path / "one", tmp_path / "wider"])
 
 
@@ -203,5 +203,5 @@ def test_the_command_writes_the_average_and_wants_two_models(tokenizer: Path, tm
     one, out = str(tmp_path / "one"), str(tmp_path / "mean")
     assert CliRunner().invoke(average, [out, one, one], catch_exceptions=False).exit_code == 0
     assert load_model(tmp_path / "mean").config == TINY
-    with pytest.raises(ConfigError, match="there is one model, .*one, to average; give two or more"):
+    with pytest.raises(ConfigError, match=r"there is one model, .*one, to average; give two or more"):
         CliRunner().invoke(average, [out, one], catch_exceptions=False)
