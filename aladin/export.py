@@ -33,7 +33,7 @@ WEIGHTS = "weights.bin"
 MIN_QUANTIZED_BYTES = 16384  # smaller weights stay as they are
 # For each operation: which input is the weight, and along which axis its int8 form has scales (None: stored as fp16). The
 # exporter writes a linear layer as MatMul by in x out, or as Gemm by out x in.
-SCALED_AXIS: dict[str, dict[int, int | None]] = {"MatMul": {1: 1}, "Gemm": {1: 0}, "Gather": {0: 0}, "Conv": {1: None}}
+SCALED_AXIS: dict[str, tuple[int, int | None]] = {"MatMul": (1, 1), "Gemm": (1, 0), "Gather": (0, 0), "Conv": (1, None)}
 MIN_SHARED_BYTES = 1024  # smaller weights stay in their graph
 ALIGNMENT = 4096  # a page, so that weights can be mapped into memory
 
@@ -187,42 +187,56 @@ def quantized(graph: onnx.ModelProto) -> onnx.ModelProto:
     well would cost four times the rsum, and an image's vector would depend on what is encoded beside it.
     """
     result = copy.deepcopy(graph)
-    weights = {tensor.name: tensor for tensor in result.graph.initializer}
-    restoring: dict[str, list[onnx.NodeProto]] = {}
-    for node in result.graph.node:
-        for place, kept_axis in SCALED_AXIS.get(node.op_type, {}).items():
-            tensor = weights.get(node.input[place])
-            if tensor is None or tensor.name in restoring or len(tensor.raw_data) < MIN_QUANTIZED_BYTES:
-                continue
-            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2:
-                stored, restoring[tensor.name] = _stored_small(tensor, kept_axis)
-                result.graph.initializer.remove(tensor)
-                result.graph.initializer.extend(stored)
-    nodes = [node for restored in restoring.values() for node in restored] + list(result.graph.node)
+    weights = {tensor.name: tensor for tensor in result.graph.initializer if _is_large(tensor)}
+    stored: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.graph.node:
+        place, kept_axis = SCALED_AXIS.get(node.op_type, (0, None))
+        name = node.input[place] if node.op_type in SCALED_AXIS else ""
+        if name in weights and name not in stored:
+            result.graph.initializer.remove(weights[name])
+            result.graph.initializer.extend(_small(weights[name], kept_axis))
+            stored.add(name)
+            if node.op_type != "Gather":
+                nodes += _restored(name, name, scaled=kept_axis is not None)
+        nodes += _restored_rows(node) if node.op_type == "Gather" and name in stored else [node]
     result.graph.ClearField("node")
     result.graph.node.extend(nodes)
     return result
 
 
-def _stored_small(tensor: onnx.TensorProto, kept_axis: int | None) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
-    """What stands in the file for a weight, and the nodes that make the weight of it under its old name.
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    many = len(tensor.raw_data) >= MIN_QUANTIZED_BYTES
+    return many and tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
 
-    int8 with a scale along `kept_axis`, or fp16 without one.
-    """
-    name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-    small, scale, whole = f"{name}.small", f"{name}.scale", f"{name}.whole"
-    as_float = {"to": onnx.TensorProto.FLOAT}
+
+def _small(tensor: onnx.TensorProto, kept_axis: int | None) -> list[onnx.TensorProto]:
+    """What is stored instead of a weight: int8 with scales along `kept_axis`, or fp16 without one."""
+    values = onnx.numpy_helper.to_array(tensor)
     if kept_axis is None:
-        half = onnx.numpy_helper.from_array(values.astype(np.float16), small)
-        return [half], [onnx.helper.make_node("Cast", [small], [name], **as_float)]
+        return [onnx.numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.small")]
     scales = np.abs(values).max(axis=1 - kept_axis, keepdims=True) / np.float32(127)
     integers = np.rint(values / np.where(scales > 0, scales, np.float32(1))).astype(np.int8)
-    stored = [onnx.numpy_helper.from_array(integers, small), onnx.numpy_helper.from_array(scales, scale)]
-    nodes = [
-        onnx.helper.make_node("Cast", [small], [whole], **as_float),
-        onnx.helper.make_node("Mul", [whole, scale], [name]),
+    parts = {"small": integers, "scale": scales}
+    return [onnx.numpy_helper.from_array(array, f"{tensor.name}.{part}") for part, array in parts.items()]
+
+
+def _restored(name: str, output: str, scaled: bool) -> list[onnx.NodeProto]:
+    """The nodes that make `output` of the stored form of `name`."""
+    if not scaled:
+        return [onnx.helper.make_node("Cast", [f"{name}.small"], [output], to=onnx.TensorProto.FLOAT)]
+    cast = onnx.helper.make_node("Cast", [f"{name}.small"], [f"{output}.whole"], to=onnx.TensorProto.FLOAT)
+    return [cast, onnx.helper.make_node("Mul", [f"{output}.whole", f"{name}.scale"], [output])]
+
+
+def _restored_rows(gather: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Rows of an embedding restored after they were looked up: restoring all of it would take longer than a search."""
+    table, rows = gather.input
+    output = gather.output[0]
+    looked_up = [
+        onnx.helper.make_node("Gather", [f"{table}.{part}", rows], [f"{output}.{part}"], axis=0) for part in ("small", "scale")
     ]
-    return stored, nodes
+    return looked_up + _restored(output, output, scaled=True)
 
 
 def write_graphs(graphs: dict[str, onnx.ModelProto], folder: Path) -> None:
