@@ -28,7 +28,7 @@ from aladin.backbone import Backbone
 from aladin.batches import Plan, Step
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import load_minilm, load_model, minilm_folder, save_model
-from aladin.config import BackboneConfig, Recipe, to_table
+from aladin.config import BackboneConfig, Recipe, from_table, to_table
 from aladin.datasets import Dataset
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
@@ -280,7 +280,7 @@ class Trainer:
         metadata = {
             "step": str(self.next_step),
             "best_rsum": str(self.best_rsum),
-            "recipe": repr(self.recipe),
+            "recipe": json.dumps(to_table(self.recipe)),
             "captions": _digest(self.train_set, self.val_set),
         }
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata)
@@ -297,7 +297,8 @@ class Trainer:
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path} cannot be read: {error}; delete it to start the run anew") from None
         anew = f"give another --out, or delete {self.out} to start anew"
-        if metadata["recipe"] != repr(self.recipe):
+        # Compared as recipes, so that a setting which a later version adds does not end a run that stands at its default.
+        if from_table(Recipe, json.loads(metadata["recipe"]), str(path)) != self.recipe:
             raise ConfigError(f"{path} belongs to another recipe; {anew}")
         captions = _digest(self.train_set, self.val_set)
         if metadata.get("captions", captions) != captions:  # checkpoints of version 0.1's first days do not say
