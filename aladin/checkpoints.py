@@ -3,7 +3,6 @@
 Nothing is ever unpickled here.
 """
 
-import dataclasses
 import importlib.util
 import re
 import shutil
@@ -16,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from aladin.backbone import Backbone
-from aladin.config import ModelConfig, from_table, read_toml, to_table
+from aladin.config import to_table
 from aladin.errors import ConfigError, ModelError
 from aladin.grid import grid_network
 from aladin.model import Aladin
+from aladin.model_folder import model_config
 
 NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunk", "tag_tail", "classifier"))
 
@@ -79,19 +79,6 @@ def average_models(folders: Sequence[Path]) -> Aladin:
         if weight.is_floating_point() and not name.startswith(NEVER_LEARNED):
             weight.copy_(torch.stack([state[name] for state in states]).mean(dim=0))
     return models[0]
-
-
-def model_config(folder: Path) -> ModelConfig:
-    """The architecture that a model folder's model.toml states."""
-    path = folder / "model.toml"
-    if not path.is_file():
-        raise ModelError(f"{folder} is not a model folder: it has no model.toml; give a folder that `aladin train` wrote")
-    sections = [section.name for section in dataclasses.fields(ModelConfig)]
-    try:
-        table = read_toml(path)
-        return from_table(ModelConfig, {key: table[key] for key in sections if key in table}, "model.toml")
-    except ConfigError as error:
-        raise ModelError(f"{path} describes no model that this version reads: {error}") from None
 
 
 def load_minilm(backbone: Backbone) -> None:

@@ -27,13 +27,7 @@ class ModelFolder:
         missing = [name for name in ("model.toml", *FILES) if not (path / name).is_file()]
         if missing:
             raise ModelError(f"{path} is not a model folder: it has no {missing[0]}; give a folder that `aladin export` wrote")
-        try:
-            table = read_toml(path / "model.toml")
-            sections = {section.name for section in dataclasses.fields(ModelConfig)}
-            config = from_table(ModelConfig, {key: table[key] for key in sections & table.keys()}, "model.toml")
-        except ConfigError as error:
-            raise ModelError(f"{path / 'model.toml'} describes no model that this version reads: {error}") from None
-        return cls(path, config)
+        return cls(path, model_config(path))
 
     @property
     def name(self) -> str:
@@ -63,6 +57,19 @@ class ModelFolder:
         stats = [(self.path / name).stat() for name in FILES]
         files = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev) for stat in stats]
         return _digest([ascii(self.path.resolve()), files, to_table(self.config)])
+
+
+def model_config(folder: Path) -> ModelConfig:
+    """The architecture that a model folder's model.toml states."""
+    path = folder / "model.toml"
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no model.toml; give a folder that `aladin train` wrote")
+    sections = [section.name for section in dataclasses.fields(ModelConfig)]
+    try:
+        table = read_toml(path)
+        return from_table(ModelConfig, {key: table[key] for key in sections if key in table}, "model.toml")
+    except ConfigError as error:
+        raise ModelError(f"{path} describes no model that this version reads: {error}") from None
 
 
 def shipped_model() -> Path:

@@ -10,11 +10,12 @@ from torch.testing import assert_close
 from transformers import AutoModel
 
 from aladin.backbone import Backbone
-from aladin.checkpoints import average_models, load_minilm, load_model, minilm_folder, model_config, save_model
+from aladin.checkpoints import average_models, load_minilm, load_model, minilm_folder, save_model
 from aladin.cli.average import average
 from aladin.config import BackboneConfig, read_toml, to_table
 from aladin.errors import AladinError, ConfigError, ModelError
 from aladin.model import Aladin
+from aladin.model_folder import model_config
 from aladin.text import WordPieces
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 

@@ -1,6 +1,5 @@
 """`aladin export`: a trained model to the folder that search runs."""
 
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,4 +49,3 @@ def export(
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     rsums = ", ".join(f"{head} {figures.rsum.value:.1f}" for head, figures in report.heads.items())
     click.echo(f"{out}: {size:.1f} MB; rsum on {report.subject.data}: {rsums}")
-    sys.stdout.flush()
