@@ -43,6 +43,27 @@ class Backbone(nn.Module):
         kept = torch.cat([encoded.states[:, :1], encoded.states[:, tags.shape[1] :]], dim=1)
         return Tokens(kept, torch.cat([tag_mask[:, :1], regions.mask], dim=1))
 
+    def encode_pairs(
+        self,
+        captions: Int[Tensor, "pairs words"],
+        caption_mask: Bool[Tensor, "pairs words"],
+        tags: Int[Tensor, "pairs tags"],
+        tag_mask: Bool[Tensor, "pairs tags"],
+        regions: Tokens,
+    ) -> Float[Tensor, "pairs dim"]:
+        """One state for each caption read together with an image: that of [CLS] (entangled, as OSCAR and VinVL do it).
+
+        The first tag piece, which stands for the image where it is read alone, is left out. Positions count real pieces of
+        caption and tags.
+        """
+        pieces = torch.cat([captions, tags[:, 1:]], dim=1)
+        mask = torch.cat([caption_mask, tag_mask[:, 1:]], dim=1)
+        types = torch.cat([torch.zeros_like(captions), torch.ones_like(tags[:, 1:])], dim=1)
+        words = self.embeddings(pieces, (mask.cumsum(dim=1) - 1).clamp(min=0), types)
+        states = torch.cat([words, self.region_embedding(regions.states).to(words.dtype)], dim=1)
+        first: Tensor = self._contextual(states, torch.cat([mask, regions.mask], dim=1)).states[:, 0]
+        return first
+
     def _contextual(self, states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tokens:
         bias = torch.zeros(mask.shape, dtype=states.dtype, device=states.device)
         # The lowest finite number, not -inf: a row without any real token must not turn into NaN.

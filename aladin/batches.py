@@ -1,4 +1,4 @@
-"""Training steps as values: which images, views, captions and regions a step reads, all fixed by the seed and its number."""
+"""What is read together: training steps, all fixed by the seed and their number, and captions of like length."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from aladin.text import Pieces
+
+ORDER, DRAWS = 1, 2  # keep the two uses of a seed apart
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,11 @@ class Plan:
         for number in range(start, stop):
             epoch, within = divmod(number, self.steps_per_epoch)
             if epoch != drawn_for:
-                order, drawn_for = np.random.default_rng((self.seed, epoch)).permutation(self.images), epoch
+                order, drawn_for = np.random.default_rng((self.seed, ORDER, epoch)).permutation(self.images), epoch
             yield self._step(number, epoch, order[within * self.batch_images : (within + 1) * self.batch_images])
 
     def _step(self, number: int, epoch: int, images: Int[np.ndarray, " images"]) -> Step:
-        random = np.random.default_rng((self.seed, epoch, number))
+        random = np.random.default_rng((self.seed, DRAWS, epoch, number))
         first = np.searchsorted(self.owners, images)
         count = np.searchsorted(self.owners, images, side="right") - first
         drawn = [f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)]
@@ -68,3 +72,23 @@ class Plan:
             order = random.random((len(images), self.regions)).argsort(axis=1)[:, : self.kept_regions]
             keep = torch.from_numpy(np.sort(order, axis=1))
         return Step(number, epoch, images, random.integers(self.views, size=len(images)), captions, own, keep)
+
+
+@dataclass(frozen=True)
+class CaptionBlock:
+    """Some captions without padding beyond their longest; `rows` says which they are."""
+
+    rows: Int[Tensor, " captions"]
+    ids: Int[Tensor, "captions words"]
+    mask: Bool[Tensor, "captions words"]
+
+
+def caption_blocks(pieces: Pieces, size: int) -> Iterator[CaptionBlock]:
+    """Every caption once, at most `size` together, those of like length together, so that little padding is computed."""
+    lengths = pieces.mask.sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        width = int(lengths[rows].max())
+        ids, mask = (torch.from_numpy(part[rows, :width]) for part in (pieces.ids, pieces.mask))
+        yield CaptionBlock(torch.from_numpy(rows), ids, mask)

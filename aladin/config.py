@@ -16,6 +16,8 @@ from aladin.errors import ConfigError
 
 Section = TypeVar("Section")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+MIN_DECODE_MB = 192  # a decoding process below that cannot read ordinary photographs
+ENCODING_MB = 448  # what the process itself needs beside its decoders: ONNX Runtime, the network, one batch
 Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
 
 
@@ -51,6 +53,7 @@ class HeadsConfig:
     matching_layers: int = 2
     matching_heads: int = 4
     matching_feed_forward: int = 384
+    pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
 
     def __post_init__(self) -> None:
         _at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
@@ -61,24 +64,43 @@ class LimitsConfig:
     """How much of a caption and of an image the model reads; longer input is cut at the end."""
 
     caption_pieces: int = 50  # with [CLS] and [SEP]
-    tags: int = 3  # class names per image; 0: no tags
-    tag_pieces: int = 3  # word pieces per class name
+    tags: int = 3  # class names per photograph; 0: no tags
+    tag_pieces: int = 3  # word pieces per class name of a photograph
+    regions: int = 34  # of a detector's, the first ones of the file
+    object_pieces: int = 50  # of all object names of a detector, with the first token and [SEP]
 
     def __post_init__(self) -> None:
-        _at_least(2, self, "caption_pieces")
+        _at_least(2, self, "caption_pieces", "object_pieces")
         _at_least(0, self, "tags")
-        _at_least(1, self, "tag_pieces")
+        _at_least(1, self, "tag_pieces", "regions")
+
+
+ImageNetwork = Literal["efficientnet-lite0", "efficientnet-lite2"]
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How a photograph becomes pixels and regions; the same in training and in search."""
+    """How an image becomes regions; the same in training and in search."""
 
     size: int = 224  # px; the whole picture is resized to size x size, without a crop
-    grid: int = 7  # regions are the cells of a grid x grid map
+    networks: tuple[ImageNetwork, ...] = ("efficientnet-lite0",)  # each adds 1,280 features a region; tags are the last one's
+    grid: int = 7  # regions are the cells of a grid x grid map; finer maps of the image networks are averaged to it
+    source: Literal["photograph", "detector"] = "photograph"  # detector: of a feature folder; size and grid mean nothing
 
     def __post_init__(self) -> None:
         _at_least(1, self, "size", "grid")
+        if not self.networks or len(set(self.networks)) < len(self.networks):
+            raise ConfigError(f"networks is {list(self.networks)}; expected one or more, each once")
+
+
+@dataclass(frozen=True)
+class QuirksConfig:
+    """What the original code does and own training does not, each explained in official.py; a converted model has them all."""
+
+    image_first_token: Literal["[CLS]", "[UNK]"] = "[CLS]"
+    region_as_cls: bool = False
+    last_piece_dropped: bool = False
+    zero_padding: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +111,10 @@ class ModelConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
+    quirks: QuirksConfig = field(default_factory=QuirksConfig)
 
 
-Part = Literal["backbone", "image_network", "matching_head", "projection"]
+Part = Literal["backbone", "image_network", "matching_head", "projection", "pair_head"]
 AlignmentLoss = Literal["hinge", "infonce"]
 MatchingLoss = Literal["hinge", "infonce"]
 DistillationLoss = Literal["listnet", "mse", "ordinal", "contrastive"]
@@ -109,6 +132,12 @@ class LossConfig:
     distillation_form: DistillationLoss = "listnet"
     caption_teacher: float = 0.0  # ListNet on alignment scores, towards the likeness of captions (see caption_teacher.py)
     caption_teacher_scale: float = 20.0  # inverse temperature of that likeness, a cosine
+    pairs: float = 0.0  # of the pair head: cross-entropy of own pairs and of others that nearly fit
+    pairs_scale: float = 10.0  # how much likelier others are drawn that sound alike; 0: all alike, without MiniLM
+    entropy: float = 0.0  # keeps matching vectors apart (spread_loss)
+    hidden_l1: float = 0.0  # on the transformer's states (activity_loss); the original's weight: 0.001
+    learned_weights: bool = False  # losses weigh themselves; the weights above then only say which count
+    distillation_from_epoch: int = 0  # the student waits until then
     margin: float = 0.2  # of every hinge
     hardest_negatives: bool = True
     alignment_scale: float = 20.0  # inverse temperature of infonce on alignment scores
@@ -118,16 +147,22 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _at_least(0, self, "alignment", "matching", "distillation", "caption_teacher", "margin")
+        _at_least(0, self, "pairs", "pairs_scale", "entropy", "hidden_l1", "distillation_from_epoch")
         scales = ("alignment_scale", "matching_scale", "teacher_scale", "student_scale", "caption_teacher_scale")
         _above_zero(self, *scales)
-        if not (self.teaches_alignment or self.teaches_matching):
-            losses = "alignment, matching, distillation and caption_teacher"
+        if not (self.teaches_alignment or self.teaches_matching or self.pairs):
+            losses = "alignment, matching, distillation, caption_teacher and pairs"
             raise ConfigError(f"{losses} in [loss] are all 0; give at least one a weight above 0")
 
     @property
     def teaches_alignment(self) -> bool:
         """Whether a loss minds the alignment scores."""
         return self.alignment > 0 or self.caption_teacher > 0
+
+    @property
+    def hears_captions(self) -> bool:
+        """Whether the likeness of captions is wanted."""
+        return self.caption_teacher > 0 or (self.pairs > 0 and self.pairs_scale > 0)
 
     @property
     def teaches_matching(self) -> bool:
@@ -137,19 +172,26 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up, then a cosine to zero; parts that start from scratch learn faster."""
+    """AdamW with linear warm-up, then a cosine to zero or steps; parts that start from scratch learn faster."""
 
     learning_rate: float = 5e-5  # of the pre-trained transformer
     new_learning_rate: float = 5e-4  # of region embedding, projection and matching head
     image_learning_rate: float = 1e-4  # of the image network's tail
+    layer_decay: float = 1.0  # every layer of the transformer learns slower than the one above it by this factor
     weight_decay: float = 0.01
     warmup_steps: int = 50
+    step_epochs: int = 0  # every so many epochs all rates are divided by ten, instead of the cosine; 0: the cosine
+    beta2: float = 0.98  # of the mean of squared gradients
     clip_norm: float = 2.0
 
     def __post_init__(self) -> None:
         rates = ("learning_rate", "new_learning_rate", "image_learning_rate")
-        _at_least(0, self, *rates, "weight_decay", "warmup_steps")
+        _at_least(0, self, *rates, "weight_decay", "warmup_steps", "step_epochs")
+        if not 0 <= self.beta2 < 1:
+            raise ConfigError(f"beta2 is {self.beta2}; expected at least 0 and less than 1")
         _above_zero(self, "clip_norm")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -165,11 +207,13 @@ class Recipe:
     fresh_matching_head: bool = False  # with a model folder to start from: begin with another matching head than its own
     image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
     validate_every: int = 1  # epochs
+    averaged_steps: int = 0  # validated and kept is the exponential mean of the weights over about as many steps; 0: the last
     seed: int = 88
     precision: Literal["bf16", "fp32"] = "bf16"
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)  # ignored when training starts from a model folder
+    # Of a model that starts from a folder only the image networks count, and their size of image, where it has fewer.
+    model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
         unknown = set(self.train) - set(typing.get_args(Part))
@@ -179,7 +223,7 @@ class Recipe:
         if len(set(self.train)) < len(self.train):
             raise ConfigError(f"train is {list(self.train)}; expected each part once")
         _at_least(1, self, "epochs", "captions_per_image", "views", "kept_regions", "validate_every")
-        _at_least(0, self, "image_network_from_epoch", "seed")
+        _at_least(0, self, "image_network_from_epoch", "averaged_steps", "seed")
         if self.batch_images < 2:
             raise ConfigError(
                 f"batch_images is {self.batch_images}; expected at least 2, since the others of a batch are the negatives"
@@ -194,8 +238,36 @@ class Recipe:
                 'train names only "matching_head", which alignment scores do not depend on; set alignment and caption_teacher '
                 "in [loss] to 0"
             )
+        if ("pair_head" in self.train) != (self.loss.pairs > 0):
+            raise ConfigError(
+                f"train is {list(self.train)} and pairs in [loss] is {self.loss.pairs}; "
+                'name "pair_head" if and only if pairs has a weight'
+            )
         if "projection" in self.train and not self.loss.teaches_alignment:
             raise ConfigError('train names "projection", but alignment in [loss] is 0 and nothing else teaches it; give it one')
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """How a folder is read into its collection."""
+
+    batch_images: int = 8  # encoded at once and committed at once; what a killed run repeats is at most that
+    workers: int = 0  # processes that decode; 0: one a core
+    decode_seconds: float = 20.0  # for one file, on the clock
+    decode_memory_mb: int = 2048  # of each decoding process
+    max_memory_mb: int = 0  # of this process and its decoders together, see DecodingLimits; 0: no ceiling
+    follow_symlinks: bool = False  # links may lead out of the folder
+    confirm_deletes: bool = False  # forget the images whose files are gone
+    retry_failed: bool = False  # read files again that could not be read before
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "batch_images")
+        _at_least(0, self, "workers", "max_memory_mb")
+        _at_least(MIN_DECODE_MB, self, "decode_memory_mb")
+        _above_zero(self, "decode_seconds")
+        least = ENCODING_MB + MIN_DECODE_MB
+        if 0 < self.max_memory_mb < least:
+            raise ConfigError(f"the memory ceiling is {self.max_memory_mb} MB; expected at least {least} MB, or none")
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -26,6 +26,10 @@ class TrainingError(AladinError):
     """A training run that cannot go on, such as one whose loss is not a number."""
 
 
+class Regression(AladinError):
+    """A model that is significantly worse than the baseline of a gate."""
+
+
 class CollectionLocked(AladinError):
     """Another process is writing the collection."""
 

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aladin.batches import caption_blocks
 from aladin.checkpoints import load_model
 from aladin.config import Pooling
 from aladin.datasets import Dataset, Example
@@ -21,8 +22,13 @@ from aladin.encode import Encoder
 from aladin.errors import ModelError
 from aladin.features import Features, cached_features
 from aladin.images import Pixels, open_image, to_pixels
+from aladin.judgements import Agreement, Judgements, agreement
+from aladin.judging import Values, judged_values
 from aladin.measures import DIRECTIONS, Direction, Ranks, right_answer_ranks
 from aladin.model import Aladin
+from aladin.protocols import Fold
+from aladin.regions import RegionSet, check_photographs, region_set
+from aladin.relevance import Judge
 from aladin.scores import alignment_scores, matching_scores
 from aladin.tensors import Tokens, concatenate
 from aladin.text import Pieces, WordPieces
@@ -31,6 +37,7 @@ BATCH = 64
 MEMORY = 64 * 2**20  # bytes; blocks of scores gain no speed beyond
 END_TO_END = ("MrSw", "MrAVGw")  # poolings in which words add up, so that captions need no padding
 BROKEN = 1e300  # worse than any float32, and not the worst float64
+LARGE = 1e6  # beyond every score of the matching head, which are cosines, and small enough to count on from there
 Progress = Callable[[int, int], None]  # told how much of all is done
 
 
@@ -45,6 +52,9 @@ class EncodedSet:
     vectors: Float[Tensor, "rows dim"]
     tokens: Tokens
 
+    def __getitem__(self, rows: slice) -> "EncodedSet":
+        return EncodedSet(self.vectors[rows], self.tokens[rows])
+
 
 @dataclass(frozen=True)
 class EncodedData:
@@ -54,6 +64,11 @@ class EncodedData:
     captions: EncodedSet
     owners: Int[np.ndarray, " captions"]
     pooling: Pooling
+
+    def part(self, fold: Fold) -> "EncodedData":
+        """The images of a fold with their captions."""
+        owners = self.owners[fold.captions] - fold.images.start
+        return EncodedData(self.images[fold.images], self.captions[fold.captions], owners, self.pooling)
 
 
 class Stages:
@@ -69,7 +84,7 @@ class Stages:
         started = time.perf_counter()
         with self._shown(name) as tell:
             yield tell
-        self.seconds[name] = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def precision_context(precision: str) -> AbstractContextManager[object]:
@@ -85,26 +100,38 @@ def encode_images(model: Aladin, features: Features, precision: str = "fp32", vi
         maps = torch.from_numpy(features.maps[view, rows]).float()
         classes = torch.from_numpy(features.tags[view, rows].astype(np.int64))
         with precision_context(precision):
-            parts.append(model.encoded_images(model.image_states(maps, classes)))
+            parts.append(model.encoded_images(model.image_states(model.image_input(maps, classes))))
     return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))
+
+
+@torch.inference_mode()
+def encode_regions(model: Aladin, data: RegionSet, precision: str = "fp32", progress: Progress = quiet) -> EncodedSet:
+    """Every image of `data`, by the regions that a detector found."""
+    vectors: list[Tensor] = []
+    tokens: list[Tokens] = []
+    for rows in _blocks(len(data), BATCH):
+        images = data.batch(range(rows.start, rows.stop))
+        with precision_context(precision):
+            encoded = model.encoded_images(model.image_states(images))
+        vectors.append(encoded.vectors)
+        tokens.append(encoded.tokens)
+        progress(rows.stop, len(data))
+    return EncodedSet(torch.cat(vectors), concatenate(tokens))
 
 
 @torch.inference_mode()
 def encode_captions(model: Aladin, pieces: Pieces, precision: str = "fp32") -> EncodedSet:
     """Every caption; those of like length are encoded together, so that little padding is computed."""
-    lengths = pieces.mask.sum(axis=1)
-    order = np.argsort(lengths, kind="stable")
+    rows: list[Tensor] = []
     vectors: list[Tensor] = []
     tokens: list[Tokens] = []
-    for block in _blocks(len(order), 2 * BATCH):
-        rows = order[block]
-        width = int(lengths[rows].max())
-        ids, mask = torch.from_numpy(pieces.ids[rows, :width]), torch.from_numpy(pieces.mask[rows, :width])
+    for block in caption_blocks(pieces, 2 * BATCH):
         with precision_context(precision):
-            encoded = model.encoded_captions(model.caption_states(ids, mask))
+            encoded = model.encoded_captions(model.caption_states(block.ids, block.mask))
+        rows.append(block.rows)
         vectors.append(encoded.vectors)
         tokens.append(encoded.tokens)
-    back = torch.from_numpy(np.argsort(order, kind="stable"))
+    back = torch.cat(rows).argsort()
     return EncodedSet(torch.cat(vectors)[back], concatenate(tokens)[back])
 
 
@@ -130,18 +157,24 @@ def is_exported(folder: Path) -> bool:
 def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> EncodedData:
     model = load_model(folder)
     config = model.config
-    assert model.image_network is not None
     tokenizer = WordPieces.load(folder / "tokenizer.json", config.limits.caption_pieces)
-    with stages.stage("image features") as tell:
-        features = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, tell)
-    with stages.stage("images"):
-        images = encode_images(model, features, precision)
+    if model.image_network is None:
+        regions = region_set(dataset, folder / "tokenizer.json", config)
+        with stages.stage("images") as tell:
+            images = encode_regions(model, regions, precision, tell)
+    else:
+        check_photographs(dataset)
+        with stages.stage("image features") as tell:
+            features = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, tell)
+        with stages.stage("images"):
+            images = encode_images(model, features, precision)
     with stages.stage("captions"):
         captions = encode_captions(model, tokenizer.encode(list(dataset.captions)), precision)
     return EncodedData(images, captions, dataset.owners, config.heads.pooling)
 
 
 def _by_exported_model(encoder: Encoder, dataset: Dataset, stages: Stages) -> EncodedData:
+    check_photographs(dataset)
     with stages.stage("images") as tell:
         images = _exported_images(encoder, dataset.examples, tell)
     with stages.stage("captions") as tell:
@@ -177,37 +210,128 @@ def _exported_captions(encoder: Encoder, captions: tuple[str, ...], progress: Pr
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Where the right answers stand by each way of scoring, and how long that took."""
+class HeadEvaluation:
+    """Where one way of scoring puts right answers, and what its judged measures are, for each query in the data's order."""
 
-    ranks: dict[str, dict[Direction, Ranks]]  # "matching", "alignment", and "two-stage k=100" or another k
+    ranks: dict[Direction, Ranks]
+    judged: dict[Direction, Values]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found by each way of scoring, and how long that took."""
+
+    heads: dict[str, HeadEvaluation]  # "matching", "alignment", and "two-stage k=100" or another k
     seconds: dict[str, float]  # of each stage
 
+    @property
+    def ranks(self) -> dict[str, dict[Direction, Ranks]]:
+        return {name: head.ranks for name, head in self.heads.items()}
 
-def evaluate(data: EncodedData, rerank: int, memory: int, stages: Stages) -> Evaluation:
+    @property
+    def judged(self) -> dict[str, dict[Direction, Values]]:
+        return {name: head.judged for name, head in self.heads.items()}
+
+
+def evaluate(
+    data: EncodedData,
+    rerank: int,
+    memory: int,
+    stages: Stages,
+    folds: Sequence[Fold] = (),
+    judges: Sequence[Judge] = (),
+) -> Evaluation:
     """Ranks by the matching head, by the alignment head, and by both: the `rerank` best of the one re-ranked by the other.
 
-    `rerank` 0 leaves the last one out. Beside the score matrix of one head and the input, about `memory` bytes are in use.
+    `rerank` 0 leaves the last one out. A query's candidates are those of its fold; without folds, all. Beside the score matrix
+    of one head and the input, about `memory` bytes are in use, and with judges 12 bytes for each re-ranked pair.
     """
-    ranks: dict[str, dict[Direction, Ranks]] = {}
+    whole = [Fold(slice(0, len(data.images.tokens)), slice(0, len(data.owners)))]
+    found = [_evaluate_fold(data.part(fold), fold, rerank, memory, stages, judges) for fold in folds or whole]
+    return Evaluation({name: _joined([heads[name] for heads in found]) for name in found[0]}, stages.seconds)
+
+
+def _evaluate_fold(
+    data: EncodedData, fold: Fold, rerank: int, memory: int, stages: Stages, judges: Sequence[Judge]
+) -> dict[str, HeadEvaluation]:
+    """`data` are those of the fold; the judges know the queries and candidates by their rows before it was taken."""
+    heads: dict[str, HeadEvaluation] = {}
+    judging = _FoldJudging(judges, fold, memory, stages)
 
     def all_ranks(scores: Float[np.ndarray, "images captions"]) -> dict[Direction, Ranks]:
         return {direction: right_answer_ranks(scores, data.owners, direction) for direction in DIRECTIONS}
 
     with stages.stage("matching"):
         matching = matching_scores(data.images.vectors, data.captions.vectors).numpy()
-        ranks["matching"] = all_ranks(matching)
+        ranks = all_ranks(matching)
+    heads["matching"] = HeadEvaluation(ranks, judging.by_matrix(matching))
     if rerank:
-        with stages.stage("two-stage") as tell:
-            two_stage = {d: two_stage_ranks(data, matching, d, rerank, memory, tell) for d in DIRECTIONS}
+        two_stage = HeadEvaluation({}, {})
+        for direction in DIRECTIONS:
+            with stages.stage("two-stage") as tell:
+                blocks: Iterable[Reranked] = reranked(data, matching, direction, rerank, memory, tell)
+                blocks = list(blocks) if judges else blocks
+                two_stage.ranks[direction] = _two_stage_ranks(data, matching, direction, blocks)
+            if judges:
+                two_stage.judged[direction] = judging.by_two_stages(matching, direction, blocks)
     del matching
     with stages.stage("alignment") as tell:
-        ranks["alignment"] = all_ranks(
-            alignment_matrix(data.images.tokens, data.captions.tokens, data.pooling, memory, tell).numpy()
-        )
+        alignment = alignment_matrix(data.images.tokens, data.captions.tokens, data.pooling, memory, tell).numpy()
+        ranks = all_ranks(alignment)
+    heads["alignment"] = HeadEvaluation(ranks, judging.by_matrix(alignment))
     if rerank:
-        ranks[f"two-stage k={rerank}"] = two_stage
-    return Evaluation(ranks, stages.seconds)
+        heads[f"two-stage k={rerank}"] = two_stage
+    return heads
+
+
+class _FoldJudging:
+    """The judged measures of one fold, in blocks of about `memory` bytes."""
+
+    def __init__(self, judges: Sequence[Judge], fold: Fold, memory: int, stages: Stages) -> None:
+        self._judges, self._fold, self._memory, self._stages = judges, fold, memory, stages
+
+    def by_matrix(self, scores: Float[np.ndarray, "images captions"]) -> dict[Direction, Values]:
+        if not self._judges:
+            return {}
+        found = {}
+        for direction in DIRECTIONS:
+            by_query = scores if direction == "image_to_text" else scores.T
+            with self._stages.stage("judged measures"):
+                blocks = ((rows, by_query[rows]) for rows in _blocks(len(by_query), self._queries_at_once(by_query)))
+                found[direction] = judged_values(self._judges, direction, self._fold, blocks)
+        return found
+
+    def by_two_stages(
+        self, matching: Float[np.ndarray, "images captions"], direction: Direction, blocks: Iterable["Reranked"]
+    ) -> Values:
+        first = matching if direction == "image_to_text" else matching.T
+        size = self._queries_at_once(first)
+        with self._stages.stage("judged measures"):
+            rows = (
+                (part.queries, _two_stage_rows(first[part.queries], part)) for block in blocks for part in block.parts(size)
+            )
+            return judged_values(self._judges, direction, self._fold, rows)
+
+    def _queries_at_once(self, by_query: Float[np.ndarray, "queries candidates"]) -> int:
+        candidates: int = by_query.shape[1]
+        return max(1, self._memory // (32 * candidates))  # scores and relevances, some of them as float64
+
+
+def _joined(folds: Sequence[HeadEvaluation]) -> HeadEvaluation:
+    ranks = {direction: np.concatenate([fold.ranks[direction] for fold in folds]) for direction in folds[0].ranks}
+    judged = {
+        direction: {name: np.concatenate([fold.judged[direction][name] for fold in folds]) for name in values}
+        for direction, values in folds[0].judged.items()
+    }
+    return HeadEvaluation(ranks, judged)
+
+
+def agreements(data: EncodedData, judgements: Judgements, memory: int) -> dict[str, Agreement]:
+    """How well the scores of each head order pairs that people judged."""
+    images, captions = judgements.images, judgements.captions
+    matching = (data.images.vectors[images] * data.captions.vectors[captions]).sum(dim=1).numpy()
+    scores = {"matching": matching, "alignment": pair_scores(data, images, captions, memory)}
+    return {head: agreement(some, judgements) for head, some in scores.items()}
 
 
 @torch.inference_mode()
@@ -226,36 +350,84 @@ def alignment_matrix(
     return scores
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Reranked:
+    """The best candidates by matching score of consecutive queries, in no order, and how they are aligned."""
+
+    queries: slice
+    candidates: Int[np.ndarray, "queries depth"]
+    aligned: Float[np.ndarray, "queries depth"]
+
+    def parts(self, size: int) -> Iterator["Reranked"]:
+        """The same, up to `size` queries at a time."""
+        for rows in _blocks(len(self.aligned), size):
+            queries = slice(self.queries.start + rows.start, self.queries.start + rows.stop)
+            yield Reranked(queries, self.candidates[rows], self.aligned[rows])
+
+
 def two_stage_ranks(
     data: EncodedData,
     matching: Float[np.ndarray, "images captions"],
     direction: Direction,
     rerank: int,
     memory: int = MEMORY,
-    progress: Progress = quiet,
 ) -> Ranks:
     """`right_answer_ranks` when the `rerank` best by matching score are ordered by alignment and the others follow.
 
     Only those pairs are aligned. A tie counts against us in both stages.
     """
-    images = np.arange(len(matching))
-    image_of_query, image_of_candidate = (images, data.owners) if direction == "image_to_text" else (data.owners, images)
+    return _two_stage_ranks(data, matching, direction, reranked(data, matching, direction, rerank, memory))
+
+
+@torch.inference_mode()
+def reranked(
+    data: EncodedData,
+    matching: Float[np.ndarray, "images captions"],
+    direction: Direction,
+    rerank: int,
+    memory: int = MEMORY,
+    progress: Progress = quiet,
+) -> Iterator[Reranked]:
+    """Every query's `rerank` best candidates by matching score, with their alignment scores."""
+    image_of_query, image_of_candidate = _images_of(data, direction)
     scores = matching if direction == "image_to_text" else matching.T
     depth = min(rerank, len(image_of_candidate))
-    ranks = right_answer_ranks(matching, data.owners, direction)
     # A pair takes 8 bytes in each of about eight arrays.
-    for queries in _blocks(len(ranks), max(1, memory // (64 * depth))):
+    for queries in _blocks(len(scores), max(1, memory // (64 * depth))):
         candidates = _nearest(scores[queries], image_of_query[queries], image_of_candidate, depth)
-        right = image_of_candidate[candidates] == image_of_query[queries, None]
         asked = np.repeat(np.arange(queries.start, queries.stop), depth)
         pairs = (asked, candidates.ravel()) if direction == "image_to_text" else (candidates.ravel(), asked)
-        aligned = _pair_scores(data, *pairs, memory).reshape(right.shape)
-        best = np.fmax.reduce(np.where(right, aligned, -np.inf), axis=1)
-        before = np.count_nonzero(~right & ~(aligned < best[:, None]), axis=1)
-        ranks[queries] = np.where(right.any(axis=1), 1 + before, ranks[queries])
-        progress(queries.stop, len(ranks))
+        yield Reranked(queries, candidates.astype(np.int32), pair_scores(data, *pairs, memory).reshape(candidates.shape))
+        progress(queries.stop, len(scores))
+
+
+def _two_stage_ranks(
+    data: EncodedData, matching: Float[np.ndarray, "images captions"], direction: Direction, blocks: Iterable[Reranked]
+) -> Ranks:
+    image_of_query, image_of_candidate = _images_of(data, direction)
+    ranks = right_answer_ranks(matching, data.owners, direction)
+    for block in blocks:
+        right = image_of_candidate[block.candidates] == image_of_query[block.queries, None]
+        best = np.fmax.reduce(np.where(right, block.aligned, -np.inf), axis=1)
+        before = np.count_nonzero(~right & ~(block.aligned < best[:, None]), axis=1)
+        ranks[block.queries] = np.where(right.any(axis=1), 1 + before, ranks[block.queries])
     return ranks
+
+
+def _two_stage_rows(first: Float[np.ndarray, "queries candidates"], block: Reranked) -> Float[np.ndarray, "queries candidates"]:
+    """Scores that order candidates as two stages do: those re-ranked above all others, by alignment."""
+    rows = np.clip(first.astype(np.float64), -LARGE, LARGE)
+    # Places, since an alignment score plus a large number would lose its last digits.
+    places = np.unique(block.aligned, return_inverse=True)[1].reshape(block.aligned.shape)
+    lifted = np.where(np.isnan(block.aligned), np.nan, 2 * LARGE + places)
+    np.put_along_axis(rows, block.candidates.astype(np.int64), lifted, axis=1)
+    return rows
+
+
+def _images_of(data: EncodedData, direction: Direction) -> tuple[Int[np.ndarray, " queries"], Int[np.ndarray, " candidates"]]:
+    """The image row of each query, and of each candidate."""
+    images = np.arange(len(data.images.tokens))
+    return (images, data.owners) if direction == "image_to_text" else (data.owners, images)
 
 
 def _nearest(
@@ -277,7 +449,7 @@ def _nearest(
     return nearest
 
 
-def _pair_scores(
+def pair_scores(
     data: EncodedData, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"], memory: int
 ) -> Float[np.ndarray, " pairs"]:
     """The alignment score of each pair of an image row and a caption row."""

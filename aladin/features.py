@@ -5,6 +5,7 @@ reads a random view, evaluation view 0.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,12 @@ from torch import Tensor, nn
 
 from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import DataError
-from aladin.grid import TRUNK_CHANNELS, GridNetwork, top_classes
+from aladin.grid import MAP_SHRINKAGE, GridNetwork, top_classes
 from aladin.images import Pixels, open_image, to_pixels
 from aladin.onnx_graph import to_onnx
 
 BLOCK = 32  # pictures between two records of progress
-MIN_CROP = 0.5  # smallest share of the picture's area that a view shows
+MIN_CROP = 0.4  # smallest share of the picture's area that a view shows
 
 
 @dataclass(frozen=True)
@@ -53,31 +54,30 @@ def cached_features(
 
     `progress` is told how many of all pictures (views counted singly) are done.
     """
-    folder = cache / cache_name(dataset, network, size, tags, views)
+    folder = cache / cache_name(dataset, network, size, tags)
     folder.mkdir(parents=True, exist_ok=True)
-    side = size // 16
-    shape = (views, len(dataset.examples), TRUNK_CHANNELS, side, side)
+    side = size // MAP_SHRINKAGE
+    shape = (views, len(dataset.examples), network.map_channels, side, side)
     state = folder / "done.json"
-    # Missing until the arrays are there: they are only believed up to what it says.
+    # Views come one after the other, so that fewer are the beginning of more. The arrays are only believed up to here.
     done = int(state.read_text()) if state.exists() else 0
-    maps = _array(folder / "maps.npy", shape, np.float16, new=done == 0)
-    classes = _array(folder / "tags.npy", (*shape[:2], tags), np.int16, new=done == 0)
+    maps = _array(folder / "maps.float16", shape, np.float16, done)
+    classes = _array(folder / "tags.int16", (*shape[:2], tags), np.int16, done)
     total = shape[0] * shape[1]
-    if done < total:
-        flat_maps, flat_tags = maps.reshape(total, *shape[2:]), classes.reshape(total, tags)
-        for start, block_maps, block_tags in _computed(dataset, network, size, tags, done, total):
-            stop = start + len(block_maps)
-            flat_maps[start:stop], flat_tags[start:stop] = block_maps, block_tags
-            if stop // 1024 > start // 1024 or stop == total:
-                maps.flush()
-                classes.flush()
-                _replace(state, str(stop))
-            progress(stop, total)
+    flat_maps, flat_tags = maps.reshape(total, *shape[2:]), classes.reshape(total, tags)
+    for start, block_maps, block_tags in _computed(dataset, network, size, tags, done, total):
+        stop = start + len(block_maps)
+        flat_maps[start:stop], flat_tags[start:stop] = block_maps, block_tags
+        if stop // 1024 > start // 1024 or stop == total:
+            maps.flush()
+            classes.flush()
+            _replace(state, str(stop))
+        progress(stop, total)
     return Features(maps, classes)
 
 
 def view_pixels(picture: Image.Image, size: int, view: int, seed: int) -> Pixels:
-    """View 0: the whole picture. Others: a crop of at least half its area, mirrored half of the time, fixed by `seed`."""
+    """View 0: the whole picture. Others: a crop of two fifths of it or more, mirrored half of the time, fixed by `seed`."""
     if view == 0:
         return to_pixels(picture, size)
     random = np.random.default_rng((seed, view))
@@ -94,17 +94,22 @@ def view_pixels(picture: Image.Image, size: int, view: int, seed: int) -> Pixels
 def _computed(
     dataset: Dataset, network: GridNetwork, size: int, tags: int, done: int, total: int
 ) -> Iterator[tuple[int, Float16[np.ndarray, "block channels rows columns"], Int16[np.ndarray, "block tags"]]]:
+    if done >= total:
+        return
     session = _trunk_session(network, size)
     images = len(dataset.examples)
 
-    def decode(number: int) -> Pixels:
+    def one(number: int) -> list[np.ndarray]:
         view, row = divmod(number, images)
-        return _example_pixels(dataset.examples[row], size, view, seed=row)
+        pixels = _example_pixels(dataset.examples[row], size, view, seed=row)
+        found: list[np.ndarray] = session.run(None, {"pixels": pixels[None]})
+        return found
 
+    # A picture at a time in each thread: the maps of a batch would not fit a processor's cache, which takes twice the time.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for start in range(done, total, BLOCK):
-            pixels = np.stack(list(pool.map(decode, range(start, min(start + BLOCK, total)))))
-            maps, logits = session.run(None, {"pixels": pixels})
+            found = list(pool.map(one, range(start, min(start + BLOCK, total))))
+            maps, logits = (np.concatenate(part) for part in zip(*found, strict=True))
             yield start, maps.astype(np.float16), top_classes(torch.from_numpy(logits), tags).numpy().astype(np.int16)
 
 
@@ -126,18 +131,20 @@ def _trunk_session(network: GridNetwork, size: int) -> onnxruntime.InferenceSess
     """The trunk and the tags in ONNX Runtime, whose depthwise convolutions are many times faster than PyTorch's."""
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     graph = to_onnx(_Trunk(network), {"pixels": example}, ["maps", "logits"], {"pixels": {0: "batch"}})
-    return onnxruntime.InferenceSession(graph.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options)
 
 
-def cache_name(dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int) -> str:
-    """One name for each content: which examples, read by which weights, in which views."""
-    digest = hashlib.sha256(repr((size, tags, views, MIN_CROP)).encode())
+def cache_name(dataset: Dataset, network: GridNetwork, size: int, tags: int) -> str:
+    """One name for each content: which examples, read by which weights."""
+    digest = hashlib.sha256(repr((size, tags, MIN_CROP)).encode())
     for example in dataset.examples:
         digest.update(repr((example.id, example.source)).encode("utf-8", "surrogateescape"))
         if isinstance(example.source, FileOnDisk):  # its path stays the same when another picture is put there
             digest.update(repr(_stamp(example.source.path)).encode())
     for name, weight in network.state_dict().items():
-        if not name.startswith("region_tail"):
+        if not name.startswith("region_tails"):
             digest.update(weight.numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -150,17 +157,13 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], new: bool) -> np.memmap:
-    """A memory-mapped array: a new one of zeros, or the one at `path`."""
-    if new:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    try:
-        existing = np.lib.format.open_memmap(path, mode="r+")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}; delete {path.parent}, and it will be computed anew") from None
-    if existing.shape != shape or existing.dtype != dtype:
-        raise DataError(f"{path} holds {existing.shape} where {shape} was expected; delete {path.parent}")
-    return existing
+def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], done: int) -> np.memmap:
+    """The array of that shape at `path`, which is made or made longer as needed; its first `done` pictures must be there."""
+    expected = min(done, shape[0] * shape[1]) * math.prod(shape[2:]) * np.dtype(dtype).itemsize
+    found = path.stat().st_size if path.exists() else 0
+    if found < expected:
+        raise DataError(f"{path} has {found} bytes where {expected} were expected; delete {path.parent}")
+    return np.memmap(path, dtype, mode="r+" if path.exists() else "w+", shape=shape)
 
 
 def _replace(path: Path, text: str) -> None:

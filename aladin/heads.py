@@ -1,4 +1,4 @@
-"""The two heads on the backbone's token states: alignment tokens for precision, one matching vector for speed."""
+"""The heads on the backbone's states: alignment tokens for precision, one vector for speed, and one for pairs read together."""
 
 import torch
 from jaxtyping import Float
@@ -50,3 +50,17 @@ class MatchingHead(nn.Module):
         for layer in self.layers:
             states = layer(states, src_key_padding_mask=bias)
         return normalize(states[:, 0].float(), dim=-1)
+
+
+class PairHead(nn.Module):
+    """The state of [CLS] of a caption and an image read together to how likely they match, as log odds (OSCAR, VinVL)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pooler = nn.Linear(dim, dim)
+        self.classifier = nn.Linear(dim, 2)
+
+    def forward(self, first: Float[Tensor, "pairs dim"]) -> Float[Tensor, " pairs"]:
+        logits = self.classifier(self.pooler(first).tanh()).float()
+        odds: Tensor = logits[:, 1] - logits[:, 0]
+        return odds

@@ -95,6 +95,37 @@ def contrastive_distillation_loss(student: Scores, teacher: Scores, own: Ownersh
     return image_violation.sum() + caption_violation.sum()
 
 
+def pair_loss(scores: Float[Tensor, " pairs"], own: Bool[Tensor, " pairs"]) -> Float[Tensor, ""]:
+    """Cross-entropy of log odds, the mean over own pairs and others of the mean of each (OSCAR's image-text matching)."""
+    signs = torch.where(own, scores, -scores)
+    losses = -torch.nn.functional.logsigmoid(signs)
+    return 0.5 * (losses[own].mean() + losses[~own].mean())
+
+
+def spread_loss(vectors: Float[Tensor, "items dim"]) -> Float[Tensor, ""]:
+    """How crowded the vectors are: the mean of -log(n x distance to the nearest other one) (spec, section 3.3, "entropy").
+
+    Equal vectors count as 1e-6 apart. A single vector adds 0.
+    """
+    if len(vectors) < 2:
+        return vectors.new_zeros(())
+    # Not cdist, whose gradient at distance 0, on the diagonal, is no number.
+    similarity = (vectors.detach() @ vectors.detach().T).fill_diagonal_(-torch.inf)
+    distance = (vectors - vectors[similarity.argmax(dim=1)]).norm(dim=1)
+    loss: Tensor = -(len(vectors) * distance.clamp(min=1e-6)).log().mean()
+    return loss
+
+
+def activity_loss(states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
+    """The mean absolute value of the real tokens' states (spec, section 3.3, "regularizehidden")."""
+    return states[mask].abs().mean()
+
+
+def weighed_losses(losses: Float[Tensor, " losses"], log_variances: Float[Tensor, " losses"]) -> Float[Tensor, " losses"]:
+    """Losses that weigh themselves, by learned w: (exp(-w) loss + w) / 2 each (spec, section 3.4; Kendall et al. 2018)."""
+    return 0.5 * ((-log_variances).exp() * losses + log_variances)
+
+
 def _ordinal_rows(
     student: Float[Tensor, "lists items"],
     teacher: Float[Tensor, "lists items"],

@@ -1,17 +1,19 @@
 """The whole network for learning: photographs and captions to vectors and tokens, by backbone and heads."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from aladin import official
 from aladin.backbone import Backbone
-from aladin.config import ModelConfig
+from aladin.config import ImageConfig, ModelConfig
 from aladin.errors import ConfigError
-from aladin.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, class_names, grid_network
-from aladin.heads import AlignmentHead, MatchingHead
-from aladin.tensors import Tokens
+from aladin.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, cell_pooling, class_names, grid_network
+from aladin.heads import MatchingHead, PairHead
+from aladin.tensors import ImageInput, Tokens
 from aladin.text import WordPieces
 
 
@@ -25,24 +27,30 @@ class Encoded:
 
 
 class Aladin(nn.Module):
-    """Backbone with both heads; with an image network it starts from trunk maps, otherwise from region features."""
+    """Backbone with both heads; with an image network it starts from trunk maps, without from a detector's regions."""
 
     geometry: Tensor
+    pooling: Tensor
     name_pieces: Tensor
     name_mask: Tensor
     special_pieces: Tensor
 
     def __init__(self, config: ModelConfig, image_network: GridNetwork | None) -> None:
         super().__init__()
-        _check_sizes(config, with_image_network=image_network is not None)
+        _check_sizes(config)
         self.config = config
         self.backbone = Backbone(config.backbone)
-        self.alignment_head = AlignmentHead(config.heads, config.backbone.dim)
+        self.alignment_head = official.alignment_head(config)
         self.matching_head = MatchingHead(config.heads, config.backbone.dim)
+        self.pair_head = PairHead(config.backbone.dim) if config.heads.pair_head else None
         self.image_network = image_network
+        if image_network is None:
+            return
         limits = config.limits
+        cells = config.image.size // SHRINKAGE
         self.register_buffer("geometry", cell_geometry(config.image.grid), persistent=False)
-        # Word pieces of each class name, and of the special tokens around an image's tags: [CLS], [SEP].
+        self.register_buffer("pooling", cell_pooling(cells, config.image.grid), persistent=False)
+        # Word pieces of each class name, and of the special tokens around an image's tags: as a rule [CLS], [SEP].
         self.register_buffer("name_pieces", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.int64))
         self.register_buffer("name_mask", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.bool))
         self.register_buffer("special_pieces", torch.zeros(2, dtype=torch.int64))
@@ -59,21 +67,36 @@ class Aladin(nn.Module):
     def caption_states(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
         return self.backbone.encode_captions(pieces, mask)
 
-    def image_states(
+    def image_input(
         self,
         maps: Float[Tensor, "images channels rows columns"],
         classes: Int[Tensor, "images classes"],
         keep: Int[Tensor, "images kept"] | None = None,
-    ) -> Tokens:
-        """Backbone states for trunk maps and tags (class numbers); with `keep`, only those regions of each image are read."""
+    ) -> ImageInput:
+        """What the transformer reads of trunk maps and tags (class numbers); with `keep`, only those regions of each image."""
         assert self.image_network is not None, "trunk maps need an image network"
         features = self.image_network.regions(maps)
+        if features.shape[1] != len(self.geometry):
+            features = self.pooling.to(features.dtype) @ features
         geometry = self.geometry.to(features.dtype).expand(features.shape[0], -1, -1)
         regions = torch.cat([features, geometry], dim=-1)
         if keep is not None:
             regions = regions.gather(1, keep[:, :, None].expand(-1, -1, regions.shape[-1]))
         every = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
-        return self.backbone.encode_images(*self.tags(classes), Tokens(regions, every))
+        return ImageInput(*self.tags(classes), Tokens(regions, every))
+
+    def image_states(self, images: ImageInput) -> Tokens:
+        """Backbone states of images: of the token that stands for each, then of its regions."""
+        encoded = self.backbone.encode_images(images.tags, images.tag_mask, images.regions)
+        return official.image_states(encoded, self.config.quirks)
+
+    def pair_scores(
+        self, pieces: Int[Tensor, "pairs words"], mask: Bool[Tensor, "pairs words"], images: ImageInput
+    ) -> Float[Tensor, " pairs"]:
+        """How likely each caption matches its image, as log odds: read together, so nothing of it can be stored for search."""
+        assert self.pair_head is not None, "this model has no pair head"
+        scores: Tensor = self.pair_head(self.backbone.encode_pairs(pieces, mask, images.tags, images.tag_mask, images.regions))
+        return scores
 
     def encoded_captions(self, states: Tokens) -> Encoded:
         return Encoded(states, self.alignment_head.words(states), self.matching_head(states))
@@ -84,13 +107,17 @@ class Aladin(nn.Module):
 
 def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = True) -> Aladin:
     """A model with a fresh region embedding and heads; the rest starts from MiniLM-L6 and ImageNet if `pretrained`."""
-    model = Aladin(config, grid_network(pretrained))
-    pieces, mask = tokenizer.name_pieces(class_names(), config.limits.tag_pieces)
-    model.name_pieces.copy_(torch.from_numpy(pieces))
-    model.name_mask.copy_(torch.from_numpy(mask))
-    model.special_pieces.copy_(torch.tensor([tokenizer.cls, tokenizer.sep]))
+    model = Aladin(config, image_network(config, pretrained))
+    if model.image_network is not None:
+        pieces, mask = tokenizer.name_pieces(class_names(), config.limits.tag_pieces)
+        model.name_pieces.copy_(torch.from_numpy(pieces))
+        model.name_mask.copy_(torch.from_numpy(mask))
+        first = tokenizer.special(config.quirks.image_first_token)
+        model.special_pieces.copy_(torch.tensor([first, tokenizer.sep]))
     model.backbone.apply(_initialise)
     model.alignment_head.apply(_initialise)
+    if model.pair_head is not None:
+        model.pair_head.apply(_initialise)
     if pretrained:
         from aladin.checkpoints import load_minilm
 
@@ -98,25 +125,63 @@ def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = Tru
     return model
 
 
-def _check_sizes(config: ModelConfig, with_image_network: bool) -> None:
+def with_pair_head(model: Aladin) -> Aladin:
+    """The same model with a fresh pair head."""
+    model.config = dataclasses.replace(model.config, heads=dataclasses.replace(model.config.heads, pair_head=True))
+    model.pair_head = PairHead(model.config.backbone.dim).apply(_initialise)
+    return model
+
+
+def widened(model: Aladin, image: ImageConfig) -> Aladin:
+    """The same model with more image networks, and with their size of image: `image.networks` begins with those it has.
+
+    What the new networks see counts nothing until training gives it weight; the tags are at once those of the last one.
+    """
+    before, networks = model.config, image.networks
+    old = before.image.networks
+    if networks[: len(old)] != old:
+        raise ConfigError(f"networks in [image] are {list(networks)}; expected the model's own first: {list(old)}")
+    wide = dataclasses.replace(before.backbone, region_features=GRID_CHANNELS * len(networks))
+    wider = Aladin(dataclasses.replace(before, image=image, backbone=wide), grid_network(networks))
+    state, own = model.state_dict(), wider.state_dict()
+    columns = state["backbone.region_embedding.linear.weight"]
+    gap = columns.new_zeros(len(columns), GRID_CHANNELS * (len(networks) - len(old)))
+    features = columns.shape[1] - before.backbone.region_geometry
+    state["backbone.region_embedding.linear.weight"] = torch.cat([columns[:, :features], gap, columns[:, features:]], dim=1)
+    tags = ("image_network.tag_tail.", "image_network.classifier.")  # now the last network's
+    wider.load_state_dict({name: weight if name.startswith(tags) else state.get(name, weight) for name, weight in own.items()})
+    return wider
+
+
+def image_network(config: ModelConfig, pretrained: bool) -> GridNetwork | None:
+    """The network that reads photographs, or None for a model that reads a detector's regions."""
+    return grid_network(config.image.networks, pretrained) if config.image.source == "photograph" else None
+
+
+def _check_sizes(config: ModelConfig) -> None:
     """ConfigError where two settings contradict each other."""
     backbone, heads, limits, image = config.backbone, config.heads, config.limits, config.image
     for name, count in (("heads in [backbone]", backbone.heads), ("matching_heads in [heads]", heads.matching_heads)):
         if backbone.dim % count:
             raise ConfigError(f"dim in [backbone] is {backbone.dim} and {name} is {count}; expected a multiple of it")
-    longest = max(limits.caption_pieces, 2 + limits.tags * limits.tag_pieces)
+    photograph = image.source == "photograph"
+    longest = max(limits.caption_pieces, 2 + limits.tags * limits.tag_pieces if photograph else limits.object_pieces)
     if longest > backbone.positions:
         raise ConfigError(
             f"positions in [backbone] is {backbone.positions}, but [limits] allow {longest} word pieces; raise it or lower them"
         )
-    if not with_image_network:
+    if not photograph:
         return
-    if image.size != SHRINKAGE * image.grid:
-        raise ConfigError(f"size in [image] is {image.size} and grid is {image.grid}; expected a size of {SHRINKAGE} x grid")
-    if (backbone.region_features, backbone.region_geometry) != (GRID_CHANNELS, 6):
+    if image.size % SHRINKAGE or image.size < SHRINKAGE * image.grid:
+        raise ConfigError(
+            f"size in [image] is {image.size} and grid is {image.grid}; expected a multiple of {SHRINKAGE}, at least "
+            f"{SHRINKAGE} x grid"
+        )
+    features = GRID_CHANNELS * len(image.networks)
+    if (backbone.region_features, backbone.region_geometry) != (features, 6):
         raise ConfigError(
             f"region_features and region_geometry in [backbone] are {backbone.region_features} and "
-            f"{backbone.region_geometry}; the image network gives {GRID_CHANNELS} and 6"
+            f"{backbone.region_geometry}; the image networks give {features} and 6"
         )
     if limits.tags > len(class_names()):
         raise ConfigError(f"tags in [limits] is {limits.tags}; expected at most {len(class_names())}, the classes there are")

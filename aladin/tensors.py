@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -22,6 +22,21 @@ class Tokens:
 
     def __getitem__(self, rows: slice | Tensor) -> "Tokens":
         return Tokens(self.states[rows], self.mask[rows])
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """Images as the transformer reads them: tag pieces, the first token and [SEP] around them, and regions with geometry."""
+
+    tags: Int[Tensor, "images tags"]
+    tag_mask: Bool[Tensor, "images tags"]
+    regions: Tokens
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __getitem__(self, rows: slice | Tensor) -> "ImageInput":
+        return ImageInput(self.tags[rows], self.tag_mask[rows], self.regions[rows])
 
 
 def concatenate(parts: list[Tokens]) -> Tokens:

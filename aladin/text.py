@@ -1,5 +1,7 @@
 """Sentences and object tags to word pieces, for training and for search alike."""
 
+import bisect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,17 @@ class Pieces:
     truncated: tuple[bool, ...]  # for each text, whether it was longer than the limit
     words: tuple[tuple[str, ...], ...]  # for each text, its pieces as text, special ones included
 
+    def __getitem__(self, rows: slice) -> "Pieces":
+        return Pieces(self.ids[rows], self.mask[rows], self.truncated[rows], self.words[rows])
+
+
+@dataclass(frozen=True)
+class TypedWord:
+    """A word as it was typed, what stands between two spaces, and which of its text's pieces spell it."""
+
+    text: str
+    pieces: tuple[int, ...]  # from 0, special ones not counted
+
 
 class WordPieces:
     """The tokenizer of a model folder (tokenizer.json), with the limits that the model was trained with."""
@@ -28,8 +41,8 @@ class WordPieces:
         self._limit = limit
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.cls = self._special("[CLS]")
-        self.sep = self._special("[SEP]")
+        self.cls = self.special("[CLS]")
+        self.sep = self.special("[SEP]")
 
     @classmethod
     def load(cls, path: Path, limit: int) -> "WordPieces":
@@ -70,7 +83,18 @@ class WordPieces:
             mask[row, : len(pieces)] = True
         return ids, mask
 
-    def _special(self, token: str) -> int:
+    def typed_words(self, text: str) -> tuple[TypedWord, ...]:
+        """The words of a text that the model reads at least a piece of, in order; every piece it reads is in one of them."""
+        encoding = self._tokenizer.encode(_storable(text), add_special_tokens=False)
+        spans = list(re.finditer(r"\S+", text))
+        starts = [span.start() for span in spans]
+        pieces: dict[int, list[int]] = {}
+        for piece, (start, _) in enumerate(encoding.offsets[: self._limit - 2]):
+            pieces.setdefault(max(bisect.bisect_right(starts, start) - 1, 0), []).append(piece)
+        return tuple(TypedWord(spans[word].group(), tuple(found)) for word, found in pieces.items())
+
+    def special(self, token: str) -> int:
+        """The number of a special token such as [CLS]."""
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
             raise ModelError(f"the tokenizer has no {token}; expected a BERT tokenizer.json")

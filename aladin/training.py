@@ -23,35 +23,56 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aladin.backbone import Backbone
-from aladin.batches import Plan, Step
+from aladin.batches import Plan, Step, caption_blocks
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import load_minilm, load_model, minilm_folder, save_model
 from aladin.config import BackboneConfig, Recipe, from_table, to_table
 from aladin.datasets import Dataset
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
-from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
+from aladin.evaluation import EncodedSet, alignment_matrix, encode_captions, encode_images, encode_regions, precision_context
 from aladin.features import Features, cached_features
 from aladin.heads import MatchingHead
-from aladin.losses import contrastive_distillation_loss, hinge_loss, infonce_loss, listnet_loss, mse_loss, ordinal_loss
+from aladin.losses import (
+    activity_loss,
+    contrastive_distillation_loss,
+    hinge_loss,
+    infonce_loss,
+    listnet_loss,
+    mse_loss,
+    ordinal_loss,
+    pair_loss,
+    spread_loss,
+    weighed_losses,
+)
 from aladin.measures import DIRECTIONS, RECALLS, right_answer_ranks
-from aladin.model import Aladin, new_model
+from aladin.model import Aladin, new_model, widened, with_pair_head
+from aladin.pairs import drawn_pairs, pair_matrix
+from aladin.regions import RegionSet, check_photographs, region_set
 from aladin.scores import alignment_scores, matching_scores
-from aladin.tensors import Tokens
+from aladin.tensors import ImageInput, Tokens
 from aladin.text import Pieces, WordPieces
 
+WEIGHED = ("alignment", "caption_teacher", "matching", "distillation", "pairs", "entropy", "hidden_l1")  # names in [loss]
+FIRST_LOG_VARIANCE = -2.3  # the original's
+PAIR_IMAGES = 40  # on which the pair head is judged
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
 Record = Mapping[str, int | float]  # one line of the log
 
 
 @dataclass(frozen=True)
 class LearningSet:
-    """A data set as the network reads it: cached features, word pieces of all captions, and who owns which."""
+    """A data set as the network reads it: cached maps of photographs or a detector's regions, and all captions' word pieces."""
 
-    features: Features
+    images: Features | RegionSet
     pieces: Pieces
-    owners: Int[np.ndarray, " captions"]
+    owners: Int[np.ndarray, " captions"]  # the image row of each caption
+
+    @property
+    def views(self) -> int:
+        return self.images.views if isinstance(self.images, Features) else 1
 
 
 @runtime_checkable
@@ -66,13 +87,18 @@ class Reporter(Protocol):
 
 
 def learning_set(
-    dataset: Dataset, model: Aladin, tokenizer: WordPieces, views: int, cache: Path, report: Callable[[int, int], None]
+    dataset: Dataset, model: Aladin, tokenizer: Path, views: int, cache: Path, report: Callable[[int, int], None]
 ) -> LearningSet:
-    """Features (from `cache` where they are there) and word pieces of `dataset`, for `model`."""
-    assert model.image_network is not None
+    """Images (photographs' features from `cache` where they are there) and word pieces of `dataset`, for `model`."""
     config = model.config
-    features = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
-    return LearningSet(features, tokenizer.encode(list(dataset.captions)), dataset.owners)
+    images: Features | RegionSet
+    if model.image_network is None:
+        images = region_set(dataset, tokenizer, config)
+    else:
+        check_photographs(dataset)
+        images = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
+    pieces = WordPieces.load(tokenizer, config.limits.caption_pieces).encode(list(dataset.captions))
+    return LearningSet(images, pieces, dataset.owners)
 
 
 def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
@@ -80,8 +106,12 @@ def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
     torch.manual_seed(recipe.seed)
     if start is not None:
         model = load_model(start)
+        if len(recipe.model.image.networks) > len(model.config.image.networks):
+            model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
             model.matching_head = MatchingHead(model.config.heads, model.config.backbone.dim)
+        if "pair_head" in recipe.train and model.pair_head is None:
+            model = with_pair_head(model)
         return model, start / "tokenizer.json"
     path = minilm_folder() / "tokenizer.json"
     return new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces)), path
@@ -99,19 +129,23 @@ class Trainer:
             val,
             out,
         )
-        regions = model.config.image.grid**2
+        # Of a detector's regions, whose number differs, all are read.
+        regions = model.config.image.grid**2 if isinstance(train.images, Features) else 1
         self.plan = Plan(
             train.owners,
             recipe.batch_images,
             recipe.captions_per_image,
-            train.features.views,
+            train.views,
             regions,
             min(recipe.kept_regions, regions),
             recipe.seed,
         )
         # Learned by the distillation form "mse" only: scale and shift from matching scores to alignment scores.
         self.score_fit = nn.Parameter(torch.tensor([0.5, 0.5]))
-        self.optimizer = _optimizer(recipe, model, self.score_fit)
+        # Learned with `learned_weights` only: the logarithm of each loss's variance.
+        self.log_variances = nn.Parameter(torch.full((len(WEIGHED),), FIRST_LOG_VARIANCE))
+        self.optimizer = _optimizer(recipe, model, self.score_fit, self.log_variances)
+        self.averaged = _averaged(model, recipe.averaged_steps) if recipe.averaged_steps else None
         self.total_steps = recipe.epochs * self.plan.steps_per_epoch
         self.next_step = 0
         self.best_rsum = -math.inf
@@ -124,9 +158,10 @@ class Trainer:
         self._resume()
         self.out.mkdir(parents=True, exist_ok=True)
         self._write_settings()
-        if self.frozen and self.next_step < self.total_steps:
+        if self.frozen and isinstance(self.train_set.images, Features) and self.next_step < self.total_steps:
             self._bank = StateBank.build(self.model, self.train_set, self.recipe.precision, reporter)
-        if self.recipe.loss.caption_teacher and self.next_step < self.total_steps:
+        if self.recipe.loss.hears_captions and self.next_step < self.total_steps:
+            check_minilm_pieces(self.tokenizer)
             with precision_context(self.recipe.precision):
                 self._caption_teacher = CaptionTeacher.build(_minilm(), self.train_set.pieces, self.train_set.owners)
         epoch_start, saved = time.monotonic(), time.monotonic()
@@ -145,30 +180,56 @@ class Trainer:
                     self._save_checkpoint()
                     saved = time.monotonic()
 
+    @property
+    def kept_model(self) -> Aladin:
+        """The model that is validated and saved: the one that learns, or the mean of its weights."""
+        kept = self.model if self.averaged is None else self.averaged.module
+        assert isinstance(kept, Aladin)
+        return kept
+
     def validate(self) -> dict[str, float]:
         """Recalls and rsum on the validation set, of each head that this recipe trains or learns from."""
-        self.model.eval()
-        images = encode_images(self.model, self.val_set.features, self.recipe.precision)
-        captions = encode_captions(self.model, self.val_set.pieces, self.recipe.precision)
-        matrices = {"matching": matching_scores(images.vectors, captions.vectors)}
-        if not self.frozen or self.judged_head == "alignment":
-            matrices["alignment"] = alignment_matrix(images.tokens, captions.tokens, self.model.config.heads.pooling)
+        model = self.kept_model.eval()
+        matrices = self._apart_scores(model) if self.judged_head != "pair" else {}
+        if self.recipe.loss.pairs:
+            matrices["pair"] = self._pair_scores(model)
         record: dict[str, float] = {}
         for head, scores in matrices.items():
             for direction in DIRECTIONS:
-                ranks = right_answer_ranks(scores.numpy(), self.val_set.owners, direction)
+                ranks = right_answer_ranks(scores.numpy(), self.val_set.owners[: scores.shape[1]], direction)
                 record |= {f"{head} {direction} {recall}": recall(ranks) for recall in RECALLS}
             record[f"{head} rsum"] = sum(value for name, value in record.items() if name.startswith(f"{head} "))
         return record
 
+    def _apart_scores(self, model: Aladin) -> dict[str, Float[Tensor, "images captions"]]:
+        images = _encoded(model, self.val_set.images, self.recipe.precision)
+        captions = encode_captions(model, self.val_set.pieces, self.recipe.precision)
+        matrices = {"matching": matching_scores(images.vectors, captions.vectors)}
+        if not self.frozen or self.judged_head == "alignment":
+            matrices["alignment"] = alignment_matrix(images.tokens, captions.tokens, model.config.heads.pooling)
+        return matrices
+
+    def _pair_scores(self, model: Aladin) -> Float[Tensor, "images captions"]:
+        """Of the first validation images with their captions: every pair costs a run of the transformer."""
+        data = self.val_set
+        images = min(PAIR_IMAGES, int(data.owners[-1]) + 1)
+        captions = int(np.searchsorted(data.owners, images))
+        with torch.inference_mode(), precision_context(self.recipe.precision):
+            found = _image_input(model, data.images, np.zeros(images, dtype=np.int64), np.arange(images), None)
+            return pair_matrix(model, found, data.pieces[:captions]).float()
+
     @property
     def judged_head(self) -> str:
-        """The head whose validation rsum decides which epoch is best: alignment where it learns and does not teach."""
+        """The head whose validation rsum decides which epoch is best: alignment where it learns and does not teach,
+        pair where nothing else learns.
+        """
         loss = self.recipe.loss
+        if loss.pairs and not (loss.teaches_alignment or loss.teaches_matching):
+            return "pair"
         return "alignment" if loss.teaches_alignment and loss.distillation == 0 else "matching"
 
     def _learn(self, step: Step) -> dict[str, float]:
-        rate = _schedule(step.number, self.total_steps, self.recipe.optimizer.warmup_steps)
+        rate = self._rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_rate"] * rate
         # Dropout is the only thing that draws from torch's own generator.
@@ -187,6 +248,8 @@ class Trainer:
         if not torch.isfinite(norm):  # a step by it would make every weight a NaN, and the next checkpoint worthless
             raise _cannot_go_on("gradient's norm", norm.item(), step, losses)
         self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
         return {f"loss {name}": value.item() for name, value in losses.items()} | {
             "loss": total.item(),
             "gradient norm": norm.item(),
@@ -194,6 +257,17 @@ class Trainer:
         }
 
     def _losses(self, step: Step) -> dict[str, Float[Tensor, ""]]:
+        weights = self.recipe.loss
+        likeness = self._caption_teacher.scores(step.images, step.captions) if self._caption_teacher is not None else None
+        losses: dict[str, Float[Tensor, ""]] = {}
+        if weights.teaches_alignment or weights.teaches_matching:
+            losses |= self._apart_losses(step, likeness)
+        if weights.pairs:
+            losses["pairs"] = self._pair_loss(step, likeness)
+        return self._weighed(losses)
+
+    def _apart_losses(self, step: Step, likeness: Float[Tensor, "images captions"] | None) -> dict[str, Float[Tensor, ""]]:
+        """Of images and captions that are read apart."""
         weights = self.recipe.loss
         with precision_context(self.recipe.precision):
             image_states, caption_states = self._states(step)
@@ -203,21 +277,47 @@ class Trainer:
         matching = matching_scores(images.vectors, captions.vectors)
         losses = {}
         if weights.alignment:
-            losses["alignment"] = weights.alignment * self._contrast(
-                alignment, step.own, weights.alignment_form, weights.alignment_scale
-            )
-        if self._caption_teacher is not None:
-            likeness = self._caption_teacher.scores(step.images, step.captions)
-            losses["caption teacher"] = weights.caption_teacher * listnet_loss(
+            losses["alignment"] = self._contrast(alignment, step.own, weights.alignment_form, weights.alignment_scale)
+        if weights.caption_teacher and likeness is not None:
+            losses["caption_teacher"] = listnet_loss(
                 alignment, likeness, weights.alignment_scale, weights.caption_teacher_scale
             )
         if weights.matching:
-            losses["matching"] = weights.matching * self._contrast(
-                matching, step.own, weights.matching_form, weights.matching_scale
-            )
-        if weights.distillation:
-            losses["distillation"] = weights.distillation * self._imitation(matching, alignment, step.own)
+            losses["matching"] = self._contrast(matching, step.own, weights.matching_form, weights.matching_scale)
+        if weights.distillation and (step.epoch >= weights.distillation_from_epoch or not losses):
+            losses["distillation"] = self._imitation(matching, alignment, step.own)
+        if weights.entropy:
+            losses["entropy"] = spread_loss(images.vectors) + spread_loss(captions.vectors)
+        if weights.hidden_l1:
+            both = (images.states, captions.states)
+            losses["hidden_l1"] = torch.stack([activity_loss(states.states.float(), states.mask) for states in both]).mean()
         return losses
+
+    def _pair_loss(self, step: Step, likeness: Float[Tensor, "images captions"] | None) -> Float[Tensor, ""]:
+        """Of images and captions that are read together."""
+        if likeness is None:
+            likeness = torch.zeros(step.own.shape)
+        pairs = drawn_pairs(step.own, likeness, self.recipe.loss.pairs_scale)
+        ids, mask = self._caption_input(step)
+        with precision_context(self.recipe.precision):
+            images = self._image_input(step)[pairs.images]
+            scores = self.model.pair_scores(ids[pairs.captions], mask[pairs.captions], images)
+        return pair_loss(scores, pairs.own)
+
+    def _weighed(self, losses: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
+        """The losses as they are added: by the recipe's weights, or by learned ones."""
+        if not self.recipe.loss.learned_weights:
+            return {name: getattr(self.recipe.loss, name) * loss for name, loss in losses.items()}
+        rows = [WEIGHED.index(name) for name in losses]
+        weighed = weighed_losses(torch.stack(list(losses.values())), self.log_variances[rows])
+        return dict(zip(losses, weighed.unbind(), strict=True))
+
+    def _rate(self, step: Step) -> float:
+        """The share of the full learning rates at a step."""
+        rates = self.recipe.optimizer
+        if rates.step_epochs:
+            return min(1.0, (step.number + 1) / max(1, rates.warmup_steps)) * 0.1 ** (step.epoch // rates.step_epochs)
+        return _schedule(step.number, self.total_steps, rates.warmup_steps)
 
     def _contrast(
         self, scores: Float[Tensor, "images captions"], own: Bool[Tensor, "images captions"], form: str, scale: float
@@ -246,18 +346,18 @@ class Trainer:
     def _states(self, step: Step) -> tuple[Tokens, Tokens]:
         if self._bank is not None:
             return self._bank.images(step), self._bank.captions(step)
-        features, pieces = self.train_set.features, self.train_set.pieces
-        assert self.model.image_network is not None
-        tail_learns = "image_network" in self.recipe.train and step.epoch >= self.recipe.image_network_from_epoch
-        self.model.image_network.region_tail.requires_grad_(tail_learns)
-        maps = torch.from_numpy(features.maps[step.views, step.images]).float()
-        classes = torch.from_numpy(features.tags[step.views, step.images].astype(np.int64))
+        return self.model.image_states(self._image_input(step)), self.model.caption_states(*self._caption_input(step))
+
+    def _caption_input(self, step: Step) -> tuple[Int[Tensor, "captions words"], Bool[Tensor, "captions words"]]:
+        pieces = self.train_set.pieces
         width = int(pieces.mask[step.captions].sum(axis=1).max())
-        ids, mask = pieces.ids[step.captions, :width], pieces.mask[step.captions, :width]
-        return (
-            self.model.image_states(maps, classes, step.keep),
-            self.model.caption_states(torch.from_numpy(ids), torch.from_numpy(mask)),
-        )
+        return torch.from_numpy(pieces.ids[step.captions, :width]), torch.from_numpy(pieces.mask[step.captions, :width])
+
+    def _image_input(self, step: Step) -> ImageInput:
+        if self.model.image_network is not None:
+            tail_learns = "image_network" in self.recipe.train and step.epoch >= self.recipe.image_network_from_epoch
+            self.model.image_network.region_tails.requires_grad_(tail_learns)
+        return _image_input(self.model, self.train_set.images, step.views, step.images, step.keep)
 
     def _end_epoch(self, epoch: int, cost: dict[str, float], log: Callable[[Record], None], reporter: Reporter) -> None:
         last = self.next_step == self.total_steps
@@ -268,12 +368,14 @@ class Trainer:
             if record[f"{self.judged_head} rsum"] > self.best_rsum:
                 self.best_rsum = record[f"{self.judged_head} rsum"]
                 details = {"training": {"epoch": epoch, "commit": _commit(), "recipe": to_table(self.recipe)}}
-                save_model(self.model, self.tokenizer, self.out / "best", details)
+                save_model(self.kept_model, self.tokenizer, self.out / "best", details)
         self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state["score_fit"] = self.score_fit.detach()
+        if self.averaged is not None:
+            state |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        state |= {"score_fit": self.score_fit.detach(), "log_variances": self.log_variances.detach()}
         for number, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
         partial = self.out / "checkpoint.partial"
@@ -306,9 +408,12 @@ class Trainer:
         shapes = {f"model.{name}": weight.shape for name, weight in self.model.state_dict().items()}
         if {n: t.shape for n, t in state.items() if n.startswith("model.")} != shapes:
             raise ConfigError(f"{path} belongs to a model of other sizes; {anew}")
-        self.model.load_state_dict({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
+        self.model.load_state_dict(_part(state, "model."))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(_part(state, "averaged."))
         with torch.no_grad():
             self.score_fit.copy_(state["score_fit"])
+            self.log_variances.copy_(state["log_variances"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():
             if name.startswith("optimizer."):
@@ -354,25 +459,26 @@ class StateBank:
     def build(cls, model: Aladin, data: LearningSet, precision: str, reporter: Reporter) -> "StateBank":
         """The states of every view of every image and of every caption, in bfloat16 to halve the memory."""
         model.eval()
-        views, images = data.features.maps.shape[:2]
+        features = data.images
+        assert isinstance(features, Features), "states are only kept for photographs"
+        views, images = features.maps.shape[:2]
         tokens, dim, size = 1 + model.config.image.grid**2, model.config.backbone.dim, 64
         image_states = torch.empty(views, images, tokens, dim, dtype=torch.bfloat16)
-        caption_states = torch.empty(*data.pieces.ids.shape, dim, dtype=torch.bfloat16)
+        caption_states = torch.zeros(*data.pieces.ids.shape, dim, dtype=torch.bfloat16)
         total = views * images + len(caption_states)
         with precision_context(precision):
             for view in range(views):
                 for start in range(0, images, size):
                     rows = slice(start, start + size)
-                    maps = torch.from_numpy(data.features.maps[view, rows]).float()
-                    classes = torch.from_numpy(data.features.tags[view, rows].astype(np.int64))
-                    image_states[view, rows] = model.image_states(maps, classes).states.bfloat16()
+                    maps = torch.from_numpy(features.maps[view, rows]).float()
+                    classes = torch.from_numpy(features.tags[view, rows].astype(np.int64))
+                    image_states[view, rows] = model.image_states(model.image_input(maps, classes)).states.bfloat16()
                     reporter.progress("frozen states", view * images + start, total)
-            for start in range(0, len(caption_states), 2 * size):
-                rows = slice(start, start + 2 * size)
-                ids, mask = torch.from_numpy(data.pieces.ids[rows]), torch.from_numpy(data.pieces.mask[rows])
-                caption_states[rows] = model.caption_states(ids, mask).states.bfloat16()
-                reporter.progress("frozen states", views * images + start, total)
-        reporter.progress("frozen states", total, total)
+            done = views * images
+            for block in caption_blocks(data.pieces, 2 * size):
+                caption_states[block.rows, : block.ids.shape[1]] = model.caption_states(block.ids, block.mask).states.bfloat16()
+                done += len(block.rows)
+                reporter.progress("frozen states", done, total)
         return cls(image_states, caption_states, torch.from_numpy(data.pieces.mask))
 
     def images(self, step: Step) -> Tokens:
@@ -396,25 +502,38 @@ def _minilm() -> Backbone:
     return backbone
 
 
-def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter) -> torch.optim.Optimizer:
+def check_minilm_pieces(tokenizer: Path) -> None:
+    """ConfigError unless a model's tokenizer.json is MiniLM's, whose numbers for word pieces the caption teacher reads."""
+    if tokenizer.read_bytes() != (minilm_folder() / "tokenizer.json").read_bytes():
+        raise ConfigError(
+            f"{tokenizer} is not MiniLM's, and the caption teacher reads captions in MiniLM's word pieces; "
+            "set caption_teacher in [loss] to 0"
+        )
+
+
+def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter, log_variances: nn.Parameter) -> torch.optim.Optimizer:
     """Parameter groups by learning rate; parts that the recipe does not name get no gradient."""
     rates = recipe.optimizer
-    assert model.image_network is not None
+    tails = model.image_network.region_tails.parameters() if model.image_network is not None else ()
     fresh = model.backbone.region_embedding
+    pretrained = [model.backbone.embeddings, *model.backbone.layers]
     parts: list[tuple[bool, float, list[nn.Parameter]]] = [
         ("backbone" in recipe.train, rates.new_learning_rate, list(fresh.parameters())),
-        (
-            "backbone" in recipe.train,
-            rates.learning_rate,
-            [*model.backbone.embeddings.parameters(), *model.backbone.layers.parameters()],
+        *(
+            ("backbone" in recipe.train, rates.learning_rate * rates.layer_decay**above, list(layer.parameters()))
+            for above, layer in enumerate(reversed(pretrained))
         ),
         ("projection" in recipe.train, rates.new_learning_rate, list(model.alignment_head.parameters())),
         ("matching_head" in recipe.train, rates.new_learning_rate, list(model.matching_head.parameters())),
-        ("image_network" in recipe.train, rates.image_learning_rate, list(model.image_network.region_tail.parameters())),
+        ("pair_head" in recipe.train, rates.new_learning_rate, list(model.pair_head.parameters()) if model.pair_head else []),
+        ("image_network" in recipe.train, rates.image_learning_rate, list(tails)),
         (recipe.loss.distillation_form == "mse", rates.new_learning_rate, [score_fit]),
+        (recipe.loss.learned_weights, rates.new_learning_rate, [log_variances]),
     ]
     if "projection" in recipe.train and not any(True for _ in model.alignment_head.parameters()):
         raise ConfigError('train names "projection", but token_dim is that of the backbone, so there is none; leave it out')
+    if "image_network" in recipe.train and model.image_network is None:
+        raise ConfigError('train names "image_network", but this model reads a detector\'s regions; leave it out')
     model.requires_grad_(False)
     groups = []
     for learns, rate, parameters in parts:
@@ -425,7 +544,35 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter) -> torch.
             others = [p for p in parameters if p.ndim < 2]
             groups += [{"params": matrices, "full_rate": rate, "weight_decay": rates.weight_decay}]
             groups += [{"params": others, "full_rate": rate, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, rates.beta2), fused=True)
+
+
+def _averaged(model: Aladin, steps: int) -> AveragedModel:
+    """A copy of the model that follows it slowly; its validation rsum is far above that of any single step's weights."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))  # type: ignore[no-untyped-call]
+
+
+def _image_input(
+    model: Aladin,
+    images: Features | RegionSet,
+    views: Int[np.ndarray, " images"],
+    rows: Int[np.ndarray, " images"],
+    keep: Int[Tensor, "images kept"] | None,
+) -> ImageInput:
+    if isinstance(images, RegionSet):
+        return images.batch(rows)
+    maps = torch.from_numpy(images.maps[views, rows]).float()
+    return model.image_input(maps, torch.from_numpy(images.tags[views, rows].astype(np.int64)), keep)
+
+
+def _encoded(model: Aladin, images: Features | RegionSet, precision: str) -> EncodedSet:
+    if isinstance(images, RegionSet):
+        return encode_regions(model, images, precision)
+    return encode_images(model, images, precision)
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _cannot_go_on(what: str, value: float, step: Step, losses: dict[str, Float[Tensor, ""]]) -> TrainingError:

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.batches import Plan, Step
+from aladin.batches import Plan, Step, caption_blocks
+from aladin.text import Pieces
 from tests.tiny_learning import few_examples
 
 
@@ -118,3 +119,21 @@ def test_every_caption_and_every_view_has_its_turn() -> None:
     steps = list(plan.steps(0, 40))
     assert {caption for step in steps for caption in step.captions.tolist()} == set(range(20))
     assert {view for step in steps for view in step.views.tolist()} == {0, 1, 2}
+
+
+@given(lengths=st.lists(st.integers(2, 9), min_size=1, max_size=20), size=st.integers(1, 8), extra=st.integers(0, 3))
+def test_caption_blocks_hold_every_caption_once_and_no_needless_padding(lengths: list[int], size: int, extra: int) -> None:
+    mask = np.arange(max(lengths) + extra)[None] < np.array(lengths)[:, None]
+    ids = np.where(mask, 1 + np.arange(mask.size).reshape(mask.shape), 0)
+    seen: list[int] = []
+    widths: list[int] = []
+    for block in caption_blocks(Pieces(ids, mask, (False,) * len(lengths), ((),) * len(lengths)), size):
+        assert 1 <= len(block.rows) <= size
+        width = max(lengths[row] for row in block.rows)
+        assert block.ids.shape == block.mask.shape == (len(block.rows), width)
+        assert np.array_equal(block.ids.numpy(), ids[block.rows.numpy(), :width])
+        assert np.array_equal(block.mask.numpy(), mask[block.rows.numpy(), :width])
+        seen += block.rows.tolist()
+        widths.append(width)
+    assert sorted(seen) == list(range(len(lengths)))
+    assert widths == sorted(widths)

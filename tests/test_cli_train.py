@@ -62,8 +62,6 @@ def test_a_recipe_data_and_a_folder_make_a_model(files: Path, tmp_path: Path, ca
     printed = capsys.readouterr()
     assert printed.out.startswith("best validation rsum of the matching head: ")
     assert printed.out.endswith(f"the model is in {out / 'best'}\n")
-    assert "training images: 8 of 8" in printed.err
-    assert "training steps: 4 of 4" in printed.err
     assert "epoch 1: matching rsum " in printed.err
     assert len(losses(out)) == 4
     assert load_model(out / "best").config == load_model(files / "model").config
@@ -123,6 +121,21 @@ def test_a_bad_row_stops_the_command_unless_it_may_be_skipped(
     assert "gone.png" in failure(command, capsys)
     assert exit_code([*command, "--skip-bad"]) == 0
     assert f"{captions}: 1 rows skipped: " in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_decoded_stops_the_command_unless_it_may_be_skipped(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 6)
+    (pictures / "2.png").write_bytes(b"no picture")
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "3.png").write_bytes(whole[: len(whole) // 2])
+    command = arguments(files, tmp_path / "run", train=pictures, cache=tmp_path / "cache")
+    assert "2.png is not an image" in failure(command, capsys)
+    assert exit_code([*command, "--skip-bad"]) == 0
+    told = capsys.readouterr().err
+    assert f"{pictures}: 1 rows skipped: the image is not an image" in told
+    assert f"{pictures}: 1 rows skipped: the image cannot be decoded" in told
 
 
 def test_a_single_image_is_too_few(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

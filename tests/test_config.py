@@ -59,7 +59,12 @@ def test_a_table_of_settings_holds_nothing_but_what_toml_and_json_know() -> None
     table = to_table(Recipe())
     assert table["train"] == ["backbone"]
     assert table["loss"]["alignment"] == 1.0
-    assert table["model"]["image"] == {"size": 224, "grid": 7}
+    assert table["model"]["image"] == {
+        "size": 224,
+        "networks": ["efficientnet-lite0"],
+        "grid": 7,
+        "source": "photograph",
+    }
 
 
 def test_settings_left_out_keep_their_defaults() -> None:
@@ -98,7 +103,7 @@ def test_an_unknown_setting_is_an_error_that_names_the_nearest_one_and_the_place
 
 
 def test_an_unknown_setting_like_no_other_is_answered_with_all_of_them() -> None:
-    assert "known are size, grid" in message({"model": {"image": {"colourfulness": 1}}})
+    assert "known are size, networks, grid" in message({"model": {"image": {"colourfulness": 1}}})
 
 
 @pytest.mark.parametrize(
@@ -145,6 +150,10 @@ def test_a_value_that_is_none_of_the_choices_is_an_error_that_lists_them(table: 
         ({"batch_images": 1}, "batch_images is 1; expected at least 2"),
         ({"batch_images": -5}, "batch_images is -5; expected at least 2"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"averaged_steps": -1}, "averaged_steps is -1; expected at least 0"),
+        ({"optimizer": {"layer_decay": 0.0}}, "layer_decay is 0.0; expected more than 0 and at most 1"),
+        ({"model": {"image": {"networks": []}}}, "networks is []; expected one or more, each once"),
+        ({"model": {"image": {"networks": ["resnet"]}}}, "item 1 of networks in [model.image] of my.toml is 'resnet'"),
         ({"image_network_from_epoch": -1}, "image_network_from_epoch is -1; expected at least 0"),
         ({"train": ["backbone", "backbone"]}, "expected each part once"),
         ({"loss": {"margin": -0.1}}, "[loss] of my.toml: margin is -0.1; expected at least 0"),

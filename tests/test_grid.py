@@ -4,20 +4,25 @@ import numpy as np
 import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from aladin.grid import GridNetwork, cell_geometry, class_names, folded, grid_network, top_classes
+from aladin.grid import NETWORKS, GridNetwork, cell_geometry, cell_pooling, class_names, cut, grid_network, top_classes
 from aladin.images import open_image, to_pixels
-from tests.tiny_learning import picture, revive
+from tests.tiny_learning import SIZE, picture, revive
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
 
 
-def library_network() -> nn.Module:
+NAMES = tuple(NETWORKS)
+
+
+def library_network(name: str) -> nn.Module:
     """The library's network with random weights, and batch norms that have seen something."""
-    torch.manual_seed(0)
-    network = EfficientNet.from_name("efficientnet-lite0")
+    torch.manual_seed(NAMES.index(name))
+    network = EfficientNet.from_name(name, image_size=SIZE)
     revive(network)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -30,7 +35,8 @@ def library_network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def network() -> GridNetwork:
-    return folded(library_network())
+    """Both networks, one beside the other."""
+    return GridNetwork(NAMES, [cut(library_network(name), NETWORKS[name].trunk_blocks) for name in NAMES])
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +48,28 @@ def pixels() -> torch.Tensor:
 def test_folded_batch_norms_leave_features_and_logits_as_the_library_computes_them(
     network: GridNetwork, pixels: torch.Tensor
 ) -> None:
-    library = library_network()
     normalised = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
     maps = network.maps(pixels)
-    expected = library.extract_features(normalised)
-    scale = expected.std().item()
-    assert scale > 0.01
     actual = network.regions(maps)
-    assert actual.shape == (2, 4, 1280)
-    for row, column in np.ndindex(2, 2):  # regions stand in reading order
-        assert_close(actual[:, 2 * row + column], expected[:, :, row, column], atol=1e-3 * scale, rtol=1e-3)
-    logits = library(normalised)
+    assert actual.shape == (2, 4, 2 * 1280)
+    for name, part in zip(NAMES, actual.split(1280, dim=2), strict=True):
+        expected = library_network(name).extract_features(normalised)
+        scale = expected.std().item()
+        assert scale > 0.01
+        for row, column in np.ndindex(2, 2):  # regions stand in reading order
+            assert_close(part[:, 2 * row + column], expected[:, :, row, column], atol=1e-3 * scale, rtol=1e-3)
+    logits = library_network(NAMES[-1])(normalised)
     assert_close(network.class_logits(maps), logits, atol=1e-3 * logits.std().item(), rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_alone_gives_its_own_features(name: str, network: GridNetwork, pixels: torch.Tensor) -> None:
+    alone = GridNetwork([name], [cut(library_network(name), NETWORKS[name].trunk_blocks)])
+    maps = alone.maps(pixels)
+    assert maps.shape == (2, alone.map_channels, SIZE // 16, SIZE // 16)
+    own = slice(1280 * NAMES.index(name), 1280 * (NAMES.index(name) + 1))
+    assert_close(alone.regions(maps), network.regions(network.maps(pixels))[:, :, own])
 
 
 def test_no_batch_norm_is_left_to_learn_from_the_batch(network: GridNetwork) -> None:
@@ -68,7 +84,7 @@ def test_only_the_tail_of_the_regions_learns(network: GridNetwork, pixels: torch
     loss.backward()
     learners = {name for name, weight in network.named_parameters() if weight.requires_grad}
     assert learners
-    assert all(name.startswith("region_tail.") for name in learners)
+    assert all(name.startswith("region_tails.") for name in learners)
     assert all(weight.grad is not None for name, weight in network.named_parameters() if name in learners)
     logits = network.class_logits(maps)
     with torch.no_grad():
@@ -90,6 +106,16 @@ def test_the_cells_of_a_grid_have_the_geometry_that_a_ruler_gives() -> None:
     ]
     assert cell_geometry(2).tolist() == expected
     assert_close(cell_geometry(7)[7 * 3 + 5], torch.tensor([5 / 7, 3 / 7, 6 / 7, 4 / 7, 1 / 7, 1 / 7]))
+
+
+@given(cells=st.integers(1, 12), grid=st.integers(1, 12))
+def test_pooling_weighs_each_cell_by_the_area_that_it_shares_with_the_region(cells: int, grid: int) -> None:
+    fine = cells * grid  # a raster in which every cell and every region is made of whole points
+    points = torch.arange(fine)
+    of_cell, of_region = points // grid, points // cells
+    expected = torch.zeros(grid, cells)
+    expected.index_put_((of_region, of_cell), torch.tensor(1 / cells), accumulate=True)
+    assert_close(cell_pooling(cells, grid), torch.kron(expected, expected))
 
 
 def test_there_is_a_name_for_each_of_the_1000_classes() -> None:
@@ -114,9 +140,10 @@ def test_the_top_classes_are_the_most_likely_ones_best_first() -> None:
         ("photo-037.jpg", {"espresso", "cup", "coffee mug"}),
     ],
 )
-def test_a_photograph_gets_a_sensible_class_first(photo: str, sensible: set[str]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_photograph_gets_a_sensible_class_first(photo: str, sensible: set[str], name: str) -> None:
     pixels = torch.tensor(to_pixels(open_image(PHOTOS / photo), 224))[None]
-    network = grid_network()
+    network = grid_network([name])
     with torch.no_grad():
         best = top_classes(network.class_logits(network.maps(pixels)), 1)
     assert class_names()[best.item()] in sensible

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,12 +7,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from aladin.losses import (
+    activity_loss,
     contrastive_distillation_loss,
     hinge_loss,
     infonce_loss,
     listnet_loss,
     mse_loss,
     ordinal_loss,
+    spread_loss,
+    weighed_losses,
 )
 from tests import reference
 from tests.strategies import ScoreBatch, score_batches
@@ -94,3 +99,36 @@ def test_listnet_is_least_when_the_student_ranks_as_the_teacher_does() -> None:
     agreeing = listnet_loss(teacher, teacher, 5.0, 5.0)
     assert agreeing < listnet_loss(-teacher, teacher, 5.0, 5.0)
     assert agreeing < listnet_loss(torch.zeros_like(teacher), teacher, 5.0, 5.0)
+
+
+@given(count=st.integers(1, 6), seed=st.integers(0, 99))
+def test_the_spread_loss_minds_the_nearest_other_vector(count: int, seed: int) -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(count, 3, generator=torch.Generator().manual_seed(seed)), dim=1)
+    expected = 0.0
+    for row in range(count):
+        others = [float((vectors[row] - vectors[other]).norm()) for other in range(count) if other != row]
+        expected -= math.log(count * max(min(others), 1e-6)) / count if others else 0.0
+    assert spread_loss(vectors).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_equal_vectors_have_a_finite_spread_loss_and_gradient() -> None:
+    vectors = torch.nn.functional.normalize(torch.ones(3, 4), dim=1).requires_grad_()
+    loss = spread_loss(vectors)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert vectors.grad is not None
+    assert torch.isfinite(vectors.grad).all()
+
+
+def test_the_activity_loss_reads_real_tokens_only() -> None:
+    states = torch.tensor([[[1.0, -3.0], [9.0, 9.0]], [[0.0, 2.0], [-2.0, 0.0]]])
+    mask = torch.tensor([[True, False], [True, True]])
+    assert activity_loss(states, mask).item() == pytest.approx((1 + 3 + 0 + 2 + 2 + 0) / 6)
+
+
+def test_a_loss_that_weighs_itself_is_least_where_its_weight_is_its_logarithm() -> None:
+    losses = torch.tensor([0.5, 4.0])
+    best = weighed_losses(losses, losses.log())
+    assert best.tolist() == pytest.approx((0.5 * (1 + losses.log())).tolist())
+    for change in (-0.1, 0.1):
+        assert (weighed_losses(losses, losses.log() + change) > best).all()

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from aladin.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
 from aladin.errors import ConfigError
 from aladin.grid import class_names
-from aladin.model import Aladin
+from aladin.model import Aladin, widened
 from aladin.text import WordPieces
 from tests.tiny_learning import TINY, tiny_model, trunk, write_tokenizer
 from tests.tiny_learning import picture as draw
@@ -47,15 +47,15 @@ def test_tags_are_the_pieces_of_class_names_between_cls_and_sep(model: Aladin, t
 
 def test_a_model_may_do_without_tags(tokenizer: Path, maps: torch.Tensor) -> None:
     model = tiny_model(tokenizer, dataclasses.replace(TINY, limits=LimitsConfig(caption_pieces=12, tags=0))).eval()
-    states = model.image_states(maps, torch.empty(3, 0, dtype=torch.int64))
+    states = model.image_states(model.image_input(maps, torch.empty(3, 0, dtype=torch.int64)))
     assert states.states.shape == (3, 1 + 4, 16)
 
 
 @torch.no_grad()
 def test_an_image_does_not_depend_on_its_batch_mates(model: Aladin, maps: torch.Tensor) -> None:
-    together = model.encoded_images(model.image_states(maps, CLASSES))
+    together = model.encoded_images(model.image_states(model.image_input(maps, CLASSES)))
     for row in range(3):
-        alone = model.encoded_images(model.image_states(maps[row : row + 1], CLASSES[row : row + 1]))
+        alone = model.encoded_images(model.image_states(model.image_input(maps[row : row + 1], CLASSES[row : row + 1])))
         assert_close(alone.vectors[0], together.vectors[row], atol=1e-5, rtol=0)
         assert_close(alone.tokens.states[0], together.tokens.states[row], atol=1e-5, rtol=0)
 
@@ -63,7 +63,10 @@ def test_an_image_does_not_depend_on_its_batch_mates(model: Aladin, maps: torch.
 @torch.no_grad()
 def test_keeping_every_region_is_keeping_none_back(model: Aladin, maps: torch.Tensor) -> None:
     every = torch.arange(4).expand(3, 4)
-    assert_close(model.image_states(maps, CLASSES, every).states, model.image_states(maps, CLASSES).states)
+    assert_close(
+        model.image_states(model.image_input(maps, CLASSES, every)).states,
+        model.image_states(model.image_input(maps, CLASSES)).states,
+    )
 
 
 @torch.no_grad()
@@ -72,7 +75,7 @@ def test_a_kept_region_brings_its_own_features_and_geometry(model: Aladin, maps:
     seen: list[torch.Tensor] = []
     hook = model.backbone.region_embedding.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     keep = torch.tensor([[1, 3], [0, 2], [2, 3]])
-    model.image_states(maps, CLASSES, keep)
+    model.image_states(model.image_input(maps, CLASSES, keep))
     hook.remove()
     regions = model.image_network.regions(maps)
     for row in range(3):
@@ -99,8 +102,11 @@ def changed(**sections: object) -> ModelConfig:
         (changed(heads=HeadsConfig(matching_heads=5)), r"matching_heads in \[heads\] is 5"),
         (changed(limits=LimitsConfig(caption_pieces=17)), "positions in .* is 16, but .* allow 17 word pieces"),
         (changed(limits=LimitsConfig(caption_pieces=9, tags=5)), "positions in .* is 16, but .* allow 17 word pieces"),
-        (changed(image=ImageConfig(size=64, grid=3)), "size in .* is 64 and grid is 3; expected a size of 32 x grid"),
-        (changed(backbone=BackboneConfig(region_features=2048)), "the image network gives 1280 and 6"),
+        (
+            changed(image=ImageConfig(size=64, grid=3)),
+            "size in .* is 64 and grid is 3; expected a multiple of 32, at least 32 x grid",
+        ),
+        (changed(backbone=BackboneConfig(region_features=2048)), "the image networks give 1280 and 6"),
         (changed(backbone=BackboneConfig(positions=4000), limits=LimitsConfig(tags=1001)), "tags .* is 1001"),
     ],
 )
@@ -114,3 +120,19 @@ def test_a_fresh_model_starts_from_berts_distribution_and_without_biases(tokeniz
     assert states["backbone.layers.0.intermediate.weight"].std().item() == pytest.approx(0.02, rel=0.2)
     assert states["backbone.embeddings.word_embeddings.weight"].std().item() == pytest.approx(0.02, rel=0.2)
     assert not states["backbone.region_embedding.linear.bias"].any()
+
+
+@torch.no_grad()
+def test_a_widened_model_says_the_same_until_it_learns(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, limits=dataclasses.replace(TINY.limits, tags=0))
+    narrow = tiny_model(write_tokenizer(tmp_path), config)
+    image = dataclasses.replace(config.image, networks=("efficientnet-lite0", "efficientnet-lite2"))
+    wide = widened(narrow, image)
+    assert narrow.image_network is not None
+    assert wide.image_network is not None
+    pixels = torch.stack([torch.from_numpy(draw(number)) for number in range(3)])
+    none = torch.zeros(3, 0, dtype=torch.int64)
+    expected = narrow.image_states(narrow.image_input(narrow.image_network.maps(pixels), none)).states
+    assert_close(wide.image_states(wide.image_input(wide.image_network.maps(pixels), none)).states, expected)
+    with pytest.raises(ConfigError, match="expected the model's own first"):
+        widened(narrow, dataclasses.replace(image, networks=("efficientnet-lite2",)))

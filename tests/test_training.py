@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aladin import training
-from aladin.checkpoints import load_model
+from aladin.checkpoints import load_model, minilm_folder
 from aladin.config import (
     AlignmentLoss,
     DistillationLoss,
@@ -44,7 +44,7 @@ from tests.tiny_learning import (
 
 ROOT = Path(__file__).parent.parent
 PARTS = {
-    "image_network": "image_network.region_tail.",
+    "image_network": "image_network.region_tails.",
     "backbone": "backbone.",
     "matching_head": "matching_head.",
     "projection": "alignment_head.",
@@ -58,6 +58,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def minilm_that_spells_as_the_tests_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "minilm"
+    write_tokenizer(folder)
+    monkeypatch.setattr(training, "minilm_folder", lambda: folder)
 
 
 def shipped(name: str) -> Recipe:
@@ -116,6 +123,49 @@ def test_the_loss_falls_and_only_what_the_recipe_names_moves(name: str, tmp_path
     assert all(parameter.startswith(tuple(PARTS[part] for part in recipe.train)) for parameter in changed)
 
 
+def test_the_caption_teacher_refuses_a_tokenizer_that_is_not_minilms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(RECIPES["both"], tmp_path)
+    monkeypatch.setattr(training, "minilm_folder", minilm_folder)
+    with pytest.raises(ConfigError, match=r"is not MiniLM's.* set caption_teacher in \[loss\] to 0"):
+        run.run(Recorder())
+
+
+def test_the_mean_of_the_weights_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(INTERRUPTED, averaged_steps=4, epochs=2, validate_every=1)
+    run = trainer(recipe, tmp_path)
+    mean = weights(run.model)
+    learned: list[dict[str, torch.Tensor]] = []
+
+    class Watching(Recorder):
+        def progress(self, what: str, done: int, total: int) -> None:
+            learned.append(weights(run.model))
+
+    reporter = Watching()
+    run.run(reporter)
+    for number, state in enumerate(learned):
+        for name, weight in state.items():
+            if weight.is_floating_point():
+                mean[name] = weight if number == 0 else mean[name] + (weight - mean[name]) / 4
+    kept = weights(run.kept_model)
+    assert not torch.equal(kept["backbone.layers.0.output.weight"], learned[-1]["backbone.layers.0.output.weight"])
+    for name, weight in mean.items():
+        torch.testing.assert_close(kept[name], weight, atol=1e-6, rtol=1e-5)
+    assert run.validate() == {name: reporter.epochs[-1][1][name] for name in run.validate()}
+
+
+def test_lower_layers_learn_slower_by_the_layer_decay(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, layers=3))
+    model = tiny_model(write_tokenizer(tmp_path), config)
+    rates = dataclasses.replace(FAST, layer_decay=0.5)
+    run = trainer(dataclasses.replace(RECIPES["align"], optimizer=rates), tmp_path, model)
+    full = {id(p): group["full_rate"] for group in run.optimizer.param_groups for p in group["params"]}
+    for parameter in model.backbone.embeddings.parameters():
+        assert full[id(parameter)] == rates.learning_rate / 8
+    for above, layer in enumerate(reversed(model.backbone.layers)):
+        assert {full[id(parameter)] for parameter in layer.parameters()} == {rates.learning_rate / 2**above}
+    assert {full[id(parameter)] for parameter in model.backbone.region_embedding.parameters()} == {rates.new_learning_rate}
+
+
 def test_every_layer_of_what_learns_moves(tmp_path: Path) -> None:
     run = trainer(RECIPES["both"], tmp_path)
     before = weights(run.model)
@@ -161,7 +211,7 @@ def test_every_pooling_can_be_learned_and_validated(pooling: Pooling, tmp_path: 
 def test_the_image_networks_tail_stays_as_it_is_until_its_epoch(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["align"], epochs=3, validate_every=1, image_network_from_epoch=2)
     run = trainer(recipe, tmp_path)
-    tail = run.model.image_network.region_tail  # type: ignore[union-attr]
+    tail = run.model.image_network.region_tails  # type: ignore[union-attr]
     before = [weight.clone() for weight in tail.parameters()]
     still: list[bool] = []
 
@@ -203,10 +253,10 @@ def test_the_states_of_frozen_parts_are_those_that_the_model_computes(tmp_path: 
     bank = StateBank.build(model, data, "fp32", Recorder())
     recipe = dataclasses.replace(RECIPES["distil"], batch_images=5, views=2, kept_regions=4)
     step = next(iter(Trainer(recipe, model, tokenizer, data, data, tmp_path / "run").plan.steps(0, 1)))
-    maps = torch.from_numpy(data.features.maps[step.views, step.images]).float()
-    classes = torch.from_numpy(data.features.tags[step.views, step.images]).long()
+    maps = torch.from_numpy(data.images.maps[step.views, step.images]).float()
+    classes = torch.from_numpy(data.images.tags[step.views, step.images]).long()
     with torch.no_grad():
-        images = model.image_states(maps, classes)
+        images = model.image_states(model.image_input(maps, classes))
         captions = model.caption_states(*(torch.from_numpy(a[step.captions]) for a in (data.pieces.ids, data.pieces.mask)))
     torch.testing.assert_close(bank.images(step).states, images.states, atol=0.02, rtol=0.01)  # bfloat16
     kept = bank.captions(step)

@@ -167,6 +167,7 @@ INTERRUPTED = Recipe(
     views=2,
     kept_regions=3,
     image_network_from_epoch=1,
+    averaged_steps=3,
     loss=LossConfig(alignment=1.0, matching=0.5, distillation=1.0, distillation_form="mse"),
     optimizer=dataclasses.replace(FAST, warmup_steps=4),
 )

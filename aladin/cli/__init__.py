@@ -18,11 +18,26 @@ TRAINING_PACKAGES = frozenset(
 COMMANDS = {
     "search": ("aladin.cli.search", "Find the images of a folder that a sentence describes."),
     "similar": ("aladin.cli.search", "Find the images of a folder that look like a given one."),
-    "index": ("aladin.cli.search", "Read a folder's new and changed images into its collection."),
+    "explain": ("aladin.cli.explain", "Tell why an image answers a sentence: each word's region and share."),
+    "caption": ("aladin.cli.caption", "Find the sentences of a file that describe an image."),
+    "serve": ("aladin.cli.serve", "Search a folder in the browser, or by an HTTP API."),
+    "index": ("aladin.cli.collection", "Read a folder's new and changed images into its collection."),
+    "watch": ("aladin.cli.collection", "Keep a folder's collection up to date, change by change."),
+    "plan": ("aladin.cli.collection", "Estimate what indexing a folder will take and skip."),
+    "status": ("aladin.cli.collection", "What a folder's collection holds."),
+    "remove": ("aladin.cli.collection", "Take images out of a collection."),
+    "verify": ("aladin.cli.collection", "Check every row, vector and page of a collection."),
+    "repair": ("aladin.cli.collection", "Make a damaged collection whole."),
+    "compact": ("aladin.cli.collection", "Give back the disk space that removed images left."),
+    "export-collection": ("aladin.cli.interchange", "Write a collection as npy and Parquet, or as COCO JSON."),
+    "import-collection": ("aladin.cli.interchange", "Read what export-collection or clip-retrieval wrote."),
     "train": ("aladin.cli.train", "Train a model by a recipe."),
     "average": ("aladin.cli.average", "Average the weights of models that began alike."),
     "evaluate": ("aladin.cli.evaluate", "Measure a model's retrieval on images with captions."),
+    "calibrate": ("aladin.cli.calibrate", "Learn what a model's scores mean as probabilities."),
     "export": ("aladin.cli.export", "Make the files that search runs from a trained model."),
+    "convert": ("aladin.cli.convert", "Turn the paper's released checkpoint into a model folder."),
+    "features": ("aladin.cli.features", "Check and convert a detector's region features."),
 }
 
 
@@ -35,7 +50,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

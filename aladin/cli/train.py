@@ -1,17 +1,15 @@
 """`aladin train`: a recipe, data and a folder to a trained model."""
 
 import ctypes
-import sys
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from aladin.cli.progress import progress_shown
 
 PATH = click.Path(path_type=Path)
-PLAIN_SECONDS = 30  # between two lines of progress where there is no terminal
 
 
 @click.command()
@@ -26,7 +24,7 @@ PLAIN_SECONDS = 30  # between two lines of progress where there is no terminal
 @click.option("--train-images", type=PATH, help="Folder of the training images, if not beside their captions.")
 @click.option("--val-images", type=PATH, help="Folder of the validation images, if not beside their captions.")
 @click.option("--seed", type=int, help="Instead of the recipe's.")
-@click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be read, and count them by reason.")
+@click.option("--skip-bad", is_flag=True, help="Leave out rows and images that cannot be read, and count them by reason.")
 def train(
     recipe: Path,
     train_path: Path,
@@ -49,8 +47,7 @@ def train(
     import dataclasses
 
     from aladin.config import read_recipe
-    from aladin.datasets import read_dataset
-    from aladin.text import WordPieces
+    from aladin.datasets import read_dataset, without_undecodable
     from aladin.training import Trainer, check_captions, learning_set, start_model
 
     _keep_freed_memory()
@@ -59,16 +56,18 @@ def train(
         settings = dataclasses.replace(settings, seed=seed)
     train_data = read_dataset(train_path, train_split, train_images, skip_bad)
     val_data = read_dataset(val_path, val_split, val_images, skip_bad)
-    for data, path in ((train_data, train_path), (val_data, val_path)):
-        check_captions(data, str(path))
-        for reason, count in data.skipped.items():
-            click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
     model, tokenizer = start_model(settings, start)
-    pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces)
     with TerminalReporter() as reporter:
+        if skip_bad and model.image_network is not None:
+            train_data = without_undecodable(train_data, reporter.counting("training images looked at"))
+            val_data = without_undecodable(val_data, reporter.counting("validation images looked at"))
+        for data, path in ((train_data, train_path), (val_data, val_path)):
+            check_captions(data, str(path))
+            for reason, count in data.skipped.items():
+                click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
         features = cache or out / "features"
-        learn = learning_set(train_data, model, pieces, settings.views, features, reporter.counting("training images"))
-        judge = learning_set(val_data, model, pieces, 1, features, reporter.counting("validation images"))
+        learn = learning_set(train_data, model, tokenizer, settings.views, features, reporter.counting("training images"))
+        judge = learning_set(val_data, model, tokenizer, 1, features, reporter.counting("validation images"))
         trainer = Trainer(settings, model, tokenizer, learn, judge, out)
         trainer.run(reporter)
     best = f"best validation rsum of the {trainer.judged_head} head: {trainer.best_rsum:.1f}"
@@ -76,42 +75,39 @@ def train(
 
 
 class TerminalReporter:
-    """A progress bar on a terminal, a line now and then elsewhere; always on stderr."""
+    """Shows one step of the work at a time, and keeps a line of each epoch; always on stderr."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self._console
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._last_line = time.monotonic()
+        self._shown = ExitStack()
+        self._what = ""
+        self._tell: Callable[[int, int], None]
 
     def __enter__(self) -> "TerminalReporter":
-        if self._console.is_terminal:
-            self._bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        self._shown.close()
 
     def counting(self, what: str) -> Callable[[int, int], None]:
         """A function that shows how far `what` is."""
         return lambda done, total: self.progress(what, done, total)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        if self._console.is_terminal:
-            if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=total)
-            self._bars.update(self._tasks[what], completed=done, total=total)
-        elif done == total or time.monotonic() - self._last_line > PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+        if what != self._what:
+            self._show(what)
+        self._tell(done, total)
 
     def validated(self, epoch: int, record: dict[str, float]) -> None:
         sums = ", ".join(f"{name} {value:.1f}" for name, value in record.items() if name.endswith("rsum"))
         first = ", ".join(f"{name} {value:.1f}" for name, value in record.items() if name.endswith("Recall@1"))
-        line = f"epoch {epoch}: {sums} ({first}) in {record['epoch_seconds']:.0f} s"
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._shown.close()
+        self._what = ""
+        click.echo(f"epoch {epoch}: {sums} ({first}) in {record['epoch_seconds']:.0f} s", err=True)
+
+    def _show(self, what: str) -> None:
+        self._shown.close()
+        self._tell = self._shown.enter_context(progress_shown(what, quiet=False))
+        self._what = what
 
 
 def _keep_freed_memory() -> None:

@@ -33,9 +33,10 @@ def read_dataset(path: Path, split: str | None = None, images: Path | None = Non
     - img2dataset's .tar, or a folder of them: the caption in .txt or in .json as "caption", or several as "captions"; the
       .json may name a "split", and an entry with a "status" other than success is passed over.
 
-    Paths in the data start from `images`, a folder or zip, or else from where the data is. That an image is there is checked;
-    whether it can be decoded is not. A bad row is a DataError that says where it is, or with `skip_bad` is left out and
-    counted. Rows of other splits are not looked at closely, so their images need not be there.
+    Paths in the data start from `images`, a folder or zip, or else from where the data is; in a folder with features.tsv an
+    image is a detector's regions (see vinvl), found by its id or by the id in its file's name. That an image is there is
+    checked; whether it can be decoded is not. A bad row is a DataError that says where it is, or with `skip_bad` is left out
+    and counted. Rows of other splits are not looked at closely, so their images need not be there.
     """
     if split is not None and split not in SPLITS.values():
         raise ConfigError(f"there is no split {split!r}; choose train, val or test")
@@ -104,6 +105,10 @@ def _read_file(path: Path, split: str | None, images: Path | None, skip_bad: boo
             read_delimited(path, "\t", gathering)
         case ".parquet":
             read_parquet(path, gathering)
+        case ".pt":
+            raise DataError(
+                f"{path} is a pickle; turn captions into lines with `aladin features convert {path} captions.jsonl`"
+            )
         case _:
             raise DataError(f"{path} is of no known format; give {KNOWN}")
     return gathering.dataset(path)

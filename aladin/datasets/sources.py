@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from aladin.errors import ConfigError, DataError
+from aladin.vinvl import FeatureFolder, is_feature_folder
 
 ZIP_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, ..., length of the name, length of the extra field
 
@@ -104,7 +105,9 @@ class TarMember:
 
 
 def image_place(path: Path) -> ImagePlace:
-    """A folder or a zip of images."""
+    """A folder or a zip of images, or a folder of a detector's features."""
+    if is_feature_folder(path):
+        return ImagePlace(path, FeatureFolder.open(path).find)
     if path.is_dir():
         return ImagePlace(path, lambda name: FileOnDisk(path / name) if (path / name).is_file() else None)
     if path.suffix.lower() == ".zip" and path.is_file():

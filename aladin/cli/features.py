@@ -1,0 +1,133 @@
+"""`aladin features`: a detector's region features, checked and converted."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from aladin.cli.progress import progress_shown
+from aladin.cli.results import printable
+from aladin.errors import ConfigError, DataError
+from aladin.vinvl import (
+    BOX_NUMBERS,
+    FeatureFolder,
+    FeatureWriter,
+    Problem,
+    check_folder,
+    is_feature_folder,
+    npz_detections,
+    read_keys,
+    write_npz,
+)
+from aladin.vinvl.npz import npz_files
+from aladin.vinvl.tables import Kind
+
+PATH = click.Path(path_type=Path)
+CAPTIONS = "captions.jsonl"
+
+
+@click.group()
+def features() -> None:
+    """Check and convert a detector's region features, in the layout of VinVL."""
+
+
+@features.command()
+@click.argument("folder", metavar="DIR", type=PATH)
+@click.option(
+    "--numbers", default=BOX_NUMBERS, show_default=True, type=click.IntRange(7), help="Of a box, the last 6 its geometry."
+)
+@click.option("--json", "as_json", is_flag=True, help="Counts and problems as one JSON object.")
+def check(folder: Path, numbers: int, as_json: bool) -> int:
+    """Read all of DIR, features.tsv and what stands beside it, and list every problem.
+
+    Exits with 1 if there are any.
+    """
+    with progress_shown("bytes checked", quiet=False) as tell:
+        problems = list(check_folder(folder, numbers, tell))
+    counts = Counter(problem.kind for problem in problems)
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "counts": counts, "problems": [vars(p) for p in problems]}, indent=2))
+    else:
+        _print(problems, counts, folder)
+    return 1 if problems else 0
+
+
+@features.command("convert")
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--keys", type=PATH, help="File of image ids: only these images, in this order (captions only).")
+def convert_features(source: Path, out: Path, keys: Path | None) -> None:
+    """Write SOURCE in another form to OUT.
+
+    \b
+    A folder of .npz files, one an image   -> a folder in the layout of VinVL
+    a folder in the layout of VinVL        -> a folder of .npz files
+    a {split}_captions.pt, or a folder     -> captions.jsonl in the folder OUT,
+      of them                                 or the file OUT if it ends in .jsonl
+
+    docs/official.md says what the .npz files hold.
+    """
+    if keys is not None and not _caption_files(source):
+        raise ConfigError("--keys chooses among captions, and SOURCE is none; leave it out")
+    if _caption_files(source):
+        _write_captions(_caption_files(source), out if out.suffix == ".jsonl" else out / CAPTIONS, keys)
+    elif is_feature_folder(source):
+        _write_npz(source, out)
+    elif npz_files(source):
+        _write_features(source, out)
+    else:
+        raise DataError(f"{source} holds no features.tsv, no .npz and no _captions.pt; give a folder or file with one of them")
+
+
+def _print(problems: Sequence[Problem], counts: Counter[Kind], folder: Path) -> None:
+    for problem in problems:
+        click.echo(printable(str(problem)))
+    by_kind = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common())
+    click.echo(f"{folder}: {len(problems):,} problems: {by_kind}" if problems else f"{folder}: no problems")
+
+
+def _caption_files(source: Path) -> list[Path]:
+    if source.is_dir():
+        return sorted(source.glob("*_captions.pt"))
+    return [source] if source.suffix == ".pt" else []
+
+
+def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> None:
+    from aladin.conversion import caption_lines
+
+    if out.exists():
+        raise DataError(f"{out} exists; give another name or delete it")
+    chosen = None if keys is None else read_keys(keys)
+    if chosen is not None and len(sources) > 1:
+        raise ConfigError(
+            f"--keys chooses among the captions of one split, and there are {len(sources)}; name one of the files"
+        )
+    lines = [line for source in sources for line in caption_lines(source, chosen)]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}; give another name") from None
+    click.echo(f"{out}: {len(lines):,} images")
+
+
+def _write_npz(source: Path, out: Path) -> None:
+    folder = FeatureFolder.open(source)
+    with progress_shown("images", quiet=False) as tell:
+        for number, image in enumerate(folder.images(), start=1):
+            row = folder.find(image)
+            assert row is not None, "the folder itself named it"
+            write_npz(row.detections(), out)
+            tell(number, len(folder))
+    click.echo(f"{out}: {len(folder):,} images")
+
+
+def _write_features(source: Path, out: Path) -> None:
+    total = len(npz_files(source))
+    with progress_shown("images", quiet=False) as tell, FeatureWriter(out) as writer:
+        for number, detections in enumerate(npz_detections(source), start=1):
+            writer.add(detections)
+            tell(number, total)
+    click.echo(f"{out}: {total:,} images")

@@ -1,0 +1,220 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aladin.cli import main
+from tests.tiny_official import (
+    TINY,
+    aladin_checkpoint,
+    aladin_shapes,
+    random_images,
+    random_weights,
+    write_features,
+    write_vinvl,
+)
+
+Run = Callable[..., tuple[int, str, str]]
+COUNTS = [3, 5, 2, 6]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments)])
+        printed = capfd.readouterr()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_features(tmp_path / "features", random_images(COUNTS))
+
+
+@pytest.fixture
+def model(tmp_path: Path, run: Run) -> Path:
+    torch.save(aladin_checkpoint(random_weights(aladin_shapes(TINY))), tmp_path / "model_best_rsum.pth.tar")
+    vinvl = write_vinvl(tmp_path / "vinvl")
+    code, output, errors = run("convert", tmp_path / "model_best_rsum.pth.tar", vinvl, tmp_path / "paper")
+    assert (code, errors) == (0, "")
+    assert output == (
+        f"{tmp_path / 'paper'}: ALADIN's, with the original's quirks; 2 layers of 16, 2 in the matching head, "
+        "regions of 8 + 6 numbers, pooling MrSw\n"
+    )
+    return tmp_path / "paper"
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    """test_captions.pt of the images, as the original has it, and the keys of two of them."""
+    images = [int(image.id) for image in random_images(COUNTS)]
+    torch.save(
+        {image: json.dumps([f"red {n}.", "a green picture"]) for n, image in enumerate(images)}, tmp_path / "test_captions.pt"
+    )
+    (tmp_path / "test_img_keys_1k.tsv").write_text(f"{images[2]}\n{images[0]}\n")
+    return tmp_path / "test_captions.pt"
+
+
+def test_a_researcher_converts_checks_and_evaluates(
+    run: Run, model: Path, folder: Path, captions: Path, tmp_path: Path
+) -> None:
+    code, output, _ = run("features", "check", folder, "--numbers", TINY.region)
+    assert (code, output) == (0, f"{folder}: no problems\n")
+    code, output, _ = run("features", "convert", captions, tmp_path / "all.jsonl")
+    assert (code, output) == (0, f"{tmp_path / 'all.jsonl'}: 4 images\n")
+    code, output, errors = run("evaluate", model, tmp_path / "all.jsonl", "--images", folder, "--rerank", 2, "--json")
+    report = json.loads(output)
+    assert code == 0, errors
+    assert (report["subject"]["images"], report["subject"]["captions"]) == (4, 8)
+    assert set(report["heads"]) == {"matching", "alignment", "two-stage k=2"}
+    assert "images" in report["seconds"]
+    assert "image features" not in report["seconds"]
+
+
+def test_keys_choose_images_and_their_order(run: Run, folder: Path, captions: Path, tmp_path: Path, model: Path) -> None:
+    code, output, _ = run("features", "convert", captions, folder, "--keys", tmp_path / "test_img_keys_1k.tsv")
+    assert (code, output) == (0, f"{folder / 'captions.jsonl'}: 2 images\n")
+    lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    assert [(line["image"], line["split"]) for line in lines] == [("114", "test"), ("100", "test")]
+    code, output, _ = run("evaluate", model, folder, "--split", "test", "--json")
+    assert code == 0
+    assert json.loads(output)["subject"]["images"] == 2
+
+
+def test_a_folder_of_caption_files_becomes_one_file_of_lines(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number, split in enumerate(("train", "minival", "test")):
+        torch.save({number: ["a"]}, tmp_path / "data" / f"{split}_captions.pt")
+    assert run("features", "convert", tmp_path / "data", tmp_path / "out")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "captions.jsonl").read_text().splitlines()]
+    assert {line["image"]: line["split"] for line in lines} == {"0": "train", "1": "val", "2": "test"}
+
+
+def test_features_go_to_npz_and_back_unchanged(run: Run, folder: Path, tmp_path: Path) -> None:
+    assert run("features", "convert", folder, tmp_path / "npz")[:2] == (0, f"{tmp_path / 'npz'}: 4 images\n")
+    assert run("features", "convert", tmp_path / "npz", tmp_path / "again")[0] == 0
+    for name in ("features.tsv", "features.lineidx", "imageid2idx.json"):
+        if name.endswith("json"):
+            assert json.loads((folder / name).read_bytes()) == json.loads((tmp_path / "again" / name).read_bytes())
+        else:
+            assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert run("features", "check", tmp_path / "again", "--numbers", TINY.region)[0] == 0
+
+
+def test_problems_are_listed_and_counted_and_exit_with_1(run: Run, folder: Path) -> None:
+    code, output, _ = run("features", "check", folder)
+    *lines, last = output.splitlines()
+    assert code == 1
+    assert lines[0] == (
+        "features.tsv, line 1 (image 100): wrong size: 14 numbers a box; expected 2,054; copy the row again, or say with "
+        "--numbers what a box has"
+    )
+    assert len(lines) == 4
+    assert last == f"{folder}: 4 problems: wrong size (4)"
+
+
+def test_problems_are_json_for_programs(run: Run, folder: Path) -> None:
+    (folder / "imageid2idx.json").write_text(json.dumps({image.id: 0 for image in random_images(COUNTS)} | {"100": 1}))
+    code, output, _ = run("features", "check", folder, "--numbers", TINY.region, "--json")
+    report = json.loads(output)
+    assert code == 1
+    assert report["counts"] == {"wrong row": 4}
+    assert report["problems"][0] == {
+        "file": "imageid2idx.json",
+        "line": None,
+        "image": "100",
+        "kind": "wrong row",
+        "found": "row 1",
+        "expected": "0, which is line 1",
+        "remedy": "delete it, it is not needed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("features", "check", "nowhere"), "there is no folder nowhere"),
+        (("features", "convert", "nowhere", "out"), "nowhere holds no features.tsv, no .npz and no _captions.pt"),
+        (("features", "convert", "empty", "out"), "empty holds no features.tsv, no .npz and no _captions.pt"),
+        (("features", "convert", "features", "out", "--keys", "keys"), "--keys chooses among captions, and SOURCE is none"),
+        (("features", "convert", "features/test_captions.pt", "out"), "there is no file features/test_captions.pt"),
+        (("features", "convert", "npz", "features"), "features has a features.tsv already"),
+        (("features", "convert", "npz", "file"), "file cannot be written: File exists"),
+        (("convert", "nowhere.pt", "vinvl", "out"), "there is no file nowhere.pt"),
+        (
+            ("evaluate", "paper", "test_captions.pt"),
+            "test_captions.pt is a pickle; turn captions into lines with `aladin features",
+        ),
+        (("evaluate", "features", "features"), "features has neither model.safetensors nor text.onnx"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "npz").mkdir()
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "test_captions.pt").write_bytes(b"")
+    np.savez(tmp_path / "npz" / "1.npz", regions=np.ones((1, 9)))
+    (folder / "captions.jsonl").write_text('{"image": "100", "captions": ["a"]}\n')
+    code, output, errors = run(*arguments)
+    assert (code, output) == (1, "")
+    assert errors.startswith(f"aladin: {sentence}")
+    assert len(errors.splitlines()) == 1
+
+
+def test_features_are_checked_and_converted_without_pytorch(folder: Path, tmp_path: Path) -> None:
+    script = "import sys; sys.modules['torch'] = None; from aladin.cli import main; main(sys.argv[1:])"
+    check = ["check", str(folder), "--numbers", str(TINY.region)]
+    for arguments in (check, ["convert", str(folder), str(tmp_path / "npz")]):
+        command = [sys.executable, "-c", script, "features", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_captions_are_not_written_over(run: Run, captions: Path, tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl").write_text("mine")
+    code, _, errors = run("features", "convert", captions, tmp_path / "all.jsonl")
+    assert code == 1
+    assert errors == f"aladin: {tmp_path / 'all.jsonl'} exists; give another name or delete it\n"
+
+
+def test_a_converted_model_reads_no_photographs_and_is_not_exported(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "captions.jsonl").write_text('{"image": "red.png", "captions": ["red"]}\n')
+    code, _, errors = run("evaluate", model, photos)
+    assert code == 1
+    assert "image red.png is a photograph; this model reads a detector's regions" in errors
+    code, _, errors = run("export", model, tmp_path / "exported", "--val", photos)
+    assert code == 1
+    assert "reads a detector's regions and search reads photographs, so it cannot be exported" in errors
+
+
+def test_a_model_of_photographs_reads_no_features(run: Run, model_path: Path, folder: Path) -> None:
+    (folder / "captions.jsonl").write_text('{"image": "100", "captions": ["a"]}\n')
+    code, _, errors = run("evaluate", model_path, folder)
+    assert code == 1
+    assert "image 100 is a row of region features; this model reads photographs" in errors
+
+
+def test_an_image_without_features_is_missing_and_may_be_skipped(run: Run, model: Path, folder: Path) -> None:
+    rows = [{"image": image, "captions": ["red", "a picture"]} for image in ("100", "5", "107")]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, errors = run("evaluate", model, folder)
+    assert code == 1
+    assert f"line 2: image '5' is not in {folder}; add it" in errors
+    code, output, errors = run("evaluate", model, folder, "--skip-bad", "--json")
+    assert code == 0
+    assert json.loads(output)["subject"]["images"] == 2
+    assert "1 rows skipped: image is missing" in errors
