@@ -14,6 +14,8 @@ Direction = Literal["image_to_text", "text_to_image"]
 DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
 Ranks = Int[np.ndarray, " queries"]
 RESAMPLES = 1000
+FEW_VALUES = 64  # of a sample: up to here, how often each is drawn is cheaper to draw than the queries
+DRAWS = 2**22  # queries drawn at a time, 32 MB
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,13 @@ class Recall:
     def of_each(self, ranks: Ranks) -> Float[np.ndarray, " queries"]:
         """What each query adds to the mean: 100 or 0."""
         return np.where(ranks <= self.k, 100.0, 0.0)
+
+    def depth(self, relevance: Float[np.ndarray, " candidates"]) -> int:
+        return self.k
+
+    def of_query(self, ranked: Float[np.ndarray, " ranks"], relevance: Float[np.ndarray, " candidates"]) -> float:
+        """100 if a relevant candidate is among the first k, else 0."""
+        return 100.0 if (ranked[: self.k] > 0).any() else 0.0
 
 
 @dataclass(frozen=True)
@@ -97,14 +106,20 @@ def mean_estimate(*samples: Float[np.ndarray, " _"], seed: int = 0) -> Estimate:
     For the interval the queries of each sample are drawn again with replacement, independently of the other samples.
     """
     random = np.random.default_rng(seed)
-    means = sum(_resampled_means(sample, random) for sample in samples)
+    means = sum(resampled_means(sample, RESAMPLES, random) for sample in samples)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(sum(float(np.mean(sample)) for sample in samples), float(low), float(high))
 
 
-def _resampled_means(sample: Float[np.ndarray, " queries"], random: np.random.Generator) -> Float[np.ndarray, " resamples"]:
-    # How often each value is drawn is multinomial, so that no query need be drawn: a recall has but two values.
+def resampled_means(
+    sample: Float[np.ndarray, " queries"], resamples: int, random: np.random.Generator
+) -> Float[np.ndarray, " resamples"]:
+    """The mean of as many queries drawn with replacement, so many times."""
     values, counts = np.unique(sample, return_counts=True)
-    drawn = random.multinomial(len(sample), counts / len(sample), size=RESAMPLES)
-    means: Float[np.ndarray, " resamples"] = drawn @ values / len(sample)
-    return means
+    if len(values) <= FEW_VALUES:  # as a recall has: how often each value is drawn is multinomial
+        drawn = random.multinomial(len(sample), counts / len(sample), size=resamples)
+        means: Float[np.ndarray, " resamples"] = drawn @ values / len(sample)
+        return means
+    rows = max(1, DRAWS // len(sample))
+    blocks = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    return np.concatenate([sample[random.integers(len(sample), size=(block, len(sample)))].mean(axis=1) for block in blocks])

@@ -1,14 +1,19 @@
 """What an evaluation found, as a value and as JSON, Markdown or a table."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float64
 from rich.table import Table
 
+from aladin.judgements import Agreement
 from aladin.measures import DIRECTIONS, RECALLS, Direction, Estimate, MedianRank, Ranks, mean_estimate, rsum_of_each
 
+JUDGED_HEADINGS = ("head", "direction", "queries", "measure", "value")
+AGREEMENT_HEADINGS = ("head", "judges", "pairs", "ratings", "tau-b", "tau-c")
 HEADINGS = ("head", "direction", "queries", *map(str, RECALLS), str(MedianRank()), "rsum")
 NOTES = (
     "Recalls in percent, 95 % bootstrap intervals in brackets (queries drawn again). A tie counts against the right answer.",
@@ -44,11 +49,35 @@ class Subject:
     captions: int
     rerank: int  # the k of two-stage; 0: not measured
     precision: str
+    protocol: str = "full"
+    digest: str = ""  # of images and captions, as protocols.digest gives it
 
     def __str__(self) -> str:
         data = f"{self.data}, split {self.split}" if self.split else self.data
         counts = f"{self.images:,} images, {self.captions:,} captions"
-        return f"model {self.model} ({self.precision}) on {data}: {counts}, k = {self.rerank}"
+        protocol = "" if self.protocol == "full" else f"protocol {self.protocol}, "
+        return f"model {self.model} ({self.precision}) on {data}: {protocol}{counts}, k = {self.rerank}"
+
+
+@dataclass(frozen=True)
+class JudgedFigure:
+    """A measure of one head in one direction by judgements of relevance, on the queries that are judged."""
+
+    head: str
+    direction: Direction
+    queries: int
+    measure: str
+    value: Estimate
+
+
+@dataclass(frozen=True)
+class QueryValues:
+    """What was found for each query, in the data's order: what a later evaluation is compared with."""
+
+    captions_of_each: Sequence[int]  # image
+    ranks: Mapping[str, Mapping[Direction, Ranks]]  # by head; of the best right answer
+    judged: Mapping[str, Mapping[Direction, Mapping[str, Float64[np.ndarray, " _"]]]]  # by head, then by measure
+    origins: Mapping[str, str]  # of the relevances by which each judged measure was found
 
 
 @dataclass(frozen=True)
@@ -58,6 +87,34 @@ class Report:
     subject: Subject
     heads: Mapping[str, HeadFigures]
     seconds: Mapping[str, float]  # of each stage
+    judged: Sequence[JudgedFigure] = ()
+    agreements: Mapping[str, Agreement] = dataclasses.field(default_factory=dict)  # by head
+    queries: QueryValues | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of a report as text."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: frozenset[int]  # the columns that hold words; the others hold numbers
+
+
+def full_report(
+    subject: Subject, queries: QueryValues, seconds: Mapping[str, float], agreements: Mapping[str, Agreement]
+) -> Report:
+    """The report that follows from what was found for each query."""
+    heads = {head: head_figures(ranks) for head, ranks in queries.ranks.items()}
+    judged = [
+        JudgedFigure(
+            head, direction, int(np.count_nonzero(~np.isnan(values))), measure, mean_estimate(values[~np.isnan(values)])
+        )
+        for head, directions in queries.judged.items()
+        for direction, measures in directions.items()
+        for measure, values in measures.items()
+    ]
+    return Report(subject, heads, seconds, judged, agreements, queries)
 
 
 def head_figures(ranks: Mapping[Direction, Ranks]) -> HeadFigures:
@@ -74,31 +131,89 @@ def head_figures(ranks: Mapping[Direction, Ranks]) -> HeadFigures:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Plain values only, every figure unrounded."""
-    return dataclasses.asdict(report)
-
-
-def to_markdown(report: Report) -> str:
-    """The table with its notes, to paste into a document."""
-    ruler = ["---" if number < 2 else "---:" for number in range(len(HEADINGS))]
-    rows = [HEADINGS, ruler, *_rows(report)]
-    lines = [str(report.subject), "", *(f"| {' | '.join(row)} |" for row in rows), "", *NOTES, "", _seconds(report)]
-    return "\n".join(lines)
-
-
-def to_table(report: Report) -> Table:
-    """For a terminal, or as plain text elsewhere."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number < 2 else "right")
-    for row in _rows(report):
-        table.add_row(*row)
+    """Plain values only, every figure unrounded; what was found for each query is one string of numbers with blanks between."""
+    table = dataclasses.asdict(dataclasses.replace(report, queries=None))
+    if report.queries:
+        table["queries"] = {
+            "captions_of_each": " ".join(map(str, report.queries.captions_of_each)),
+            "ranks": {
+                head: {direction: " ".join(map(str, ranks.tolist())) for direction, ranks in directions.items()}
+                for head, directions in report.queries.ranks.items()
+            },
+            "judged": {
+                head: {
+                    direction: {measure: " ".join(map(str, values.tolist())) for measure, values in measures.items()}
+                    for direction, measures in directions.items()
+                }
+                for head, directions in report.queries.judged.items()
+            },
+            "origins": dict(report.queries.origins),
+        }
     return table
 
 
+def query_values(table: Mapping[str, Any]) -> QueryValues:
+    """What `to_json` wrote under "queries"; KeyError, TypeError, AttributeError or ValueError when it is something else."""
+    ranks = {
+        head: {direction: np.array([int(rank) for rank in directions[direction].split()]) for direction in DIRECTIONS}
+        for head, directions in table["ranks"].items()
+    }
+    judged = {
+        head: {
+            direction: {
+                measure: np.array([float(value) for value in values.split()])
+                for measure, values in directions.get(direction, {}).items()
+            }
+            for direction in DIRECTIONS
+        }
+        for head, directions in table["judged"].items()
+    }
+    captions_of_each = [int(count) for count in table["captions_of_each"].split()]
+    return QueryValues(captions_of_each, ranks, judged, dict(table["origins"]))
+
+
+def to_markdown(report: Report) -> str:
+    """The tables with their notes, to paste into a document."""
+    tables = (f"{_markdown(sheet)}\n" for sheet in sheets(report))
+    return "\n".join([str(report.subject), "", *tables, *NOTES, "", _seconds(report)])
+
+
+def to_tables(report: Report) -> list[Table]:
+    """For a terminal, or as plain text elsewhere."""
+    tables = []
+    for sheet in sheets(report):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for number, heading in enumerate(sheet.headings):
+            table.add_column(heading, justify="left" if number in sheet.words else "right")
+        for row in sheet.rows:
+            table.add_row(*row)
+        tables.append(table)
+    return tables
+
+
+def sheets(report: Report) -> list[Sheet]:
+    """Each table that the report has something for."""
+    judged: list[tuple[str, ...]] = [(f.head, f.direction, f"{f.queries:,}", f.measure, str(f.value)) for f in report.judged]
+    agreements: list[tuple[str, ...]] = [
+        (head, found.kind, f"{found.pairs:,}", f"{found.ratings:,}", f"{found.tau_b:.3f}", f"{found.tau_c:.3f}")
+        for head, found in report.agreements.items()
+    ]
+    found = (
+        Sheet(HEADINGS, _rows(report), frozenset((0, 1))),
+        Sheet(JUDGED_HEADINGS, judged, frozenset((0, 1, 3))),
+        Sheet(AGREEMENT_HEADINGS, agreements, frozenset((0, 1))),
+    )
+    return [sheet for sheet in found if sheet.rows]
+
+
 def notes(report: Report) -> str:
-    """How to read the table, and how long it took."""
+    """How to read the tables, and how long it took."""
     return "\n".join((*NOTES, _seconds(report)))
+
+
+def _markdown(sheet: Sheet) -> str:
+    ruler = ["---" if number in sheet.words else "---:" for number in range(len(sheet.headings))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (sheet.headings, ruler, *sheet.rows))
 
 
 def _rows(report: Report) -> list[tuple[str, ...]]:

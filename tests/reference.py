@@ -1,5 +1,8 @@
 """Slow, obvious versions of fast code: one loop per index, checkable by eye. Plain lists and numpy, no torch."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 Rows = list[np.ndarray]  # one array (tokens, dim) for each image or caption, without padding
@@ -27,6 +30,11 @@ def alignment(regions: np.ndarray, words: np.ndarray, pooling: str) -> float:
         case "scan-sentences":
             return scan_sentences(cosine, regions, words)
     raise AssertionError(pooling)
+
+
+def mutual_alignment(one: np.ndarray, other: np.ndarray) -> float:
+    """How alike two images are by their regions: each side chooses, and the two means are halved."""
+    return (alignment(one, other, "MrAVGw") + alignment(other, one, "MrAVGw")) / 2
 
 
 def scan_sentences(cosine: list[list[float]], regions: np.ndarray, words: np.ndarray) -> float:
@@ -119,3 +127,28 @@ def rank_of_best(scores: list[float], right: set[int]) -> int:
     """From 1; every wrong candidate at least as good as the best right one stands before it."""
     best = max(scores[k] for k in right)
     return 1 + sum(1 for k, score in enumerate(scores) if k not in right and score >= best)
+
+
+def relevance_by_score(scores: Sequence[float], relevance: Sequence[float]) -> list[float]:
+    """The relevance of all judged candidates, best score first, equal scores least relevant first; 0 if one is broken."""
+    judged = [(float(s), float(r)) for s, r in zip(scores, relevance, strict=True) if not math.isnan(r)]
+    if any(math.isnan(score) for score, _ in judged):
+        return [0.0] * len(judged)
+    return [r for _, r in sorted(judged, key=lambda candidate: (-candidate[0], candidate[1]))]
+
+
+def rouge_l(caption: str, references: Sequence[str]) -> float:
+    """ROUGE-L with beta 1.2; precision and recall are each the best over the references."""
+    words = caption.lower().split()
+    common = [(longest_common_subsequence(words, some.lower().split()), len(some.split())) for some in references]
+    precision = max(length / len(words) for length, _ in common)
+    recall = max(length / size for length, size in common)
+    return (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision) if precision else 0.0
+
+
+def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+    lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for i, a in enumerate(one):
+        for j, b in enumerate(other):
+            lengths[i + 1][j + 1] = lengths[i][j] + 1 if a == b else max(lengths[i][j + 1], lengths[i + 1][j])
+    return lengths[-1][-1]

@@ -11,7 +11,9 @@ from aladin.checkpoints import save_model
 from aladin.cli import main
 from aladin.cli.evaluate import memory_size
 from aladin.features import Features
-from aladin.grid import TRUNK_CHANNELS
+from aladin.grid import NETWORKS
+from aladin.protocols import PROTOCOLS
+from aladin.relevance.named import JUDGES
 from tests.tiny_learning import tiny_model, write_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]
@@ -49,7 +51,11 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def invented(dataset: object, *settings: object) -> Features:
         images = len(dataset)  # type: ignore[arg-type]
-        maps = np.random.default_rng(0).normal(size=(1, images, TRUNK_CHANNELS, 4, 4)).astype(np.float16)
+        maps = (
+            np.random.default_rng(0)
+            .normal(size=(1, images, NETWORKS["efficientnet-lite0"].map_channels, 4, 4))
+            .astype(np.float16)
+        )
         return Features(maps, np.zeros((1, images, 1), dtype=np.int16))
 
     monkeypatch.setattr(evaluation, "cached_features", invented)
@@ -65,6 +71,7 @@ def test_a_model_that_knows_the_colours_finds_every_picture(run: Run, model_path
         for figures in head["directions"].values():
             assert figures["recalls"]["Recall@1"] == {"value": 100.0, "low": 100.0, "high": 100.0}
         assert head["rsum"]["value"] == 600.0
+    assert report["subject"].pop("digest")
     assert report["subject"] == {
         "model": str(model_path),
         "data": str(data),
@@ -73,7 +80,9 @@ def test_a_model_that_knows_the_colours_finds_every_picture(run: Run, model_path
         "captions": 12,
         "rerank": 2,
         "precision": "as exported",
+        "protocol": "full",
     }
+    assert report["queries"]["ranks"]["alignment"] == {"image_to_text": "1 1 1 1 1 1", "text_to_image": " ".join("1" * 12)}
     assert set(report["seconds"]) == {"images", "captions", "matching", "alignment", "two-stage"}
 
 
@@ -128,6 +137,20 @@ def test_bad_rows_are_skipped_and_counted_when_asked(run: Run, model_path: Path,
         ("model", "photos", ("--split", "dev"), "there is no split 'dev'; choose train, val or test"),
         ("model", "photos", ("--precision", "bf16"), "has the precision that it was exported with"),
         ("model", "photos", ("--cache", "photos/captions.jsonl"), "cannot be made a folder"),
+        ("model", "photos", ("--protocol", "flickr8k"), "the data have 6 images where the protocol flickr8k expects 1,000"),
+        ("model", "photos", ("--measure", "bleu"), "there is no measure 'bleu'; choose ndcg-rouge"),
+        ("model", "photos", ("--measure", "eccv"), "needs COCO's caption ids; pass --coco-ids captions_val2014.json"),
+        ("model", "photos", ("--measure", "ndcg-spice=photos/red.png"), "is no .npy and has"),
+        ("model", "photos", ("--judgements", "nowhere"), "nowhere cannot be read: No such file"),
+        ("model", "photos", ("--gate", "nowhere"), "nowhere cannot be read: No such file"),
+        ("model", "photos", ("--gate", "photos/captions.jsonl"), "is no report with the ranks of every query"),
+        ("model", "photos", ("--html", "photos"), "photos cannot be written: Is a directory; give another --html"),
+        (
+            "model",
+            "photos",
+            ("--html", "nowhere/report.html"),
+            "there is no folder nowhere for --html; make it, or give another",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -150,12 +173,107 @@ def test_bad_input_is_one_sentence(
     assert len(errors.splitlines()) == 1
 
 
+def test_more_measures_are_told_for_every_head_and_direction(run: Run, model_path: Path, data: Path, tmp_path: Path) -> None:
+    matrix = np.repeat(np.eye(6, dtype=np.float32), 2, axis=0)  # only own captions are relevant
+    np.save(tmp_path / "spice.npy", matrix)
+    measures = ("--measure", "ndcg-rouge", "--measure", f"ndcg-spice={tmp_path / 'spice.npy'}")
+    code, output, _ = run(model_path, data, "--json", "--rerank", 2, "--cache", tmp_path / "cache", *measures)
+    report = json.loads(output)
+    assert code == 0
+    found = {(f["head"], f["direction"], f["measure"]): (f["queries"], f["value"]["value"]) for f in report["judged"]}
+    assert len(found) == 3 * 2 * 2
+    for (_, direction, measure), (queries, value) in found.items():
+        assert queries == {"image_to_text": 6, "text_to_image": 12}[direction]
+        if (direction, measure) == ("text_to_image", "NDCG@25 (SPICE)"):  # only an own caption's image is worth anything
+            assert value == 100.0
+        else:
+            assert 0 < value <= 100
+    assert len(list((tmp_path / "cache").glob("rouge-l-*.npy"))) == 1
+    _, output, _ = run(model_path, data, *measures)
+    assert output.count("NDCG@25 (ROUGE-L)") == output.count("NDCG@25 (SPICE)") == 6
+
+
+def test_scores_are_correlated_with_what_people_said(run: Run, model_path: Path, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "CrowdFlowerAnnotations.txt"
+    names = sorted(photo.name for photo in data.glob("*.png"))
+    pairs = [(image, caption) for image in names for caption in names]
+    path.write_text(
+        "".join(
+            f"{image}\t{caption}#0\t{int(image == caption)}\t{int(image == caption) * 3}\t{int(image != caption) * 3}\n"
+            for image, caption in pairs
+        )
+    )
+    code, output, _ = run(model_path, data, "--json", "--judgements", path)
+    assert code == 0
+    agreements = json.loads(output)["agreements"]
+    assert list(agreements) == ["matching", "alignment"]
+    for found in agreements.values():
+        assert (found["kind"], found["pairs"], found["ratings"]) == ("crowd", 36, 36)
+        assert found["tau_c"] > 0.5
+    path.write_text(path.read_text() + "unseen.png\tred.png#0\t1\t3\t0\n")
+    code, _, errors = run(model_path, data, "--judgements", path)
+    assert code == 1
+    assert "CrowdFlowerAnnotations.txt, line 37: image 'unseen.png' is not among the data's" in errors
+    code, output, errors = run(model_path, data, "--judgements", path, "--skip-bad")
+    assert code == 0
+    assert "1 rows skipped: unknown image" in errors
+    assert [line.split()[:3] for line in output.splitlines() if "crowd" in line] == [
+        ["matching", "crowd", "36"],
+        ["alignment", "crowd", "36"],
+    ]
+
+
+def test_a_page_with_plots_and_the_hardest_queries_is_written(run: Run, model_path: Path, data: Path, tmp_path: Path) -> None:
+    code, output, _ = run(model_path, data, "--html", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert code == 0
+    assert output.startswith("model ")
+    assert page.count('<svg class="plot"') == 6
+    assert "picture and red" in page
+    assert "red.png: red" in page
+
+
+def test_a_gate_passes_the_same_model_and_refuses_a_worse_one(
+    run: Run, model_path: Path, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    baseline = tmp_path / "baseline.json"
+    baseline.write_text(run(model_path, data, "--json")[1])
+    code, output, errors = run(model_path, data, "--gate", baseline)
+    assert code == 0
+    assert output.startswith("model ")
+    assert "gate passed: none of 18 measures is significantly worse" in errors
+    code, output, errors = run(trained, data, "--gate", baseline, "--json")
+    assert code == 1
+    assert json.loads(output)["heads"]
+    assert "of 18 measures are significantly worse" in errors
+    assert "alignment, text_to_image, Recall@1: 100.00 -> " in errors
+    assert len([line for line in errors.splitlines() if line.startswith("aladin: ")]) == 1
+
+
+def test_a_gate_of_other_data_is_refused_before_anything_is_encoded(
+    run: Run, model_path: Path, data: Path, tmp_path: Path
+) -> None:
+    baseline = tmp_path / "baseline.json"
+    baseline.write_text(run(model_path, data, "--json", "--split", "val")[1])
+    (data / "red.png").write_bytes(b"cannot be decoded")
+    code, output, errors = run(model_path, data, "--gate", baseline)
+    assert (code, output) == (1, "")
+    assert "was measured on other images or captions" in errors
+
+
 def test_a_picture_that_cannot_be_decoded_is_named(run: Run, model_path: Path, data: Path) -> None:
     (data / "red.png").write_bytes(b"not a picture")
     code, output, errors = run(model_path, data)
     assert (code, output) == (1, "")
     assert errors.startswith("aladin: red.png ")
     assert "expected one of JPEG" in errors
+
+
+def test_the_command_offers_every_protocol_and_measure(run: Run) -> None:
+    code, output, _ = run("--help")
+    assert code == 0
+    assert f"[{'|'.join(PROTOCOLS)}]" in output
+    assert all(name in output for name in JUDGES)
 
 
 @pytest.mark.parametrize(("text", "size"), [("256M", 2**28), ("2G", 2**31), ("512k", 2**19), ("64", 2**26), ("1GB", 2**30)])

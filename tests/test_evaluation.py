@@ -6,15 +6,20 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aladin import evaluation
 from aladin.config import Pooling
-from aladin.evaluation import EncodedData, EncodedSet, Stages, alignment_matrix, evaluate, two_stage_ranks
+from aladin.evaluation import EncodedData, EncodedSet, Stages, agreements, alignment_matrix, evaluate, two_stage_ranks
+from aladin.graded import Ndcg, RPrecision
+from aladin.judgements import Judgements, agreement
 from aladin.measures import DIRECTIONS, Direction, right_answer_ranks
+from aladin.protocols import Fold
+from aladin.relevance import Judge
+from aladin.relevance.matrices import RelevanceMatrix
 from aladin.scores import alignment_scores
 from aladin.tensors import Tokens
 from tests import reference
@@ -137,6 +142,65 @@ def test_no_re_ranking_leaves_the_two_stages_out() -> None:
     assert list(found.ranks) == ["matching", "alignment"]
 
 
+@pytest.mark.parametrize("memory", [1, 2**20])
+@pytest.mark.parametrize("rerank", [0, 3, 99])
+def test_in_folds_a_query_meets_the_candidates_of_its_fold(rerank: int, memory: int) -> None:
+    data = random_data(images=10, captions_of_each=2)
+    found = evaluate(data, rerank, memory, Stages(), FOLDS, judges(10, 20))
+    for number, fold in enumerate(FOLDS):
+        alone = evaluate(data.part(fold), rerank, memory, Stages(), (), judges(10, 20, fold))
+        for head in found.heads:
+            for direction in DIRECTIONS:
+                queries = fold.images if direction == "image_to_text" else fold.captions
+                assert found.ranks[head][direction][queries].tolist() == alone.ranks[head][direction].tolist(), number
+                for name, values in found.judged[head][direction].items():
+                    assert values[queries].tolist() == alone.judged[head][direction][name].tolist()
+
+
+@both_directions
+@given(data=st.deferred(lambda: encoded_data()), rerank=st.integers(1, 12), memory=MEMORIES, seed=st.integers(0, 99))
+@settings(max_examples=40)
+def test_judged_measures_are_those_of_candidates_sorted_by_hand(
+    direction: Direction, data: EncodedData, rerank: int, memory: int, seed: int
+) -> None:
+    images, captions = len(data.images.tokens), len(data.owners)
+    judge = judges(images, captions, seed=seed)[0]
+    found = evaluate(data, rerank, memory, Stages(), (), [judge])
+    matching, alignment = matching_of(data), alignment_of(data)
+    queries = np.arange(images if direction == "image_to_text" else captions)
+    relevance = judge.relevances.rows(direction, queries, slice(0, captions if direction == "image_to_text" else images))
+    for query in queries:
+        first, second, right = scores_of(query, matching, alignment, data.owners, direction)
+        order = sorted(range(len(first)), key=lambda k: (-first[k], right[k]))
+        lifted = [(second[k] + 500 if k in order[:rerank] else first[k]) for k in range(len(first))]
+        for head, scores in {"matching": first, "alignment": second, f"two-stage k={rerank}": lifted}.items():
+            ranked = np.array(reference.relevance_by_score(scores, relevance[query]))
+            for name, measure in judge.measures.items():
+                expected = measure.of_query(ranked, relevance[query])
+                assert found.judged[head][direction][name][query] == pytest.approx(expected, abs=1e-4)
+
+
+def test_agreement_is_that_of_the_scores_of_the_judged_pairs() -> None:
+    data = random_data(images=5, captions_of_each=2)
+    images, captions = np.array([0, 4, 2, 4, 1]), np.array([1, 0, 9, 8, 3])
+    judgements = Judgements("crowd", images, captions, np.array([0.0, 1.0, 0.5, 0.5, 0.2]), 0, {})
+    found = agreements(data, judgements, memory=1)
+    assert found["matching"] == agreement(matching_of(data)[images, captions], judgements)
+    assert found["alignment"] == agreement(alignment_of(data)[images, captions], judgements)
+
+
+FOLDS = [Fold(slice(0, 5), slice(0, 10)), Fold(slice(5, 10), slice(10, 20))]
+
+
+def judges(images: int, captions: int, fold: Fold | None = None, seed: int = 0) -> list[Judge]:
+    """Random relevances, some of them 0, of all data or of a fold."""
+    random = np.random.default_rng(seed)
+    matrix = (random.random((captions, images)) * (random.random((captions, images)) < 0.6)).astype(np.float32)
+    if fold:
+        matrix = matrix[fold.captions, fold.images]
+    return [Judge("random", RelevanceMatrix(matrix), {"NDCG@3": Ndcg(3), "R-Precision": RPrecision()})]
+
+
 @st.composite
 def encoded_data(draw: st.DrawFn) -> EncodedData:
     """Vectors and tokens of small whole numbers, so that scores are exact and many are equal."""
@@ -176,14 +240,20 @@ def slow_two_stage_ranks(
     """Each query's candidates sorted, at equal scores the wrong ones first, the first of them again; where a right one is."""
     ranks = []
     for query in range(len(matching) if direction == "image_to_text" else len(owners)):
-        if direction == "image_to_text":
-            first, second, right = matching[query], alignment[query], owners == query
-        else:
-            first, second, right = matching[:, query], alignment[:, query], np.arange(len(matching)) == owners[query]
+        first, second, right = scores_of(query, matching, alignment, owners, direction)
         order = sorted(range(len(first)), key=lambda k: (-first[k], right[k]))
         order = sorted(order[:rerank], key=lambda k: (-second[k], right[k])) + order[rerank:]
         ranks.append(1 + min(place for place, k in enumerate(order) if right[k]))
     return ranks
+
+
+def scores_of(
+    query: int, matching: np.ndarray, alignment: np.ndarray, owners: np.ndarray, direction: Direction
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A query's candidates: their matching scores, their alignment scores, and which of them are right."""
+    if direction == "image_to_text":
+        return matching[query], alignment[query], owners == query
+    return matching[:, query], alignment[:, query], np.arange(len(matching)) == owners[query]
 
 
 class LiveBytes(TorchDispatchMode):

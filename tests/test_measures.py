@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.measures import DIRECTIONS, RECALLS, Direction, MedianRank, Recall, mean_estimate, right_answer_ranks, rsum
+from aladin.measures import (
+    DIRECTIONS,
+    RECALLS,
+    Direction,
+    MedianRank,
+    Recall,
+    mean_estimate,
+    resampled_means,
+    right_answer_ranks,
+    rsum,
+)
 from tests import reference
 
 both_directions = pytest.mark.parametrize("direction", DIRECTIONS)
@@ -133,3 +143,15 @@ def test_an_interval_is_that_of_queries_drawn_again() -> None:
 def test_more_queries_make_an_interval_narrower() -> None:
     few, many = (mean_estimate(np.tile([0.0, 100.0], count)) for count in (10, 1000))
     assert many.high - many.low < few.high - few.low
+
+
+@pytest.mark.parametrize("values", [3, 500])
+def test_means_of_queries_drawn_again_scatter_as_those_drawn_one_by_one(values: int) -> None:
+    """Few values are drawn by their counts, many by their places."""
+    random = np.random.default_rng(0)
+    sample = random.permutation(np.linspace(0, 100, values).repeat(600 // values))
+    means = resampled_means(sample, 3000, np.random.default_rng(1))
+    drawn = [random.choice(sample, size=len(sample)).mean() for _ in range(3000)]
+    assert len(means) == 3000
+    assert np.mean(means) == pytest.approx(np.mean(sample), abs=0.3)
+    assert np.percentile(means, [2.5, 97.5]) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.5)

@@ -4,10 +4,11 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,10 +17,38 @@ from aladin.cli.results import printable
 from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from aladin.report import Report
+    from aladin.datasets import Dataset
+    from aladin.protocols import Protocol
+    from aladin.report import Report, Subject
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 PLAIN_WIDTH = 200  # characters of a line where there is no terminal
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked for, by the names of its options."""
+
+    model: Path
+    data: Path
+    split: str | None
+    images: Path | None
+    protocol: str
+    measures: tuple[str, ...]
+    coco_ids: Path | None
+    judgements: Path | None
+    rerank: int
+    precision: Literal["fp32", "bf16"] | None
+    html: Path | None
+    gate: Path | None
+    cache: Path | None
+    memory: int  # bytes
+    skip_bad: bool
+
+    @property
+    def ids(self) -> Path | None:
+        """Where COCO's ids of captions stand: the data themselves, if they are a JSON."""
+        return self.coco_ids or (self.data if self.data.suffix.lower() == ".json" else None)
 
 
 def memory_size(text: str) -> int:
@@ -35,11 +64,41 @@ def memory_size(text: str) -> int:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--split", help="Split of the data to use, where it names splits.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["full", "coco-5k", "coco-1k", "coco-1k-5fold", "flickr30k", "flickr8k"]),
+    default="full",
+    show_default=True,
+    help="Which images and captions, in how many folds.",
+)
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="NAME[=FILE]",
+    help="More measures: ndcg-rouge, ndcg-spice (both also of a matrix in FILE), eccv, cxc, pmrp=FILE. May be repeated.",
+)
+@click.option(
+    "--coco-ids",
+    type=click.Path(path_type=Path),
+    help="COCO's captions JSON or Karpathy's, for the ids of eccv and cxc.  [default: DATA, if it is a .json]",
+)
+@click.option(
+    "--judgements",
+    type=click.Path(path_type=Path),
+    help="Flickr8k's ExpertAnnotations.txt or CrowdFlowerAnnotations.txt, to correlate scores with.",
+)
 @click.option("--rerank", default=100, show_default=True, type=click.IntRange(0), help="The k of two-stage; 0: leave it out.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of encoding, for a trained model.  [default: fp32]")
-@click.option("--json", "form", flag_value="json", help="All figures as one JSON object.")
-@click.option("--markdown", "form", flag_value="markdown", help="The table as Markdown.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features in, for the next time.")
+@click.option("--json", "form", flag_value="json", help="All figures, and the rank of every query, as one JSON object.")
+@click.option("--markdown", "form", flag_value="markdown", help="The tables as Markdown.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with plots and the hardest queries here.")
+@click.option(
+    "--gate",
+    type=click.Path(path_type=Path),
+    help="An earlier --json of the same queries; exit 1 if anything is significantly worse.",
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features and relevances in.")
 @click.option(
     "--memory",
     type=memory_size,
@@ -49,18 +108,7 @@ def memory_size(text: str) -> int:
     help="For blocks of scores, beside the results.",
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be read, and count them by reason.")
-def evaluate(
-    model: Path,
-    data: Path,
-    split: str | None,
-    images: Path | None,
-    rerank: int,
-    precision: Literal["fp32", "bf16"] | None,
-    form: Literal["json", "markdown"] | None,
-    cache: Path | None,
-    memory: int,
-    skip_bad: bool,
-) -> None:
+def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     """Measure the retrieval of MODEL on DATA, images with captions.
 
     MODEL is a folder that `aladin train` or `aladin export` wrote; one that can only search is measured as it searches.
@@ -68,25 +116,92 @@ def evaluate(
 
     \b
     aladin evaluate runs/align/best flickr8k.zip --split val
+    aladin evaluate runs/align/best dataset_coco.json --images coco --split test --protocol coco-5k --measure eccv
     """
     from aladin import evaluation
     from aladin.datasets import read_dataset
-    from aladin.report import Report, Subject, head_figures
+    from aladin.gate import check_same_queries, compared, pass_gate, read_baseline
+    from aladin.protocols import PROTOCOLS, chosen
 
-    exported = evaluation.is_exported(model)
-    if exported and precision:
-        raise ConfigError(f"{printable(str(model))} has the precision that it was exported with; leave out --precision")
-    dataset = read_dataset(data, split, images, skip_bad)
-    for reason, count in dataset.skipped.items():
-        click.echo(f"{printable(str(data))}: {count:,} rows skipped: {reason}", err=True)
+    asked = Request(**options)
+    exported = evaluation.is_exported(asked.model)
+    if exported and asked.precision:
+        raise ConfigError(f"{printable(str(asked.model))} has the precision that it was exported with; leave out --precision")
+    if asked.html and not asked.html.parent.is_dir():  # said before the work is done
+        raise ConfigError(f"there is no folder {printable(str(asked.html.parent))} for --html; make it, or give another")
+    baseline = read_baseline(asked.gate) if asked.gate else None
+    dataset = read_dataset(asked.data, asked.split, asked.images, asked.skip_bad)
+    _tell_skipped(asked.data, dataset.skipped)
+    protocol = PROTOCOLS[asked.protocol]
+    dataset = chosen(dataset, protocol)
+    subject = _subject(asked, dataset, "as exported" if exported else asked.precision or "fp32")
+    if baseline:
+        check_same_queries(baseline, subject)
+    with _cache_folder(asked.cache) as cache:
+        report = _report(asked, dataset, protocol, subject, cache)
+    _print(report, form)
+    if baseline and report.queries:
+        click.echo(pass_gate(compared(baseline, report.queries)), err=True)
+
+
+def _subject(asked: Request, dataset: "Dataset", precision: str) -> "Subject":
+    from aladin.protocols import digest
+    from aladin.report import Subject
+
+    return Subject(
+        printable(str(asked.model)),
+        printable(str(asked.data)),
+        asked.split,
+        len(dataset),
+        dataset.caption_count,
+        asked.rerank,
+        precision,
+        asked.protocol,
+        digest(dataset),
+    )
+
+
+def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "Subject", cache: Path) -> "Report":
+    """Everything that was asked for, but for the comparison with a baseline; writes the HTML page."""
+    from aladin import evaluation
+    from aladin.judgements import read_judgements
+    from aladin.protocols import folds
+    from aladin.relevance.named import Judging, named_judge
+    from aladin.report import QueryValues, full_report
+
     stages = evaluation.Stages(lambda name: progress_shown(name, quiet=False))
-    with _cache_folder(cache) as folder:
-        encoded = evaluation.encode_dataset(model, dataset, precision or "fp32", folder, stages)
-    found = evaluation.evaluate(encoded, rerank, memory, stages)
-    shown_precision = "as exported" if exported else precision or "fp32"
-    names = (printable(str(model)), printable(str(data)))
-    subject = Subject(*names, split, len(dataset), dataset.caption_count, rerank, shown_precision)
-    _print(Report(subject, {name: head_figures(ranks) for name, ranks in found.ranks.items()}, found.seconds), form)
+    captions_of_each = [len(example.captions) for example in dataset.examples]
+    parts = folds(captions_of_each, protocol)
+    judgements = read_judgements(asked.judgements, dataset, asked.skip_bad) if asked.judgements else None
+    if judgements:
+        _tell_skipped(asked.judgements, judgements.skipped)
+        if judgements.own:
+            click.echo(f"{judgements.own:,} judged pairs are left out, as their caption is one of the image's own", err=True)
+    judging = Judging(dataset, protocol, asked.ids, cache, asked.memory, stages.stage, lambda text: click.echo(text, err=True))
+    judges = [named_judge(text, judging) for text in dict.fromkeys(asked.measures)]
+    encoded = evaluation.encode_dataset(asked.model, dataset, asked.precision or "fp32", cache, stages)
+    found = evaluation.evaluate(encoded, asked.rerank, asked.memory, stages, parts, judges)
+    agreements = evaluation.agreements(encoded, judgements, asked.memory) if judgements else {}
+    origins = {name: judge.origin for judge in judges for name in judge.measures}
+    report = full_report(subject, QueryValues(captions_of_each, found.ranks, found.judged, origins), found.seconds, agreements)
+    if asked.html:
+        from aladin.hardest import hardest_queries
+        from aladin.html_report import html_page
+
+        _write(asked.html, html_page(report, hardest_queries(encoded, dataset, found.ranks["alignment"], parts)))
+    return report
+
+
+def _tell_skipped(path: Path | None, skipped: Mapping[str, int]) -> None:
+    for reason, count in skipped.items():
+        click.echo(f"{printable(str(path))}: {count:,} rows skipped: {reason}", err=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{printable(str(path))} cannot be written: {error.strerror}; give another --html") from None
 
 
 @contextmanager
@@ -106,7 +221,7 @@ def _cache_folder(cache: Path | None) -> Iterator[Path]:
 def _print(report: "Report", form: Literal["json", "markdown"] | None) -> None:
     from rich.console import Console
 
-    from aladin.report import notes, to_json, to_markdown, to_table
+    from aladin.report import notes, to_json, to_markdown, to_tables
 
     if form == "json":
         click.echo(json.dumps(to_json(report), indent=2, allow_nan=False))
@@ -114,5 +229,8 @@ def _print(report: "Report", form: Literal["json", "markdown"] | None) -> None:
         click.echo(to_markdown(report))
     else:
         click.echo(f"{report.subject}\n")
-        Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(to_table(report))
-        click.echo(f"\n{notes(report)}")
+        console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+        for table in to_tables(report):
+            console.print(table)
+            click.echo()
+        click.echo(notes(report))
