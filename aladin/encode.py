@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from aladin.errors import DataError, ModelError
 from aladin.model_folder import ModelFolder
-from aladin.text import WordPieces
+from aladin.text import TypedWord, WordPieces
 
 MAX_CHARACTERS = 10_000  # of one text; far beyond any model's limit, so that a megabyte is not tokenized to keep 48 pieces
 TEXT_GRAPH = ({"pieces", "mask"}, ("vector", "words", "word_mask"))
@@ -60,7 +60,7 @@ class Encoder:
 
     def encode_texts(self, texts: list[str]) -> EncodedTexts:
         """Vector and word tokens of each text; DataError for one that the model cannot express."""
-        pieces = self._word_pieces.encode([text.strip()[:MAX_CHARACTERS] for text in texts])
+        pieces = self._word_pieces.encode([_readable(text) for text in texts])
         feeds = [
             {"pieces": ids[None, :length], "mask": mask[None, :length]}
             for ids, mask, length in zip(pieces.ids, pieces.mask, pieces.mask.sum(axis=1), strict=True)
@@ -73,6 +73,10 @@ class Encoder:
             raise DataError(f"the model has no vector for {texts[int(usable.argmin())]!r:.80}; write the query another way")
         cut = (len(text.strip()) > MAX_CHARACTERS for text in texts)
         return EncodedTexts(vectors, words, word_mask, tuple(a or b for a, b in zip(pieces.truncated, cut, strict=True)))
+
+    def typed_words(self, text: str) -> tuple[TypedWord, ...]:
+        """The text's words as they were typed; their pieces are rows of its `words` in `encode_texts`."""
+        return self._word_pieces.typed_words(_readable(text))
 
     def encode_images(self, pixels: UInt8[np.ndarray, "images size size 3"]) -> EncodedImages:
         """Vector and region tokens of each picture, already resized to the model's size."""
@@ -134,6 +138,11 @@ def _session(path: Path, inputs: set[str], outputs: tuple[str, ...]) -> Any:
     if missing:
         raise ModelError(f"{path} disagrees with this version on {', '.join(sorted(missing))}; export the model again")
     return session
+
+
+def _readable(text: str) -> str:
+    """What is read of a text, without the white space around it."""
+    return text.strip()[:MAX_CHARACTERS]
 
 
 def _padded(tokens: np.ndarray, length: int) -> np.ndarray:

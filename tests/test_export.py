@@ -12,7 +12,8 @@ from aladin.datasets import read_dataset
 from aladin.encode import Encoder
 from aladin.errors import ModelError
 from aladin.evaluation import Stages
-from aladin.export import ImageGraph, TextGraph, export_model, image_graph, quantized, text_graph, write_graphs
+from aladin.export import ImageGraph, TextGraph, export_model, image_graph, text_graph
+from aladin.int8_graph import quantized, write_graphs
 from aladin.model import Aladin
 from aladin.text import WordPieces
 from tests.tiny_learning import PAIRS, TINY, captions, picture, tiny_model, write_pictures, write_tokenizer
@@ -66,7 +67,7 @@ def test_the_exported_graphs_encode_as_the_model_does_whatever_the_batch(exporte
 
 
 def test_weights_that_both_graphs_need_are_stored_once(exported: Path, model: Aladin) -> None:
-    layer = model.backbone.layers[0].intermediate.weight.detach().numpy()
+    layer = model.backbone.layers[0].output.weight.detach().numpy()
     stored = (exported / "weights.bin").read_bytes()
     # The exporter may have transposed a matrix; in one of the two orders it stands there, and once.
     assert stored.count(layer.tobytes()) + stored.count(np.ascontiguousarray(layer.T).tobytes()) == 1

@@ -99,7 +99,7 @@ def build_tiny_model(folder: Path, pooling: str = "MrSw", seed: int = 0) -> Path
         "to_vector": to_vector[:3],
     }
     table = np.array([(*COLOURS[word], 0) if word in COLOURS else (0, 0, 0, 1) for word in WORDS], dtype=np.float32)
-    text = shared | {"table": table, "to_tokens": to_tokens, "to_vector": to_vector, "tiny": np.float32([1e-3])}
+    text = shared | {"table": table, "to_tokens": to_tokens, "to_vector": to_vector, "tiny": np.array([1e-3], dtype=np.float32)}
     text |= {"zero": [0], "two": [2], "end": [2**31]}
     _write_graph(IMAGE_GRAPH, image, folder / "image.onnx")
     _write_graph(TEXT_GRAPH, text, folder / "text.onnx")
