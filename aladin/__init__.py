@@ -1,8 +1,52 @@
 """Image-text matching and retrieval by fine-grained alignment, distilled into one vector for fast search (ALADIN)."""
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 # ONNX Runtime reports its use to its makers unless this is set before it is loaded; what people search is their own.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# What most programs need, each loaded when it is first named: `import aladin` alone takes no time.
+EXPORTS = {
+    "Aladin": "aladin.api",
+    "Collection": "aladin.api",
+    "AladinError": "aladin.errors",
+    "Box": "aladin.boxes",
+    "Explanation": "aladin.explain",
+    "Hit": "aladin.search",
+    "ImagePart": "aladin.queries",
+    "IndexConfig": "aladin.config",
+    "Query": "aladin.queries",
+    "Results": "aladin.search",
+    "SearchConfig": "aladin.search",
+    "TextPart": "aladin.queries",
+    "as_json": "aladin.search",
+}
+
+if TYPE_CHECKING:
+    from aladin.api import Aladin as Aladin
+    from aladin.api import Collection as Collection
+    from aladin.boxes import Box as Box
+    from aladin.config import IndexConfig as IndexConfig
+    from aladin.errors import AladinError as AladinError
+    from aladin.explain import Explanation as Explanation
+    from aladin.queries import ImagePart as ImagePart
+    from aladin.queries import Query as Query
+    from aladin.queries import TextPart as TextPart
+    from aladin.search import Hit as Hit
+    from aladin.search import Results as Results
+    from aladin.search import SearchConfig as SearchConfig
+    from aladin.search import as_json as as_json
+
+
+def __getattr__(name: str) -> Any:
+    if name not in EXPORTS:
+        raise AttributeError(f"module 'aladin' has no attribute {name!r}")
+    return getattr(importlib.import_module(EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *EXPORTS])

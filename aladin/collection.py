@@ -6,6 +6,7 @@ Here it is opened and read; `collection_writer` adds to it. Readers see a commit
 import dataclasses
 import json
 import os
+import shutil
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,39 +21,12 @@ from jaxtyping import Float16, Int64
 from aladin.errors import AladinError, DataError, IndexMismatch
 from aladin.model_folder import ModelFolder, fingerprint_of
 from aladin.quantized import QuantizedTokens, tokens_from_blobs
+from aladin.stored_format import APPLICATION_ID, SCHEMA_VERSION, readable
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x414C4144  # "ALAD", in the header of the file
+FULL_BYTES = 1 << 16  # a disk with less room is full
 BLOCK_ROWS = 65_536  # vectors read at once: 50 MB at 384 dimensions
-# An id is never given twice. A path is relative to the root, in the bytes of the file system, which need not be UTF-8.
-# A row's generation is that of the collection when the row last changed. Vectors and tokens stand apart, so that a scan of
-# all vectors does not pass over the tokens, which are 25 times larger.
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) WITHOUT ROWID;
-CREATE TABLE images (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    path BLOB NOT NULL UNIQUE,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    sha256 BLOB,
-    width INTEGER,
-    height INTEGER,
-    taken TEXT,
-    metadata TEXT NOT NULL DEFAULT '{}',
-    status TEXT NOT NULL CHECK (status IN ('ok', 'failed', 'offline', 'pending')),
-    reason TEXT,
-    generation INTEGER NOT NULL
-);
-CREATE INDEX images_by_content ON images (sha256);
-CREATE TABLE vectors (
-    id INTEGER PRIMARY KEY REFERENCES images ON DELETE CASCADE, vector BLOB NOT NULL, checksum INTEGER NOT NULL
-);
-CREATE TABLE tokens (
-    id INTEGER PRIMARY KEY REFERENCES images ON DELETE CASCADE, tokens BLOB NOT NULL, checksum INTEGER NOT NULL
-);
-"""
-
-Status = Literal["ok", "failed", "offline", "pending"]  # pending: known, but not encoded by the present model
+# failed: cannot be read; offline: the file is gone; pending: known, but not encoded by the present model; removed: not wanted
+Status = Literal["ok", "failed", "offline", "pending", "removed"]
 Store = TypeVar("Store", bound="Collection")
 
 
@@ -92,7 +66,11 @@ class Collection:
         if not path.is_file():
             raise DataError(f"there is no collection at {path}; make one with `aladin index FOLDER`")
         collection = cls(path, _reading_connection(path))
-        collection._check_format()
+        try:
+            collection._check_format()
+        except BaseException:
+            collection._connection.close()  # now, not when it is collected: it holds locks
+            raise
         return collection
 
     def close(self) -> None:
@@ -129,6 +107,44 @@ class Collection:
         parts = self._meta("model_parts")
         return fingerprint_of(json.loads(parts)) if parts else None
 
+    @property
+    def model_name(self) -> str | None:
+        """The name of the folder that this model had; None before the first image."""
+        name: str | None = self._meta("model_name")
+        return name
+
+    @property
+    def model_parts(self) -> dict[str, str]:
+        """What identifies the model whose vectors these are, part by part; empty before the first image."""
+        parts: dict[str, str] = json.loads(self._meta("model_parts") or "{}")
+        return parts
+
+    @property
+    def format(self) -> int:
+        return int(self._meta("schema_version"))
+
+    def failure_counts(self) -> dict[str, int]:
+        """How many files could not be read, by reason, the most frequent first; details in brackets count as one reason."""
+        reasons = (
+            "SELECT CASE instr(reason, ' (') WHEN 0 THEN reason ELSE substr(reason, 1, instr(reason, ' (') - 1) END AS kind"
+        )
+        return dict(
+            self._rows(f"{reasons}, count(*) FROM images WHERE status = 'failed' GROUP BY kind ORDER BY count(*) DESC, kind")
+        )
+
+    def unused_bytes(self) -> int:
+        """Of the file's size, the part that is free for new rows."""
+        return int(self._rows("PRAGMA freelist_count")[0][0]) * int(self._rows("PRAGMA page_size")[0][0])
+
+    def ids_below(self, path: str) -> list[int]:
+        """The ids of the image at a path relative to the root, or of all images below it; "." is the root."""
+        if path == ".":
+            return [number for (number,) in self._rows("SELECT id FROM images ORDER BY id")]
+        exact = os.fsencode(path)
+        # '0' is the character after '/', so this is a range of the index of paths.
+        condition = "path = ? OR (path > ? AND path < ?)"
+        return [n for (n,) in self._rows(f"SELECT id FROM images WHERE {condition}", (exact, exact + b"/", exact + b"0"))]
+
     def check_root(self, folder: Path) -> None:
         """DataError unless these are the images of `folder`."""
         if self.root != folder.resolve():
@@ -140,9 +156,9 @@ class Collection:
         if stored is None or self._meta("model_stamp") == model.stamp:
             return
         parts: dict[str, str] = json.loads(stored)
-        if parts == model.parts:
+        different = sorted(name for name in parts if parts[name] != model.parts.get(name))
+        if not different:
             return
-        different = sorted(name for name in parts.keys() | model.parts.keys() if parts.get(name) != model.parts.get(name))
         raise IndexMismatch(
             f"{self.path} was built with model {self._meta('model_name')} {fingerprint_of(parts)[:12]}, this is {model.name} "
             f"{model.fingerprint[:12]} ({', '.join(different)} differ); give the first with --model, "
@@ -194,6 +210,16 @@ class Collection:
             raise self._damaged(missing[0])
         return tokens_from_blobs([blobs[number] for number in numbers], self.token_dim)
 
+    def encoded_ids(self) -> list[int]:
+        """The ids of all images that have a vector, those whose files are gone included."""
+        return [number for (number,) in self._rows("SELECT id FROM vectors ORDER BY id")]
+
+    def vectors_of(self, numbers: Sequence[int]) -> Float16[np.ndarray, "rows dim"]:
+        """The vectors of the images with these ids, in the order asked."""
+        statement = "SELECT id, vector, checksum FROM vectors WHERE id IN (SELECT value FROM json_each(?))"
+        blobs = {row[0]: self._checked(*row) for row in self._rows(statement, (json.dumps(list(numbers)),))}
+        return np.frombuffer(b"".join(blobs[number] for number in numbers), dtype="<f2").reshape(len(numbers), -1)
+
     @property
     def token_dim(self) -> int:
         return int(self._meta("token_dim"))
@@ -207,6 +233,29 @@ class Collection:
         finally:
             self._execute("COMMIT")
 
+    def ids_where(self, condition: str, values: Sequence[Any]) -> Int64[np.ndarray, " rows"]:
+        """The ids, rising, of the images that can be found and meet an SQL condition on the columns of images."""
+        statement = f"SELECT id FROM images WHERE status = 'ok' AND ({condition}) ORDER BY id"
+        return np.array([number for (number,) in self._rows(statement, values)], dtype=np.int64)
+
+    def ids_changed_since(self, generation: int) -> Int64[np.ndarray, " rows"]:
+        """The ids, rising, of all images whose row is newer than that generation, those that cannot be found included."""
+        rows = self._rows("SELECT id FROM images WHERE generation > ? ORDER BY id", (generation,))
+        return np.array([number for (number,) in rows], dtype=np.int64)
+
+    def findable_vectors(
+        self, numbers: Int64[np.ndarray, " asked"]
+    ) -> tuple[Int64[np.ndarray, " rows"], Float16[np.ndarray, "rows dim"]]:
+        """Those of the images with these ids that can be found, by id, and their vectors."""
+        statement = (
+            "SELECT id, vector, vectors.checksum FROM vectors JOIN images USING (id) "
+            "WHERE id IN (SELECT value FROM json_each(?)) AND status = 'ok' ORDER BY id"
+        )
+        rows = self._rows(statement, (json.dumps(numbers.tolist()),))
+        blobs = b"".join(self._checked(*row) for row in rows)
+        ids = np.array([row[0] for row in rows], dtype=np.int64)
+        return ids, np.frombuffer(blobs, dtype="<f2").reshape(len(rows), -1) if rows else np.empty((0, 0), dtype="<f2")
+
     def _images(self, condition: str, values: tuple[Any, ...]) -> list[ImageRow]:
         columns = [column.name for column in dataclasses.fields(ImageRow)]
         found = self._rows(f"SELECT {', '.join(columns)} FROM images {condition}", values)
@@ -219,9 +268,7 @@ class Collection:
         return blob
 
     def _damaged(self, number: int) -> DataError:
-        return DataError(
-            f"what {self.path} stores of {self.image(number).path!a} is damaged; run `aladin index FOLDER --rebuild`"
-        )
+        return DataError(f"what {self.path} stores of {self.image(number).path!a} is damaged; run `aladin repair FOLDER`")
 
     def _meta(self, key: str) -> Any:
         found = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
@@ -231,9 +278,9 @@ class Collection:
         if self._rows("PRAGMA application_id") != [(APPLICATION_ID,)]:
             raise DataError(f"{self.path} is not a collection of aladin; give another --collection")
         version = self._meta("schema_version")
-        if version != SCHEMA_VERSION:
+        if not readable(version):
             raise IndexMismatch(
-                f"{self.path} has format {version} and this version of aladin reads format {SCHEMA_VERSION}; "
+                f"{self.path} has format {version} and this version of aladin reads formats up to {SCHEMA_VERSION}; "
                 "use the version that wrote it, or another --collection"
             )
 
@@ -288,5 +335,7 @@ def _store_error(path: Path, error: sqlite3.DatabaseError) -> AladinError:
         sqlite3.SQLITE_BUSY: "another program holds it, try again",
     }
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    known = advice.get(code, "restore it from a backup, or delete it and index the folder again")
+    if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < FULL_BYTES:
+        code = sqlite3.SQLITE_FULL  # the shared memory of a log cannot say so
+    known = advice.get(code, "run `aladin repair FOLDER`, which saves what can be read")
     return DataError(f"{path} cannot be used: {error}; {known}")

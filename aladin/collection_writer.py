@@ -8,48 +8,40 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float16, Float32, Int8
 
-from aladin.collection import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, Collection, ImageRow, connect, failures_named
+from aladin.collection import Collection, ImageRow, connect, failures_named
 from aladin.errors import DataError
+from aladin.listing import FileState as FileState
+from aladin.listing import Unlisted
 from aladin.model_folder import ModelFolder
-from aladin.quantized import token_blob
+from aladin.photographs import Photograph as Photograph
+from aladin.quantized import blob_of, token_blob
+from aladin.stored_format import SCHEMA_VERSION, create_tables, keep_checksums, migrate, seal
 from aladin.writer_lock import WriterLock
 
-# An image needs no reading when its file is as it was and it has a vector, or a reason for having none.
-SETTLED = """images.size = listing.size AND images.mtime_ns = listing.mtime_ns AND (
-    images.reason IS NOT NULL OR EXISTS (SELECT 1 FROM vectors WHERE vectors.id = images.id))"""
-
-
-@dataclass(frozen=True)
-class FileState:
-    """A file as the folder lists it; one whose size and time are as before is taken to be unchanged."""
-
-    path: str  # relative to the root, as in ImageRow
-    size: int  # bytes
-    mtime_ns: int
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """What a decoded file says of itself."""
-
-    file: FileState
-    sha256: bytes
-    width: int  # px, upright
-    height: int
-    taken: str | None  # as in ImageRow
+# An image needs no reading when its file is as it was and it has a vector, or a reason for having none; or is not wanted.
+SETTLED = """(images.status = 'removed' OR images.size = listing.size AND images.mtime_ns = listing.mtime_ns AND (
+    images.reason IS NOT NULL OR EXISTS (SELECT 1 FROM vectors WHERE vectors.id = images.id)))"""
+LISTED = "EXISTS (SELECT 1 FROM listing WHERE listing.path = images.path)"
+# Below a folder that could not be listed nothing is known to be gone.
+UNKNOWN = """EXISTS (SELECT 1 FROM unlisted WHERE images.path = unlisted.path
+    OR substr(images.path, 1, length(unlisted.path) + 1) = CAST(unlisted.path || '/' AS BLOB))"""
+ROOT_SAMPLE = 200  # images looked for in a folder said to be the moved root
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A folder's listing against the rows: how many files are as they were, back, gone, and to be read."""
 
+    known: int  # images that were there at the last look
+    listed: int  # files
     unchanged: int
     returned: int
-    gone: int
+    gone: int  # of those known
     unread: int
 
 
@@ -72,8 +64,13 @@ class CollectionWriter(Collection):
             raise DataError(f"{path.parent} cannot be made ({error.strerror}); name another place with --collection") from None
         lock = WriterLock(path.with_name(path.name + ".lock"))
         try:
-            collection = cls(path, _writing_connection(path), lock)
-            collection._prepare(root)
+            connection = _writing_connection(path)
+            try:
+                collection = cls(path, connection, lock)
+                collection._prepare(root)
+            except BaseException:
+                connection.close()
+                raise
         except BaseException:
             lock.release()
             raise
@@ -90,6 +87,7 @@ class CollectionWriter(Collection):
         try:
             self._execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
             yield
+            self._set_meta("seal", seal(self._rows))
             self._execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:  # a full disk has already ended it
@@ -103,32 +101,73 @@ class CollectionWriter(Collection):
             with self.transaction():
                 self._set_model(model)
 
+    def use_device(self) -> bool:
+        """Remember the disk that the folder is on; whether it was on another before. Opens its transaction when it is news."""
+        device, before = self.root.stat().st_dev, self._meta("device")
+        if device == before:
+            return False
+        with self.transaction():
+            self._set_meta("device", device)
+        return before is not None
+
     def rebuild(self, model: ModelFolder) -> None:
         """Forget every vector, token and failure, so that all images are read again, by `model`. Opens its transaction."""
         with self.transaction():
             self._execute("DELETE FROM vectors")
             self._execute("DELETE FROM tokens")
-            self._execute("UPDATE images SET status = 'pending', reason = NULL WHERE status != 'offline'")
-            self._execute("UPDATE images SET reason = NULL")
+            self._update("status = 'pending', reason = NULL", "status IN ('ok', 'failed')")
+            self._update("reason = NULL", "reason IS NOT NULL AND status != 'removed'")
             self._set_model(model)
 
-    def compare(self, files: Iterable[FileState]) -> Comparison:
+    def compare(self, files: Iterable[FileState | Unlisted]) -> Comparison:
         """Hold a listing of the whole folder against the rows: those gone go offline, those back are restored.
 
         Nothing is forgotten: an offline row keeps its id, vector and tokens. Opens its transaction when there is a change.
         """
         self._list(files)
-        gone = "status != 'offline' AND NOT EXISTS (SELECT 1 FROM listing WHERE listing.path = images.path)"
+        gone = f"status NOT IN ('offline', 'removed') AND NOT {LISTED} AND NOT {UNKNOWN}"
         returned = f"status = 'offline' AND EXISTS (SELECT 1 FROM listing WHERE listing.path = images.path AND {SETTLED})"
-        number_gone = self._count(f"images WHERE {gone}")
-        number_returned = self._count(f"images WHERE {returned}")
-        number_unread = self._count("unread")
-        unchanged = self._count("listing") - number_unread - number_returned
-        if number_gone or number_returned:
+        counts = {
+            "known": self._count("images WHERE status NOT IN ('offline', 'removed')"),
+            "listed": self._count("listing"),
+            "returned": self._count(f"images WHERE {returned}"),
+            "gone": self._count(f"images WHERE {gone}"),
+            "unread": self._count("unread"),
+        }
+        if counts["gone"] or counts["returned"]:
             with self.transaction():
                 self._update("status = 'offline'", gone)
                 self._update("status = CASE WHEN reason IS NULL THEN 'ok' ELSE 'failed' END", returned)
-        return Comparison(unchanged, number_returned, number_gone, number_unread)
+        return Comparison(unchanged=counts["listed"] - counts["unread"] - counts["returned"], **counts)
+
+    def forget_offline(self) -> int:
+        """Delete every image whose file is gone; how many. Opens its transaction."""
+        with self.transaction():
+            return self._execute("DELETE FROM images WHERE status = 'offline'")
+
+    def compact(self) -> None:
+        """Give the space of deleted rows back to the disk. Outside of any transaction; needs as much room as the file has."""
+        self._execute("VACUUM")
+        self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Images that are to be neither found nor read again: only path and id stay, so that `restore` can take it back."""
+        which = json.dumps(list(numbers))
+        for table in ("vectors", "tokens"):
+            self._execute(f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", (which,))
+        nothing = ", ".join(f"{name} = NULL" for name in ("sha256", "width", "height", "taken", "reason"))
+        self._update(f"status = 'removed', metadata = '{{}}', {nothing}", "id IN (SELECT value FROM json_each(?))", (which,))
+
+    def restore(self, numbers: Sequence[int]) -> None:
+        """Removed images that the next run is to read again."""
+        self._update(
+            "status = 'pending'", "status = 'removed' AND id IN (SELECT value FROM json_each(?))", (json.dumps(list(numbers)),)
+        )
+
+    def try_failed_again(self) -> None:
+        """Files that could not be read become unread ones. Opens its transaction."""
+        with self.transaction():
+            self._update("status = 'pending', reason = NULL", "status = 'failed'")
 
     def unread(self) -> Iterator[FileState]:
         """The files that the last comparison found new or changed, by path."""
@@ -150,8 +189,8 @@ class CollectionWriter(Collection):
         tokens: Float32[np.ndarray, "images regions token_dim"],
     ) -> list[int]:
         """Rows for newly encoded images, one for each; an image at a known path keeps its id and metadata."""
-        if not (np.isfinite(vectors).all() and np.isfinite(tokens).all() and (vectors != 0).any(axis=1).all()):
-            raise DataError("a vector that is not finite, or zero, cannot be stored; pass only usable rows of EncodedImages")
+        if not storable(vectors, tokens).all():
+            raise DataError("a vector that is not finite, or zero, cannot be stored; pass only rows that are storable")
         numbers = []
         for photograph, vector, regions in zip(photographs, vectors, tokens, strict=True):
             number = self._put_photograph(photograph)
@@ -169,6 +208,27 @@ class CollectionWriter(Collection):
                 self._execute(copy, (number, twin.id))
         return number
 
+    def put_encoded(
+        self,
+        path: str,
+        facts: dict[str, Any],
+        vector: Float16[np.ndarray, " dim"],
+        values: Int8[np.ndarray, "regions token_dim"],
+        scales: Float32[np.ndarray, " regions"],
+    ) -> None:
+        """A row from an export of this model: `facts` are the columns of images but for the path, metadata as JSON."""
+        number = self._put(FileState(path, facts["size"], facts["mtime_ns"]), facts)
+        self._execute("UPDATE images SET metadata = ? WHERE id = ?", (facts["metadata"], number))
+        self._put_blob("vectors", number, vector.astype("<f2").tobytes())
+        self._put_blob("tokens", number, blob_of(values, scales))
+
+    def describe(self, path: str, metadata: dict[str, Any]) -> None:
+        """Add to the metadata of the image at a path; one that is not known yet gets a row, and is read by the next run."""
+        columns = "path, size, mtime_ns, status, generation"
+        add = f"INSERT INTO images ({columns}) VALUES (?, -1, -1, 'pending', ?) ON CONFLICT DO NOTHING"
+        self._execute(add, (os.fsencode(path), self.generation))
+        self._update("metadata = json_patch(metadata, ?)", "path = ?", (json.dumps(metadata), os.fsencode(path)))
+
     def move(self, row: ImageRow, file: FileState) -> None:
         """`row` is from now on the file at a path that has no row yet."""
         values = (os.fsencode(file.path), file.size, file.mtime_ns, row.id)
@@ -180,16 +240,26 @@ class CollectionWriter(Collection):
         self._execute("DELETE FROM vectors WHERE id = ?", (number,))
         self._execute("DELETE FROM tokens WHERE id = ?", (number,))
 
-    def _list(self, files: Iterable[FileState]) -> None:
-        """Two tables of this connection's own: the listing, and the part of it that has to be read."""
-        self._execute("DROP TABLE IF EXISTS temp.listing")
-        self._execute("DROP TABLE IF EXISTS temp.unread")
+    def _list(self, files: Iterable[FileState | Unlisted]) -> None:
+        """Tables of this connection's own: the listing, what could not be listed, and what has to be read."""
+        for table in ("listing", "unlisted", "unread"):
+            self._execute(f"DROP TABLE IF EXISTS temp.{table}")
         self._execute("CREATE TEMP TABLE listing (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER) WITHOUT ROWID")
-        rows = ((os.fsencode(file.path), file.size, file.mtime_ns) for file in files)
+        self._execute("CREATE TEMP TABLE unlisted (path BLOB PRIMARY KEY) WITHOUT ROWID")
+        unlisted: list[tuple[bytes]] = []
+
+        def rows() -> Iterator[tuple[bytes, int, int]]:
+            for file in files:
+                if isinstance(file, Unlisted):
+                    unlisted.append((os.fsencode(file.path),))
+                else:
+                    yield os.fsencode(file.path), file.size, file.mtime_ns
+
         with failures_named(self.path):
             self._connection.execute("BEGIN")
             try:
-                self._connection.executemany("INSERT OR REPLACE INTO listing VALUES (?, ?, ?)", rows)
+                self._connection.executemany("INSERT OR REPLACE INTO listing VALUES (?, ?, ?)", rows())
+                self._connection.executemany("INSERT OR REPLACE INTO unlisted VALUES (?)", unlisted)
             finally:
                 self._connection.commit()
         self._execute(
@@ -199,7 +269,12 @@ class CollectionWriter(Collection):
 
     def _put_photograph(self, photograph: Photograph) -> int:
         facts = {name: getattr(photograph, name) for name in ("sha256", "width", "height", "taken")}
-        return self._put(photograph.file, facts | {"status": "ok"})
+        number = self._put(photograph.file, facts | {"status": "ok"})
+        if photograph.metadata:
+            news = any(value is not None for value in photograph.metadata.values())
+            patch = "UPDATE images SET metadata = json_patch(metadata, ?) WHERE id = ? AND (? OR metadata != '{}')"
+            self._execute(patch, (json.dumps(photograph.metadata), number, news))
+        return number
 
     def _put(self, file: FileState, values: dict[str, object]) -> int:
         """The id of the row at the file's path, new or overwritten; columns left out become NULL, metadata stays."""
@@ -238,22 +313,55 @@ class CollectionWriter(Collection):
         if self._rows("PRAGMA page_count") == [(0,)] or not self._rows("SELECT 1 FROM sqlite_master LIMIT 1"):
             self._execute("PRAGMA journal_mode = WAL")
             self._execute("BEGIN IMMEDIATE")
-            for statement in SCHEMA.split(";")[:-1]:
-                self._execute(statement)
-            self._execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            for key, value in {"schema_version": SCHEMA_VERSION, "generation": 0, "root": self._root_to_store(root)}.items():
-                self._set_meta(key, value)
+            create_tables(self._execute)
+            self._set_meta("schema_version", SCHEMA_VERSION)
+            self._set_meta("generation", 0)
+            self._set_meta("root", root_to_store(self.path, root))
+            self._set_meta("seal", seal(self._rows))
             self._execute("COMMIT")
         self._check_format()
-        if self.root != root.resolve() and not self.root.exists():
+        self._keep_checksums()
+        if self.root != root.resolve() and not self.root.exists() and self._holds_images_of(root):
             with self.transaction():
-                self._set_meta("root", self._root_to_store(root))
+                self._set_meta("root", root_to_store(self.path, root))
         self.check_root(root)
 
-    def _root_to_store(self, root: Path) -> bytes:
-        """The way from the collection to a folder that contains it, else the folder's absolute path."""
-        place, folder = self.path.parent.resolve(), root.resolve()
-        return os.fsencode(os.path.relpath(folder, place) if place.is_relative_to(folder) else folder)
+    def _keep_checksums(self) -> None:
+        """From here on; a file of an older format is brought to the present one first."""
+        version = self._meta("schema_version")
+        with failures_named(self.path):
+            if version == SCHEMA_VERSION:
+                keep_checksums(self._connection)
+                return
+        self._execute("PRAGMA foreign_keys = OFF")  # the table that others refer to is replaced
+        with self.transaction():
+            migrate(self._execute, version)
+            with failures_named(self.path):
+                keep_checksums(self._connection)
+            self._execute("UPDATE images SET generation = generation")
+        self._execute("PRAGMA foreign_keys = ON")
+
+    def _holds_images_of(self, root: Path) -> bool:
+        """Whether that folder may be the one that these images were in: some known file is there, or none is known."""
+        paths = self._rows("SELECT path FROM images ORDER BY id LIMIT ?", (ROOT_SAMPLE,))
+        return not paths or any((root / os.fsdecode(path)).exists() for (path,) in paths)
+
+
+def storable(
+    vectors: Float32[np.ndarray, "images dim"], tokens: Float32[np.ndarray, "images regions token_dim"]
+) -> Bool[np.ndarray, " images"]:
+    """Which images have a vector with a direction and finite tokens, in the precision that they are stored in."""
+    with np.errstate(over="ignore"):
+        halves = vectors.astype("<f2")
+    finite = np.isfinite(halves).all(axis=1) & np.isfinite(tokens).all(axis=(1, 2))
+    usable: Bool[np.ndarray, " images"] = finite & (halves != 0).any(axis=1)
+    return usable
+
+
+def root_to_store(path: Path, root: Path) -> bytes:
+    """The way from the collection at `path` to a folder that contains it, else the folder's absolute path."""
+    place, folder = path.parent.resolve(), root.resolve()
+    return os.fsencode(os.path.relpath(folder, place) if place.is_relative_to(folder) else folder)
 
 
 def _writing_connection(path: Path) -> sqlite3.Connection:

@@ -11,6 +11,9 @@ from aladin.config import ModelConfig, from_table, read_toml, to_table
 from aladin.errors import ConfigError, ModelError
 
 FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")  # weights.bin: both graphs' large weights
+ENCODING = 1  # raised when the same model would give other vectors or tokens: another way to resize, another quantisation
+# The settings of model.toml that searching minds; all others are inside the graphs.
+MINDED = {"image": ("size", "grid"), "heads": ("token_dim", "pooling"), "limits": ("caption_pieces",)}
 SHIPPED = Path(__file__).parent / "models" / "lite"
 
 
@@ -35,16 +38,20 @@ class ModelFolder:
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """The SHA-256 of each thing that vectors depend on: the files, and the sections of model.toml. Reads every file."""
+        """Each thing that a collection's contents depend on: the SHA-256 of the files, settings of model.toml, and how this
+        version encodes. Reads every file.
+        """
         try:
             files = {name: hashlib.sha256((self.path / name).read_bytes()).hexdigest() for name in FILES}
         except OSError as error:
             raise ModelError(f"the model {self.path} cannot be read: {error}; copy the folder again") from None
-        return files | {f"[{name}]": _digest(section) for name, section in to_table(self.config).items()}
+        table = to_table(self.config)
+        settings = {f"[{section}] {name}": str(table[section][name]) for section, names in MINDED.items() for name in names}
+        return files | settings | {"encoding": str(ENCODING)}
 
     @property
     def fingerprint(self) -> str:
-        """One SHA-256 over all parts: equal for two folders exactly when they encode alike."""
+        """One SHA-256 over all parts: two folders with the same one encode alike."""
         return fingerprint_of(self.parts)
 
     @cached_property

@@ -24,12 +24,23 @@ class QuantizedTokens:
     def __len__(self) -> int:
         return len(self.values)
 
+    def restored(self) -> Float32[np.ndarray, "rows tokens dim"]:
+        """The tokens that these values stand for; padded ones are zero."""
+        values = self.values.astype(np.float32)
+        values *= self.scales[:, :, None]
+        return values
+
 
 def token_blob(tokens: Float32[np.ndarray, "tokens dim"]) -> bytes:
     """The tokens of one row as they are stored; a cosine of two L2-normalised tokens moves by less than 0.001 as a rule."""
     scales = np.abs(tokens).max(axis=1, initial=0.0) / np.float32(127)
     divisors = np.where(scales > 0, scales, np.float32(1))  # a zero token stays zero
     values = np.rint(tokens / divisors[:, None]).astype(np.int8)
+    return blob_of(values, scales)
+
+
+def blob_of(values: Int8[np.ndarray, "tokens dim"], scales: Float32[np.ndarray, " tokens"]) -> bytes:
+    """Quantised tokens of one row as they are stored."""
     return bytes(scales.astype("<f4").tobytes() + values.tobytes())
 
 

@@ -4,10 +4,14 @@ import fcntl
 import json
 import os
 import socket
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
 from aladin.errors import CollectionLocked, DataError
+
+PATIENCE = 0.2  # seconds, so that somebody who only asks who holds the lock holds nobody up
 
 
 class WriterLock:
@@ -22,17 +26,22 @@ class WriterLock:
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror}); name another place with --collection") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
+            ours = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": datetime.now().isoformat(timespec="seconds"),
+                "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]]),  # no more: the rest may be private
+            }
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(ours).encode(), 0)
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
             raise CollectionLocked(f"{path.parent} is being written by {holder}; wait until that has ended") from None
         except OSError as error:
             os.close(descriptor)
-            raise DataError(f"{path} cannot be locked ({error.strerror}); name a place on a local disk") from None
-        ours = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(timespec="seconds")}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(ours).encode(), 0)
+            raise DataError(f"{path} cannot be locked ({error.strerror}); name a place on a local disk with room") from None
         self._descriptor: int | None = descriptor
 
     def release(self) -> None:
@@ -42,9 +51,38 @@ class WriterLock:
             self._descriptor = None
 
 
+def holder_of(path: Path) -> str | None:
+    """Who holds the lock at `path` just now, in words; None when nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _holder(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(PATIENCE / 10)
+
+
 def _holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 1000, 0))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']} ({holder['command']})"
     except (ValueError, KeyError, TypeError):
         return "a process that has just started"

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +18,14 @@ import click
 import numpy as np
 from PIL import Image
 
-from aladin.collection_writer import CollectionWriter, FileState
+from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.decoding import Decoders, DecodingLimits
 from aladin.encode import EncodedImages, Encoder
-from aladin.indexing import Decoded, IndexConfig, index_folder, list_images, read_photograph
+from aladin.indexing import index_folder
+from aladin.listing import FileState, list_images
 from aladin.model_folder import shipped_model
+from aladin.photographs import Decoded
 
 Value = TypeVar("Value")
 
@@ -33,7 +36,7 @@ Value = TypeVar("Value")
 @click.option("--made", default=256, show_default=True, help="How many photographs to make when there is no folder.")
 @click.option("--side", default=500, show_default=True, help="Longer side of those made, px.")
 @click.option("--batch", default=IndexConfig().batch_images, show_default=True, help="Images encoded and committed at once.")
-@click.option("--threads", default=0, show_default=True, help="Of decoding and of the network each; 0: one a core.")
+@click.option("--threads", default=0, show_default=True, help="Of decoding (processes) and of the network each; 0: one a core.")
 def main(model: Path | None, photos: Path | None, made: int, side: int, batch: int, threads: int) -> None:
     encoder = Encoder.load(model or shipped_model(), threads)
     config = IndexConfig(batch, threads)
@@ -57,9 +60,9 @@ def _measure(folder: Path, encoder: Encoder, config: IndexConfig, scratch: Path)
             index_folder(collection, encoder, config)
 
     def decode() -> list[Decoded]:
-        with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool:
-            outcomes = pool.map(lambda file: read_photograph(folder, file, size), files)
-            return [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
+        with Decoders(DecodingLimits.of(config)) as decoders:
+            outcomes = [decoders.submit(folder, file, size) for file in files]
+            return [found for outcome in outcomes if isinstance(found := outcome.result(), Decoded)]
 
     def encode(images: list[Decoded]) -> list[EncodedImages]:
         return [encoder.encode_images(np.stack([image.pixels for image in batch])) for batch in _batches(images, config)]
@@ -78,7 +81,7 @@ def _measure(folder: Path, encoder: Encoder, config: IndexConfig, scratch: Path)
     encoded = _timed(seconds, "image network alone", lambda: encode(images))
     _timed(seconds, "writing alone", lambda: write(images, encoded))
     rows = {stage: {"seconds": spent, "images_per_second": len(files) / spent} for stage, spent in seconds.items()}
-    setting = {"images": len(files), "batch": config.batch_images, "threads": config.threads, "cores": os.cpu_count() or 1}
+    setting = {"images": len(files), "batch": config.batch_images, "workers": config.workers, "cores": os.cpu_count() or 1}
     return {"stages": rows, "setting": setting}
 
 

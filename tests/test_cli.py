@@ -47,6 +47,8 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
         ["average", "out", "one", "other"],
         ["evaluate", "model", "data"],
         ["export", "model", "out", "--val", "data"],
+        ["convert", "checkpoint", "vinvl", "out"],
+        ["features", "convert", "test_captions.pt", "captions.jsonl"],
     ],
 )
 def test_learning_without_its_packages_says_what_to_install(arguments: list[str]) -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import socket
@@ -283,7 +284,7 @@ def test_a_newer_format_is_refused(writer: CollectionWriter, tmp_path: Path) -> 
     writer._set_meta("schema_version", 99)
     writer.close()
     for opening in (lambda: Collection.open(writer.path), lambda: CollectionWriter.create(writer.path, tmp_path)):
-        with pytest.raises(IndexMismatch, match="has format 99 and this version of aladin reads format 1"):
+        with pytest.raises(IndexMismatch, match="has format 99 and this version of aladin reads formats up to 2"):
             opening()
 
 
@@ -346,7 +347,62 @@ def test_a_malformed_database_is_one_sentence(writer: CollectionWriter, model: M
     content[4096:] = os.urandom(len(content) - 4096)
     writer.path.write_bytes(content)
     with (
-        pytest.raises(AladinError, match=r"cannot be used: .*; restore it from a backup"),
+        pytest.raises(AladinError, match=r"cannot be used: .*; run `aladin repair FOLDER`"),
         Collection.open(writer.path) as opened,
     ):
         list(opened.images())
+
+
+# Q3: everything that vectors depend on.
+
+
+def edited(folder: Path, setting: str, value: str) -> Path:
+    text = (folder / "model.toml").read_text()
+    name, before = next((line, line.split(" = ")) for line in text.splitlines() if line.startswith(setting))
+    (folder / "model.toml").write_text(text.replace(name, f"{before[0]} = {value}"))
+    return folder
+
+
+CHANGES = {
+    "image.onnx": lambda folder: (folder / "image.onnx").write_bytes((folder / "image.onnx").read_bytes() + b" "),
+    "text.onnx": lambda folder: (folder / "text.onnx").write_bytes((folder / "text.onnx").read_bytes() + b" "),
+    "weights.bin": lambda folder: (folder / "weights.bin").write_bytes(b"other weights"),
+    "tokenizer.json": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "[image] size": lambda folder: edited(folder, "size", "32"),
+    "[image] grid": lambda folder: edited(folder, "grid", "4"),
+    "[heads] token_dim": lambda folder: edited(folder, "token_dim", "16"),
+    "[heads] pooling": lambda folder: edited(folder, "pooling", '"MrAVGw"'),
+    "[limits] caption_pieces": lambda folder: edited(folder, "caption_pieces", "20"),
+}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_a_model_that_differs_anywhere_is_refused_naming_where(
+    writer: CollectionWriter, model: ModelFolder, model_path: Path, tmp_path: Path, part: str
+) -> None:
+    fill(writer, model, 2)
+    copy = Path(shutil.copytree(model_path, tmp_path / "copy"))
+    CHANGES[part](copy)
+    for check in (writer.check_model, writer.use_model):
+        with pytest.raises(IndexMismatch, match=rf"\({re.escape(part)} differ\)") as caught:
+            check(ModelFolder.open(copy))
+        assert caught.value.exit_code == 6
+
+
+def test_another_way_of_encoding_is_refused(
+    writer: CollectionWriter, model: ModelFolder, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(writer, model, 2)
+    monkeypatch.setattr("aladin.model_folder.ENCODING", 2)
+    copy = Path(shutil.copytree(model_path, tmp_path / "copy"))
+    with pytest.raises(IndexMismatch, match=r"\(encoding differ\)"):
+        writer.check_model(ModelFolder.open(copy))
+
+
+def test_settings_that_searching_does_not_mind_may_differ(
+    writer: CollectionWriter, model: ModelFolder, model_path: Path, tmp_path: Path
+) -> None:
+    fill(writer, model, 2)
+    copy = Path(shutil.copytree(model_path, tmp_path / "copy"))
+    (copy / "model.toml").write_text((copy / "model.toml").read_text().replace("[limits]", "[limits]\ntags = 7"))
+    writer.check_model(ModelFolder.open(copy))

@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aladin import indexing
 from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter, FileState
+from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.decoding import Decoders, DecodingLimits
 from aladin.encode import EncodedImages, Encoder
 from aladin.errors import DataError
-from aladin.indexing import IndexConfig, IndexReport, Unreadable, index_folder, list_images, read_photograph
+from aladin.indexing import IndexReport, index_folder
+from aladin.listing import FileState, list_images
+from aladin.photographs import Decoded, Unreadable
 from tests.conftest import paint, stored
 from tests.tiny_model import COLOURS
 
@@ -60,6 +65,11 @@ def index(folder: Path, encoder: Encoder, config: IndexConfig | None = None, pla
 def contents(folder: Path, place: Path | None = None) -> dict[str, tuple[object, ...]]:
     with Collection.open(place or default_place(folder)) as collection:
         return stored(collection)
+
+
+def read_photograph(root: Path, file: FileState, size: int) -> Decoded | Unreadable:
+    with Decoders(DecodingLimits(workers=1, seconds=20.0, memory_mb=512)) as decoders:
+        return decoders.submit(root, file, size).result()
 
 
 # One run, two runs, half a run.
@@ -192,7 +202,8 @@ def test_an_unmounted_root_loses_nothing(photos: Path, tmp_path: Path, encoder: 
     before, encoded = contents(photos, place), encoder.encoded
     photos.rename(away)
     photos.mkdir()
-    assert index(photos, encoder, place=place).offline == len(COLOURS)
+    report = index(photos, encoder, place=place)
+    assert (report.offline, report.forgotten) == (len(COLOURS), 0)
     photos.rmdir()
     away.rename(photos)
     assert index(photos, encoder, place=place).returned == len(COLOURS)
@@ -355,7 +366,7 @@ def test_a_file_that_vanishes_while_the_folder_is_read_is_counted_and_gets_no_ro
             (photos / "yellow.png").unlink()
 
     with CollectionWriter.create(default_place(photos), photos) as collection:
-        report = index_folder(collection, encoder, IndexConfig(batch_images=1, threads=1), vanishing)
+        report = index_folder(collection, encoder, IndexConfig(batch_images=1, workers=1), vanishing)
         assert sum(collection.counts().values()) + report.skipped.get("vanished while the folder was read", 0) == len(COLOURS)
 
 
@@ -431,3 +442,222 @@ def test_the_full_size_is_kept_though_a_jpeg_is_decoded_smaller(tmp_path: Path, 
     with Collection.open(default_place(folder)) as collection:
         row = next(collection.images())
     assert (row.width, row.height) == (1600, 1200)
+
+
+# R7: the guard against taking an absent disk for deletions.
+
+
+def absent(photos: Path, how: str) -> Path:
+    """Make the photographs be away; where they are now."""
+    away = photos.with_name("away")
+    if how == "60 % gone":
+        away.mkdir()
+        for name in list(COLOURS)[:4]:
+            shutil.move(photos / f"{name}.png", away)
+        return away
+    photos.rename(away)
+    if how == "root empty":
+        photos.mkdir()
+    elif how == "another disk":
+        paint(photos / "another.png", "red", seed=1234)
+    return away
+
+
+@pytest.mark.parametrize("how", ["root missing", "root empty", "another disk", "60 % gone"])
+def test_photographs_that_are_away_stay_known_and_come_back_without_encoding(
+    photos: Path, tmp_path: Path, encoder: CountingEncoder, how: str
+) -> None:
+    place = tmp_path / "elsewhere.sqlite"
+    index(photos, encoder, place=place)
+    before = contents(photos, place)
+    away = absent(photos, how)
+    if how == "root missing":
+        with pytest.raises(DataError, match=f"is not there; its {len(COLOURS)} images are kept as offline"):
+            index(photos, encoder, place=place)
+    else:
+        report = index(photos, encoder, place=place)
+        assert report.forgotten == 0
+        assert f"of {len(COLOURS)} known images are gone" in (report.warning or "")
+        assert ("is its disk there?" in (report.warning or "")) == (how == "root empty")
+    kept = contents(photos, place)
+    assert kept.keys() >= before.keys()
+    gone = [path for path, row in kept.items() if row[5] == "offline"]
+    assert len(gone) == (4 if how == "60 % gone" else len(COLOURS))
+    encoded = encoder.encoded
+    if how == "60 % gone":
+        for path in away.iterdir():
+            shutil.move(path, photos)
+    else:
+        shutil.rmtree(photos, ignore_errors=True)
+        away.rename(photos)
+    report = index(photos, encoder, place=place)
+    assert report.returned == len(gone)
+    assert {path: row for path, row in contents(photos, place).items() if row[5] == "ok"} == before
+    assert encoder.encoded == encoded
+
+
+def test_another_disk_is_named_in_the_warning(photos: Path, encoder: Encoder) -> None:
+    index(photos, encoder)
+    (photos / "red.png").unlink()
+    with CollectionWriter.create(default_place(photos), photos) as collection:
+        with collection.transaction():
+            collection._set_meta("device", 1)
+        report = index_folder(collection, encoder)
+    assert "is on another disk than before" in (report.warning or "")
+
+
+def test_a_few_deletions_give_no_warning_and_are_kept_until_confirmed(photos: Path, encoder: Encoder) -> None:
+    index(photos, encoder)
+    (photos / "red.png").unlink()
+    report = index(photos, encoder)
+    assert (report.warning, report.offline, report.forgotten) == (None, 1, 0)
+    report = index(photos, encoder, IndexConfig(confirm_deletes=True))
+    assert (report.offline, report.forgotten) == (0, 1)
+    assert "red.png" not in contents(photos)
+    shutil.copy(photos / "blue.png", photos / "red.png")
+    index(photos, encoder)
+    assert max(ids(photos).values()) == len(COLOURS) + 1, "an id is not given twice"
+
+
+def test_another_folder_does_not_take_the_place_of_one_that_is_away(photos: Path, tmp_path: Path, encoder: Encoder) -> None:
+    place, other = tmp_path / "elsewhere.sqlite", tmp_path / "other"
+    index(photos, encoder, place=place)
+    photos.rename(tmp_path / "away")
+    paint(other / "x.png", "red")
+    with pytest.raises(DataError, match="holds the images of"):
+        index(other, encoder, place=place)
+    index(tmp_path / "away", encoder, place=place)
+    assert all(row[5] == "ok" for row in contents(photos, place).values())
+
+
+# R8: files that change between the listing and the reading.
+
+RACES = 1000
+
+
+def test_a_thousand_races_end_no_run_and_each_has_its_reason(tmp_path: Path, encoder: Encoder) -> None:
+    folder = tmp_path / "races"
+    picture = paint(tmp_path / "red.png", "red", size=(8, 8)).read_bytes()
+    folder.mkdir()
+    for number in range(RACES):
+        (folder / f"{number:04}.png").write_bytes(picture + bytes([number % 256, number // 256]))
+    random = np.random.default_rng(0)
+    kinds = ["vanish", "shrink", "replace", "pipe", "folder", "link", "empty"]
+    done: dict[str, str] = {}
+
+    def race(path: Path) -> None:
+        kind = str(random.choice(kinds))
+        done[path.name] = kind
+        path.unlink()
+        if kind == "shrink":
+            path.write_bytes(picture[: len(picture) // 2])
+        elif kind == "replace":
+            path.write_bytes(picture + b"another")
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "link":
+            path.symlink_to("/etc/passwd")
+        elif kind == "empty":
+            path.touch()
+
+    with CollectionWriter.create(default_place(folder), folder) as collection:
+        collection.use_model(encoder.model)
+        collection.compare(list_images(folder))  # the listing, after which everything changes
+        for path in sorted(folder.glob("*.png")):
+            race(path)
+        tally = indexing._Tally()
+        for batch in indexing._batches(collection, 16, IndexConfig(workers=1)):
+            indexing._store(collection, encoder, batch, tally)
+        reasons = {row.path: row.reason for row in collection.images("failed")}
+        found = {row.path for row in collection.images("ok")}
+    expected = {
+        "shrink": "cannot be decoded", "pipe": "is not a regular file", "folder": "is not a regular file",
+        "link": "cannot be read (Too many levels of symbolic links)", "empty": "is empty",
+    }  # fmt: skip
+    assert len(done) == RACES
+    assert tally.skipped == {"vanished while the folder was read": sum(kind == "vanish" for kind in done.values())}
+    assert found == {name for name, kind in done.items() if kind == "replace"}
+    assert reasons.keys() == {name for name, kind in done.items() if kind in expected}
+    assert all((reason or "").startswith(expected[done[name]]) for name, reason in reasons.items())
+
+
+# Q2: vectors that are none.
+
+
+class PoisonedEncoder(Encoder):
+    """Gives some images vectors that are not finite, zero, too large or too small for what they are stored in."""
+
+    def encode_images(self, pixels: np.ndarray) -> EncodedImages:
+        encoded = super().encode_images(pixels)
+        vectors, regions = encoded.vectors.copy(), encoded.regions.copy()
+        for row, value in zip(range(len(vectors)), (np.nan, np.inf, 0.0, 1e30, 1e-30), strict=False):
+            vectors[row] = value
+        if len(regions) > 5:
+            regions[5, 0, 0] = np.nan
+        return EncodedImages(vectors, regions, encoded.usable)
+
+
+def test_a_poisoned_vector_is_never_stored_and_its_row_says_so(photos: Path, model_path: Path, encoder: Encoder) -> None:
+    for number in range(4):
+        paint(photos / f"more {number}.png", "red", seed=40 + number)
+    report = index(photos, PoisonedEncoder.load(model_path, threads=1))
+    assert report.skipped == {"has no finite vector from this model": 6}
+    assert report.added == len(COLOURS) - 2
+    with Collection.open(default_place(photos)) as collection:
+        for _, vectors in collection.vector_blocks():
+            assert np.isfinite(vectors).all()
+            assert (vectors != 0).any(axis=1).all()
+    assert index(photos, encoder, IndexConfig(retry_failed=True)).updated == 6
+    assert index(photos, encoder).skipped == {}
+
+
+def test_failed_files_are_tried_again_only_when_asked(photos: Path, encoder: CountingEncoder) -> None:
+    Image.new("RGB", (20, 20)).save(photos / "black.png")
+    assert index(photos, encoder).skipped == {"has no finite vector from this model": 1}
+    encoded = encoder.encoded
+    index(photos, encoder)
+    assert encoder.encoded == encoded
+    index(photos, encoder, IndexConfig(retry_failed=True))
+    assert encoder.encoded == encoded + 1
+
+
+# What is not wanted.
+
+
+def test_a_removed_image_is_not_read_again_until_it_is_taken_back(photos: Path, encoder: CountingEncoder) -> None:
+    index(photos, encoder)
+    before, encoded = ids(photos), encoder.encoded
+    with CollectionWriter.create(default_place(photos), photos) as collection, collection.transaction():
+        collection.remove(collection.ids_below("red.png"))
+    paint(photos / "red.png", "blue", seed=5)
+    assert index(photos, encoder).unchanged == len(COLOURS)
+    assert statuses(photos)["red.png"] == "removed"
+    with CollectionWriter.create(default_place(photos), photos) as collection, collection.transaction():
+        collection.restore(collection.ids_below("."))
+    index(photos, encoder)
+    assert (statuses(photos)["red.png"], ids(photos)) == ("ok", before)
+    assert encoder.encoded == encoded + 1
+
+
+# R11: memory.
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, model_path: Path) -> None:
+    folder = tmp_path / "many"
+    for number in range(1200):
+        paint(folder / f"{number}.png", "red", "blue", seed=number, size=(8, 8))
+    script = (
+        "import sys; from pathlib import Path; from aladin.indexing import *; from aladin.collection_writer import *\n"
+        "def kilobytes():\n"
+        "    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])\n"
+        "seen = {}\n"
+        "with CollectionWriter.create(Path(sys.argv[1]) / 'c.sqlite', Path(sys.argv[1])) as collection:\n"
+        "    index_folder(collection, Encoder.load(Path(sys.argv[2]), threads=1), IndexConfig(workers=1),\n"
+        "                 lambda done, total: seen.update({done: kilobytes()}))\n"
+        "half = min(done for done in seen if done >= 600)\n"
+        "print(seen[1200] - seen[half])"
+    )
+    grown = subprocess.run([sys.executable, "-c", script, folder, model_path], capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 1024, "kilobytes for 600 images; what allocators keep is no leak"

@@ -5,10 +5,11 @@ import os
 import re
 import sys
 import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from aladin.search import Hit, Results
+from aladin.explain import Explanation
+from aladin.search import Hit, Results, as_json
 
 Form = Literal["table", "tsv", "json", "jsonl", "print0"]
 JOINER = "\u200d"  # holds many emoji together; a format character, but a harmless one
@@ -59,13 +60,26 @@ def _print_table(answer: Answer) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    likely = any(hit.probability is not None for hit in answer.results.hits)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
+    for column in ("rank", "score", *(["likely"] if likely else [])):
+        table.add_column(column, justify="right")
     table.add_column("path", overflow="fold")
     for hit in answer.results.hits:
-        table.add_row(str(hit.rank), f"{hit.score:.4f}", Text(printable(answer.path(hit))))
+        path = Text(printable(answer.path(hit)))
+        if hit.explanation is not None:
+            path.append(f"\n{printable(in_words(hit.explanation))}", style="dim")
+        probability = [f"{hit.probability:.0%}" if hit.probability is not None else ""] if likely else []
+        table.add_row(str(hit.rank), f"{hit.score:.4f}", *probability, path)
     Console().print(table)
+
+
+def in_words(explanation: Explanation) -> str:
+    """What each word added and where, the words in their order; of an image as the query, the three strongest regions."""
+    words = [share for share in explanation.shares if share.word is not None]
+    if not words:
+        words = sorted(explanation.shares, key=lambda share: -share.contribution)[:3]
+    return ", ".join(f"{share.word or 'region'} {share.contribution:+.3f} at {share.box}" for share in words)
 
 
 def _tsv(answer: Answer) -> bytes:
@@ -79,14 +93,17 @@ def _nul_ended(answer: Answer) -> bytes:
 
 
 def _json(answer: Answer) -> bytes:
+    results = answer.results
     summary = {
         "query": answer.query,
-        "truncated": answer.results.truncated,
+        "truncated": results.truncated,
+        "answered": results.answered,
         "index": answer.index,
         "model": answer.model,
-        "searched": answer.results.searched,
+        "searched": results.searched,
         "took_ms": round(answer.took_ms, 1),
-        "hits": [_hit_table(answer, hit) for hit in answer.results.hits],
+        "hits": [_hit_table(answer, hit) for hit in results.hits],
+        "nearest": [_hit_table(answer, hit) for hit in results.nearest],
     }
     return json_line(summary, indent=2)
 
@@ -96,7 +113,8 @@ def _jsonl(answer: Answer) -> bytes:
 
 
 def _hit_table(answer: Answer, hit: Hit) -> dict[str, Any]:
-    return asdict(hit) | {"path": answer.path(hit)}
+    table: dict[str, Any] = as_json(hit)
+    return table | {"path": answer.path(hit)}
 
 
 def json_line(value: Any, indent: int | None = None) -> bytes:

@@ -1,0 +1,160 @@
+"""The short way in: a folder of photographs to search, and the model itself. Nothing here needs PyTorch.
+
+>>> import aladin
+>>> with aladin.Collection.open("examples/photos", collection=scratch / "photos.sqlite") as photos:
+...     report = photos.index()
+...     results = photos.search("a cat on a red blanket", top=3)
+>>> report.added
+48
+>>> [hit.path for hit in results.hits][:1]  # doctest: +SKIP
+['photo-009.jpg']
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from aladin import collection as storage
+from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.encode import Encoder
+from aladin.errors import DataError
+from aladin.explain import Explanation, explain_file
+from aladin.indexing import IndexReport, index_folder
+from aladin.model_folder import shipped_model
+from aladin.queries import ImagePart, Query, TextPart, encode_query
+from aladin.search import Hit, Results, SearchConfig, Searcher
+
+Asked = str | Path | Query  # a text, an image file, or both with more
+
+
+class Collection:
+    """A folder of photographs and what is known of them. Use it in one thread; close it, or use `with`."""
+
+    def __init__(self, folder: Path, place: Path, encoder: Encoder) -> None:
+        """`Collection.open` is shorter."""
+        self.folder = folder
+        self.place = place
+        self.encoder = encoder
+        self._searcher: Searcher | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path, *, model: str | Path | None = None, collection: str | Path | None = None) -> "Collection":
+        """The photographs of `folder`, with the model that comes with aladin or that of another folder.
+
+        What is known of them stands in `collection`, which is `folder`/.aladin/collection.sqlite when left out. Nothing is read
+        or written before it is asked for.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DataError(f"{folder} is no folder; expected one of images")
+        place = Path(collection) if collection is not None else storage.default_place(folder)
+        return cls(folder, place, Encoder.load(Path(model) if model is not None else shipped_model()))
+
+    def index(
+        self, config: IndexConfig | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> IndexReport:
+        """Read what is new or changed in the folder. Interrupted, it goes on the next time. `progress` hears of every batch."""
+        with CollectionWriter.create(self.place, self.folder) as writer:
+            return index_folder(writer, self.encoder, config, progress)
+
+    def search(
+        self,
+        query: Asked,
+        *,
+        top: int = 10,
+        rerank: int = 100,
+        without: str | tuple[str, ...] = (),
+        where: str | None = None,
+        min_probability: float = 0.0,
+        why: bool = False,
+    ) -> Results:
+        """The images that answer a text, an image file or a whole `Query` best; it must have been indexed before.
+
+        `without` names what should not be seen, `where` is a condition such as "taken >= '2024' AND width > height"; both join
+        what a `Query` says itself. With `why` every hit has its explanation.
+        """
+        asked = _query(query)
+        unwanted = (without,) if isinstance(without, str) else without
+        conditions = [condition for condition in (asked.where, where) if condition is not None]
+        joined = conditions[0] if len(conditions) == 1 else " AND ".join(f"({condition})" for condition in conditions) or None
+        whole = Query(asked.wanted, (*asked.without, *unwanted), joined)
+        return self._opened().search(whole, SearchConfig(top, rerank, min_probability, why))
+
+    def explain(self, query: Asked, image: Hit | int) -> Explanation:
+        """Why an image, a hit or the id of one, has its alignment score for a query."""
+        return self._opened().explain(_query(query), image.id if isinstance(image, Hit) else image)
+
+    def path(self, hit: Hit) -> Path:
+        """Where the file of a hit is."""
+        return self.folder / hit.path
+
+    def __len__(self) -> int:
+        """How many images can be found."""
+        return len(self._opened().collection)
+
+    def close(self) -> None:
+        if self._searcher is not None:
+            self._searcher.collection.close()
+            self._searcher = None
+
+    def __enter__(self) -> "Collection":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _opened(self) -> Searcher:
+        if self._searcher is None:
+            stored = storage.Collection.open(self.place)
+            try:
+                stored.check_root(self.folder)
+                self._searcher = Searcher(stored, self.encoder)
+            except BaseException:
+                stored.close()
+                raise
+        return self._searcher
+
+
+class Aladin:
+    """The model, ready to compare images with texts. (The network that learns is `aladin.model.Aladin`.)
+
+    >>> model = aladin.Aladin.load()
+    >>> cat, horse = "examples/photos/photo-009.jpg", "examples/photos/photo-047.jpg"
+    >>> model.score(cat, "a cat") > model.score(horse, "a cat")
+    True
+    >>> [share.word for share in model.explain(cat, "a sleeping cat").shares]
+    ['a', 'sleeping', 'cat']
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    @classmethod
+    def load(cls, model: str | Path | None = None) -> "Aladin":
+        """The model of a folder, or the one that comes with aladin."""
+        return cls(Encoder.load(Path(model) if model is not None else shipped_model()))
+
+    def score(self, image: str | Path, text: str) -> float:
+        """How well the image in a file shows the text, by alignment: what a search gives as the score."""
+        return self.explain(image, text).score
+
+    def explain(self, image: str | Path, query: Asked) -> Explanation:
+        """What each word adds to that score, and the region that it chose."""
+        return explain_file(encode_query(_query(query), self.encoder), Path(image), self.encoder)
+
+    def text_vector(self, text: str) -> Float32[np.ndarray, " dim"]:
+        """The vector of a text, of length 1; its product with an image's is the matching score."""
+        return encode_query(Query((TextPart(text),)), self.encoder).vector
+
+    def image_vector(self, image: str | Path) -> Float32[np.ndarray, " dim"]:
+        """The vector of the image in a file, of length 1."""
+        return encode_query(Query((ImagePart(Path(image)),)), self.encoder).vector
+
+
+def _query(asked: Asked) -> Query:
+    if isinstance(asked, Query):
+        return asked
+    return Query((TextPart(asked) if isinstance(asked, str) else ImagePart(asked),))

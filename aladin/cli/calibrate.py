@@ -1,0 +1,50 @@
+"""`aladin calibrate`: what a model's scores mean as probabilities, into its folder."""
+
+import json
+from pathlib import Path
+
+import click
+
+from aladin.cli.progress import progress_shown
+
+
+@click.command
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--split", help="Split of the data to use, where it names splits.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
+@click.option("--json", "as_json", is_flag=True, help="The constants and how they fare, as one JSON object.")
+@click.option("--dry-run", is_flag=True, help="Do not write to MODEL.")
+def calibrate(model: Path, data: Path, split: str | None, images: Path | None, as_json: bool, dry_run: bool) -> None:
+    """Learn on DATA, images with captions, how likely a hit of MODEL is right, and write that to MODEL/model.toml.
+
+    MODEL is a folder that `aladin export` wrote. Run it after every export. Half of the queries judge constants learned
+    from the other half; the constants that are written are learned from all.
+
+    \b
+    aladin calibrate my-model flickr8k.zip --split val
+    """
+    from dataclasses import asdict
+
+    from aladin import calibrating
+    from aladin.datasets import read_dataset
+    from aladin.evaluation import Stages
+    from aladin.reliability import reliability
+    from aladin.search import LIKELY
+
+    stages = Stages(lambda name: progress_shown(name, quiet=False))
+    judged = calibrating.judged_queries(model, read_dataset(data, split, images), stages)
+    trial = calibrating.learned(judged, 0, data.name)
+    found = {kind: reliability(*hits) for kind, hits in calibrating.judged_probabilities(trial, judged, 1).items()}
+    answered = calibrating.answered_shares(trial, judged, 1, LIKELY)
+    final = calibrating.learned(judged, None, f"{data.name}, split {split}" if split else data.name)
+    if not dry_run:
+        calibrating.write_calibration(model, final)
+    if as_json:
+        report = {kind: asdict(value) | {"answered": answered[kind]} for kind, value in found.items()}
+        click.echo(json.dumps({"calibration": asdict(final), "other_half": report}, indent=2))
+        return
+    for kind, value in found.items():
+        with_answer, without = answered[kind]
+        click.echo(f"{kind}, the half that was not learned from:\n{value}")
+        click.echo(f"best hit at {LIKELY} or more: {with_answer:.2f} of queries, {without:.2f} when nothing right is left\n")

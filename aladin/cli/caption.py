@@ -1,0 +1,68 @@
+"""`aladin caption`: the lines of a file that describe an image."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aladin.boxes import Box
+from aladin.cli.folder import MODEL, QUIET
+from aladin.cli.progress import progress_shown
+from aladin.cli.query import box as box_type
+from aladin.cli.results import in_words, json_line, printable, write_bytes
+
+if TYPE_CHECKING:
+    from aladin.captions import CaptionHit
+
+
+@click.command
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--from", "source", required=True, type=click.Path(path_type=Path), help="A file with one text a line.")
+@click.option("-n", "--top", default=10, show_default=True, type=click.IntRange(1), help="How many texts.")
+@click.option("--rerank", default=100, show_default=True, type=click.IntRange(0), help="How many to align; 0: none.")
+@click.option("--box", type=box_type, metavar="X,Y,W,H", help="Of the image only this part, in px.")
+@click.option("--why", is_flag=True, help="For each text, which region each word chose and what it added to the score.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@MODEL
+@QUIET
+def caption(
+    image: Path,
+    source: Path,
+    top: int,
+    rerank: int,
+    box: Box | None,
+    why: bool,
+    as_json: bool,
+    model: Path | None,
+    quiet: bool,
+) -> None:
+    """Find the texts that describe IMAGE best, among the lines of a file: captions, or the names of things.
+
+    The first time all texts are encoded, at some 200 a second; the result is kept in the folder .aladin beside the file.
+
+    \b
+    aladin caption holiday.jpg --from captions.txt
+    """
+    from aladin.captions import rank_captions, read_captions
+    from aladin.encode import Encoder
+    from aladin.model_folder import shipped_model
+    from aladin.queries import ImagePart
+    from aladin.search import SearchConfig
+    from aladin.search import as_json as plain
+
+    encoder = Encoder.load(model or shipped_model())
+    with progress_shown("reading texts", quiet) as tell:
+        captions = read_captions(source, encoder, tell)
+    hits = rank_captions(ImagePart(image, box=box), captions, encoder, SearchConfig(top, rerank, why=why))
+    if as_json:
+        write_bytes(json_line({"image": str(image), "texts": len(captions.texts), "hits": plain(hits)}, indent=2))
+    else:
+        _print(hits)
+
+
+def _print(hits: "list[CaptionHit]") -> None:
+    """Score, tab, text; with explanations a second line for each."""
+    for hit in hits:
+        click.echo(f"{hit.score:.4f}\t{printable(hit.text)}")
+        if hit.explanation is not None:
+            click.echo(f"\t{printable(in_words(hit.explanation))}")

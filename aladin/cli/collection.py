@@ -1,0 +1,242 @@
+"""`aladin index` and what keeps a collection in order: status, remove, verify, repair, compact, plan, watch."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, existing, megabytes, with_options
+from aladin.cli.results import json_line, printable, write_bytes
+from aladin.collection import Collection, default_place
+from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.encode import Encoder
+from aladin.errors import CollectionLocked, DataError
+from aladin.indexing import IndexReport
+from aladin.model_folder import ModelFolder, shipped_model
+from aladin.repairing import repair as mend
+from aladin.verification import Verification
+from aladin.verification import verify as check
+
+SKIPPED_SOME = 3  # exit codes
+DAMAGED = 1
+SHOWN_FAILURES = 20  # files named on stderr; all are in the collection
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+READING = (
+    click.option("--workers", type=click.IntRange(0), help="Processes that decode.  [default: one a core]"),
+    click.option("--max-memory", type=megabytes, metavar="SIZE", help="Keep all processes together below it, such as 1G."),
+    click.option("--follow-symlinks", is_flag=True, help="Read what links lead to, also outside FOLDER."),
+)
+
+
+@click.command
+@FOLDER
+@click.option("--rebuild", is_flag=True, help="Read all images again, as after a change of model; ids stay.")
+@click.option(
+    "--confirm-deletes", is_flag=True, help="Forget the images whose files are gone, instead of keeping them offline."
+)
+@click.option("--retry-failed", is_flag=True, help="Read files again that could not be read before.")
+@with_options((*READING, JSON, MODEL, PLACE, QUIET))
+def index(
+    folder: Path, rebuild: bool, as_json: bool, model: Path | None, collection: Path | None, quiet: bool, **options: Any
+) -> int:
+    """Read the new and changed images of FOLDER into its collection.
+
+    Files that are gone stay known, for when they come back. Ends with 3 when some files could not be read.
+    """
+    place = collection or default_place(folder)
+    config = _config(**options)
+    report = brought_up_to_date(folder, place, Encoder.load(model or shipped_model()), quiet, config, rebuild)
+    if not quiet:
+        _print_failures(folder, place, report)
+    if report.warning:
+        click.echo(f"aladin: {report.warning}", err=True)
+    if as_json:
+        write_bytes(json_line(asdict(report), indent=2))
+    elif not quiet:
+        click.echo(_summary(report), err=True)
+    return SKIPPED_SOME if report.skipped else 0
+
+
+@click.command
+@FOLDER
+@with_options((JSON, PLACE))
+def status(folder: Path, as_json: bool, collection: Path | None) -> None:
+    """What the collection of FOLDER holds: images by state, model, size, and who is writing it."""
+    from aladin.inspection import status_of
+
+    found = status_of(existing(folder, collection))
+    if as_json:
+        write_bytes(json_line(asdict(found), indent=2))
+    else:
+        click.echo(found.as_text(printable))
+
+
+@click.command
+@FOLDER
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--offline", is_flag=True, help="Forget all images whose files are gone.")
+@click.option("--undo", is_flag=True, help="Take PATHS back; the next `aladin index` reads them.")
+@with_options((PLACE, QUIET))
+def remove(folder: Path, paths: tuple[Path, ...], offline: bool, undo: bool, collection: Path | None, quiet: bool) -> None:
+    """Take the images at PATHS, or all below those that are folders, out of the collection of FOLDER.
+
+    The files are not touched, and are not read again by later runs. Paths are as they were printed, or relative to FOLDER.
+    """
+    if bool(paths) == offline:
+        raise click.UsageError("give PATHS to remove, or --offline for all whose files are gone")
+    place = existing(folder, collection)
+    with CollectionWriter.create(place, folder) as opened:
+        if offline:
+            count = opened.forget_offline()
+        else:
+            numbers = [number for path in paths for number in _numbers_of(opened, folder, path)]
+            with opened.transaction():
+                (opened.restore if undo else opened.remove)(numbers)
+            count = len(numbers)
+    if not quiet:
+        done = "taken back" if undo else "forgotten" if offline else "removed"
+        click.echo(f"{count:,} {done}", err=True)
+
+
+@click.command
+@FOLDER
+@with_options((JSON, PLACE))
+def verify(folder: Path, as_json: bool, collection: Path | None) -> int:
+    """Read everything that the collection of FOLDER stores and hold it against its checksums. Ends with 1 on damage."""
+    place = existing(folder, collection)
+    found = check(place)
+    if as_json:
+        write_bytes(json_line(asdict(found) | {"whole": found.whole}, indent=2))
+    else:
+        click.echo(_verdict(place, found))
+    return 0 if found.whole else DAMAGED
+
+
+@click.command
+@FOLDER
+@with_options((JSON, MODEL, PLACE, QUIET))
+def repair(folder: Path, as_json: bool, model: Path | None, collection: Path | None, quiet: bool) -> None:
+    """Make a damaged collection of FOLDER whole: keep what checksums confirm, have the rest read again by `aladin index`."""
+    place = existing(folder, collection)
+    done = mend(place, folder, ModelFolder.open(model or shipped_model()))
+    if as_json:
+        table = asdict(done) | {"damaged_copy": str(done.damaged_copy) if done.damaged_copy else None}
+        write_bytes(json_line(table, indent=2))
+    elif not quiet:
+        click.echo(f"{done.kept:,} images kept, {done.to_read_again:,} to be read again, {done.lost:,} lost", err=True)
+        if done.damaged_copy:
+            click.echo(f"the damaged file is now {printable(str(done.damaged_copy))}", err=True)
+        if done.to_read_again or done.lost:
+            click.echo(f"now run: aladin index {printable(str(folder))}", err=True)
+
+
+@click.command
+@FOLDER
+@with_options((PLACE, QUIET))
+def compact(folder: Path, collection: Path | None, quiet: bool) -> None:
+    """Give back the disk space that removed images left in the collection of FOLDER.
+
+    Meanwhile it needs twice as much again as the collection has.
+    """
+    place = existing(folder, collection)
+    before = place.stat().st_size
+    with CollectionWriter.create(place, folder) as opened:
+        opened.compact()
+    if not quiet:
+        click.echo(f"{before / 1e6:,.1f} MB before, {place.stat().st_size / 1e6:,.1f} MB after", err=True)
+
+
+@click.command
+@FOLDER
+@with_options((*READING, JSON, MODEL, PLACE))
+def plan(folder: Path, as_json: bool, model: Path | None, collection: Path | None, **options: Any) -> None:
+    """Estimate time, memory and disk of indexing FOLDER, and what will be skipped, by reading a few of its images.
+
+    Nothing is written.
+    """
+    from aladin.planning import plan_for
+
+    check_folder(folder)
+    place = collection or default_place(folder)
+    found = plan_for(folder, place, Encoder.load(model or shipped_model()), _config(**options))
+    if as_json:
+        write_bytes(json_line(asdict(found), indent=2))
+    else:
+        click.echo(found.as_text())
+
+
+@click.command
+@FOLDER
+@with_options((*READING, MODEL, PLACE, QUIET))
+def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool, **options: Any) -> None:
+    """Keep the collection of FOLDER up to date until interrupted: index now, then after every change."""
+    from aladin.watching import ticks
+
+    check_folder(folder)
+    place, encoder, config = collection or default_place(folder), Encoder.load(model or shipped_model()), _config(**options)
+    behind = False
+    for changed in ticks(folder):
+        if not (changed or behind):
+            continue
+        try:
+            report = brought_up_to_date(folder, place, encoder, quiet, config)
+            behind = False
+        except CollectionLocked as error:
+            if not behind and not quiet:
+                click.echo(f"aladin: {error}", err=True)
+            behind = True
+            continue
+        if report.warning:
+            click.echo(f"aladin: {report.warning}", err=True)
+        if not quiet:
+            click.echo(_summary(report), err=True)
+
+
+def _config(workers: int | None = None, max_memory: int | None = None, **flags: bool) -> IndexConfig:
+    return IndexConfig(workers=workers or 0, max_memory_mb=max_memory or 0, **flags)
+
+
+def _numbers_of(opened: Collection, folder: Path, path: Path) -> list[int]:
+    """The ids of the image at a path, or of all below a folder; DataError when there is none."""
+    below_root = {os.path.relpath(os.path.realpath(path.parent) / Path(path.name), opened.root), os.fspath(path)}
+    for name in sorted(below_root):
+        numbers = opened.ids_below(os.path.normpath(name))
+        if numbers:
+            return numbers
+    raise DataError(f"the collection of {printable(str(folder))} has no image at {printable(str(path))}; see `aladin status`")
+
+
+def _print_failures(folder: Path, place: Path, report: IndexReport) -> None:
+    if not report.skipped:
+        return
+    with Collection.open(place) as collection:
+        for number, row in enumerate(collection.images("failed")):
+            if number == SHOWN_FAILURES:
+                click.echo("skipped: and more", err=True)
+                return
+            click.echo(f"skipped: {printable(str(folder / row.path))} {row.reason}", err=True)
+
+
+def _summary(report: IndexReport) -> str:
+    counts = [
+        (report.added, "added"), (report.updated, "updated"), (report.moved, "moved"), (report.returned, "back again"),
+        (report.unchanged, "unchanged"), (report.offline, "offline"), (report.forgotten, "forgotten"),
+        (sum(report.skipped.values()), "skipped"),
+    ]  # fmt: skip
+    told = ", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to do"
+    return f"{told}; {report.seconds:.1f} s, {report.images_per_second:.0f} images/s"
+
+
+def _verdict(place: Path, found: Verification) -> str:
+    if found.whole:
+        return f"{printable(str(place))} is whole: {found.rows:,} images, {found.bytes / 1e6:,.1f} MB read"
+    lines = [f"{printable(str(place))} is damaged; `aladin repair` keeps what is whole"]
+    lines += [f"  {printable(line)}" for line in found.structure]
+    for damage in found.damage[:SHOWN_FAILURES]:
+        lines.append(f"  image {damage.id}{f' ({printable(damage.path)})' if damage.path else ''}: {damage.what}")
+    if len(found.damage) > SHOWN_FAILURES:
+        lines.append(f"  and {len(found.damage) - SHOWN_FAILURES:,} more")
+    return "\n".join(lines)

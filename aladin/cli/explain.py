@@ -1,0 +1,84 @@
+"""`aladin explain`: why one image has its score for a query."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aladin.cli.folder import MODEL, with_options
+from aladin.cli.query import PARTS, QueryOptions
+from aladin.cli.results import json_line, printable, write_bytes
+from aladin.errors import DataError
+
+if TYPE_CHECKING:
+    from aladin.explain import Explanation
+
+
+@click.command
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("text", required=False)
+@with_options(PARTS)
+@click.option("--png", type=click.Path(path_type=Path), help="Draw it into this file.")
+@click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
+@MODEL
+def explain(image: Path, text: str | None, png: Path | None, as_json: bool, model: Path | None, **options: Any) -> None:
+    """Tell why IMAGE has the score that a search for TEXT gives it.
+
+    Each word has chosen the region of the image that agrees with it most; what the words add makes up the score. Boxes are
+    x,y,width,height in pixels of the upright picture. The image need not be in any collection.
+
+    \b
+    aladin explain ~/Pictures/holiday.jpg "two dogs run through snow" --png why.png
+    """
+    from aladin.encode import Encoder
+    from aladin.explain import explain_file
+    from aladin.model_folder import shipped_model
+    from aladin.queries import encode_query
+
+    query = QueryOptions(**options).query(text=text)
+    encoder = Encoder.load(model or shipped_model())
+    encoded = encode_query(query, encoder)
+    explanation = explain_file(encoded, image, encoder)
+    if encoded.truncated:
+        click.echo("aladin: the query is longer than the model reads; its end was left out", err=True)
+    if png is not None:
+        _draw(image, explanation, str(query), png)
+    if as_json:
+        _print_json(image, str(query), explanation)
+    elif sys.stdout.isatty() or png is None:
+        _print_table(explanation)
+
+
+def _draw(image: Path, explanation: "Explanation", title: str, png: Path) -> None:
+    from aladin.drawing import drawn
+    from aladin.images import open_image
+
+    try:
+        drawn(open_image(image), explanation, title).save(png, format="PNG")
+    except OSError as error:
+        raise DataError(f"{printable(str(png))} cannot be written ({error.strerror or error}); give another --png") from None
+
+
+def _print_json(image: Path, query: str, explanation: "Explanation") -> None:
+    from aladin.search import as_json
+
+    write_bytes(json_line({"query": query, "path": str(image)} | as_json(explanation), indent=2))
+
+
+def _print_table(explanation: "Explanation") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("part of the query", "word"):
+        table.add_column(column, overflow="fold")
+    for column in ("similarity", "adds", "box"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for share in explanation.shares:
+        word = share.word if share.word is not None else f"[{share.query_box}]"
+        numbers = (f"{share.similarity:.3f}", f"{share.contribution:+.4f}", str(share.box))
+        table.add_row(Text(printable(share.part)), Text(printable(word)), *numbers)
+    table.add_row("", "", "score", f"{explanation.score:.4f}", "")
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

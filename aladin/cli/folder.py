@@ -1,0 +1,81 @@
+"""What the commands on a folder and its collection share: their options, and bringing the collection up to date."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from aladin.cli.progress import progress_shown
+from aladin.cli.results import printable
+from aladin.collection import default_place
+from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.encode import Encoder
+from aladin.errors import DataError
+from aladin.indexing import IndexReport, index_folder
+from aladin.listing import EXTENSIONS, FileState, list_images
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+PLACE = click.option(
+    "--collection",
+    type=click.Path(path_type=Path),
+    help="The collection's file.  [default: FOLDER/.aladin/collection.sqlite]",
+)
+MODEL = click.option(
+    "--model", type=click.Path(path_type=Path), help="Model folder.  [default: the one that comes with aladin]"
+)
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+
+
+def megabytes(text: str) -> int:
+    """Megabytes from text such as 800M or 2G; a bare number is megabytes."""
+    found = re.fullmatch(r"([1-9][0-9]{0,9})([MG]?)B?", text.upper())
+    if not found:
+        raise click.BadParameter(f"{text!r} is no size; expected such as 800M or 2G")
+    return int(found[1]) * (1024 if found[2] == "G" else 1)
+
+
+def with_options(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """A decorator that gives a command all of `options`."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def brought_up_to_date(
+    folder: Path, place: Path, encoder: Encoder, quiet: bool, config: IndexConfig | None = None, rebuild: bool = False
+) -> IndexReport:
+    """Read what is new in the folder into the collection at `place`, made when there is none and there are images."""
+    config = config or IndexConfig()
+    if not place.is_file():
+        check_folder(folder)
+        if not any(isinstance(found, FileState) for found in list_images(folder, config.follow_symlinks)):
+            kinds = ", ".join(sorted(EXTENSIONS))
+            raise DataError(f"there are no images in {folder}; expected files ending in {kinds}, outside hidden folders")
+    with CollectionWriter.create(place, folder) as collection, progress_shown("indexing", quiet) as tell:
+        if rebuild:
+            collection.rebuild(encoder.model)
+        return index_folder(collection, encoder, config, tell)
+
+
+def check_folder(folder: Path) -> None:
+    """DataError unless there is such a folder."""
+    if folder.is_dir():
+        return
+    found = "is a file" if folder.exists() else "does not exist"
+    raise DataError(f"{printable(str(folder))} {found}; expected a folder of images")
+
+
+def existing(folder: Path, collection: Path | None) -> Path:
+    """Where the folder's collection is; DataError when there is none."""
+    place = collection or default_place(folder)
+    if not place.is_file():
+        raise DataError(f"there is no collection at {printable(str(place))}; make one with `aladin index FOLDER`")
+    return place

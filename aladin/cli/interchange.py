@@ -1,0 +1,51 @@
+"""`aladin export-collection` and `aladin import-collection`: collections for other tools, and from them."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from aladin import interchange
+from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder, existing, with_options
+from aladin.cli.results import printable
+from aladin.collection import Collection, default_place
+from aladin.collection_writer import CollectionWriter
+from aladin.model_folder import ModelFolder, shipped_model
+
+
+@click.command
+@FOLDER
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--coco", is_flag=True, help="A COCO captions JSON of paths, sizes and captions, instead of vectors.")
+@click.option("--no-tokens", is_flag=True, help="Leave out the region tokens: 25 times smaller, but no backup.")
+@with_options((PLACE, QUIET))
+def export_collection(folder: Path, out: Path, coco: bool, no_tokens: bool, collection: Path | None, quiet: bool) -> None:
+    """Write the collection of FOLDER to OUT, in clip-retrieval's layout: img_emb/*.npy and metadata/*.parquet.
+
+    With the tokens, which it has beside these, it is a backup: `aladin import-collection` encodes nothing again.
+    """
+    with Collection.open(existing(folder, collection)) as opened:
+        export = interchange.export_coco if coco else partial(interchange.export_clip_retrieval, with_tokens=not no_tokens)
+        count = export(opened, out)
+    if not quiet:
+        click.echo(f"{count:,} images written to {printable(str(out))}", err=True)
+
+
+@click.command
+@FOLDER
+@click.argument("source", type=click.Path(path_type=Path))
+@with_options((MODEL, PLACE, QUIET))
+def import_collection(folder: Path, source: Path, model: Path | None, collection: Path | None, quiet: bool) -> None:
+    """Read SOURCE, a folder in clip-retrieval's layout or a COCO captions JSON, into the collection of FOLDER.
+
+    Vectors come in when this program wrote them with the same model; else paths and captions do, and `aladin index` encodes.
+    """
+    check_folder(folder)
+    with CollectionWriter.create(collection or default_place(folder), folder) as opened:
+        if source.is_dir():
+            found = interchange.import_clip_retrieval(opened, source, ModelFolder.open(model or shipped_model()))
+        else:
+            found = interchange.import_coco(opened, source)
+    if not quiet:
+        counts = f"{found.encoded:,} images with vectors, {found.described:,} without, {found.outside:,} outside the folder"
+        click.echo(counts, err=True)

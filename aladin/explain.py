@@ -1,0 +1,104 @@
+"""Why an image has its score: which region each word chose, where it is in the picture, and what it added.
+
+The shares of an explanation add up to the score. Nothing is estimated: these are the numbers that the score is made of.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from aladin.alignment import best_regions, region_factor, token_similarity, word_factor
+from aladin.boxes import Box
+from aladin.encode import Encoder
+from aladin.errors import DataError
+from aladin.images import open_image, to_pixels
+from aladin.pictures import upright_size
+from aladin.quantized import token_blob, tokens_from_blobs
+from aladin.queries import EncodedPart, EncodedQuery
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one word of the query, or one region of a query image, adds to the score; or one region of the image that chose
+    among those of the query image.
+    """
+
+    part: str  # of the query, as in `str(query)`
+    word: str | None  # as it was typed
+    query_box: Box | None  # in the query image
+    box: Box  # in the image
+    region: int  # of the image, in reading order
+    similarity: float  # cosine with that region; of a word of several pieces, the piece that agrees most
+    contribution: float  # below 0 for what is not wanted, and for what disagrees
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All shares, in the order of the query's parts and of their words."""
+
+    score: float
+    shares: tuple[Share, ...]
+
+
+def explain(query: EncodedQuery, regions: Float32[np.ndarray, "regions dim"], picture: Box, grid: int) -> Explanation:
+    """Why the image with these region tokens, in a grid over the whole `picture`, has its alignment score."""
+    boxes = picture.cells(grid)
+    shares: list[Share] = []
+    for part in query.parts:
+        similarity = token_similarity(regions[None], part.tokens)[0]
+        shares += _words(part, similarity, boxes) if part.words else _regions(part, similarity, boxes)
+    return Explanation(sum(share.contribution for share in shares), tuple(shares))
+
+
+def explain_file(query: EncodedQuery, path: Path, encoder: Encoder) -> Explanation:
+    """Why the image in a file has its score: the same as a collection gives that has read this file."""
+    if not path.is_file():
+        raise DataError(f"there is no image file {path}; give the path of one")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give another image") from None
+    settings = encoder.model.config.image
+    encoded = encoder.encode_images(to_pixels(open_image(data, str(path), settings.size), settings.size)[None])
+    if not encoded.usable[0]:
+        raise DataError(f"the model has no finite vector for {path}; give another image")
+    # As a collection stores them, so that the score is that of a search to its last digit.
+    stored = tokens_from_blobs([token_blob(encoded.regions[0])], encoder.model.config.heads.token_dim)
+    return explain(query, stored.restored()[0], Box(0, 0, *upright_size(data)), settings.grid)
+
+
+def _words(part: EncodedPart, similarity: Float32[np.ndarray, "regions words"], boxes: tuple[Box, ...]) -> list[Share]:
+    chosen, best = best_regions(similarity)
+    factor = part.weight * word_factor(len(best), part.pooling)
+    shares = []
+    for word in part.words:
+        piece = max(word.pieces, key=lambda piece: best[piece])
+        region, total = int(chosen[piece]), float(best[list(word.pieces)].sum(dtype=np.float64))
+        shares.append(Share(part.name, word.text, None, boxes[region], region, float(best[piece]), factor * total))
+    return shares
+
+
+def _regions(part: EncodedPart, similarity: Float32[np.ndarray, "regions words"], boxes: tuple[Box, ...]) -> list[Share]:
+    """First what each region of the query image chose; then, where both sides choose, what each region of the image did."""
+    shares = []
+    regions, best = best_regions(similarity)
+    factor = part.weight * word_factor(len(best), part.pooling)
+    for own, region, value in zip(part.boxes, regions.tolist(), best.tolist(), strict=True):
+        shares.append(Share(part.name, None, own, boxes[region], region, value, factor * value))
+    factor = part.weight * region_factor(len(similarity), part.pooling)
+    if factor:
+        chosen, best = best_regions(np.ascontiguousarray(similarity.T))
+        for region, (own_place, value) in enumerate(zip(chosen.tolist(), best.tolist(), strict=True)):
+            shares.append(Share(part.name, None, part.boxes[own_place], boxes[region], region, value, factor * value))
+    return shares
+
+
+def by_region(explanation: Explanation) -> dict[int, float]:
+    """What each region of the image, of those that were chosen, adds in all."""
+    sums: dict[int, float] = defaultdict(float)
+    for share in explanation.shares:
+        sums[share.region] += share.contribution
+    return dict(sums)

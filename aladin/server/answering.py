@@ -1,0 +1,159 @@
+"""Requests to queries, and results to answers."""
+
+from dataclasses import asdict
+
+from aladin.boxes import Box
+from aladin.collection import ImageRow
+from aladin.explain import Explanation
+from aladin.filters import parsed, quoted, within_folder
+from aladin.queries import ImagePart, Part, Query, TextPart
+from aladin.search import Hit, SearchConfig
+from aladin.server.browsing import shown
+from aladin.server.problems import Problem
+from aladin.server.schemas import (
+    BoxIn,
+    BoxOut,
+    ExplanationOut,
+    FilterIn,
+    HitOut,
+    ImageIn,
+    ImageOut,
+    QueryIn,
+    SearchIn,
+    SearchOut,
+    ShareOut,
+)
+from aladin.server.searching import Engine
+from aladin.server.service import PREVIEW_SIDE, QUERY_QUALITY, Served, version
+
+
+def query_of(body: QueryIn, served: Served, engine: Engine) -> tuple[Query, frozenset[int]]:
+    """The query that a body states, and the images of the collection that it cuts something out of: these are no hits."""
+    wanted: list[Part] = [TextPart(body.text)] if body.text is not None else []
+    wanted += [TextPart(text.text, text.weight) for text in body.texts]
+    cut: set[int] = set()
+    for image in body.images:
+        part, number = _image_part(image, served, engine)
+        wanted.append(part)
+        if number is not None:
+            cut.add(number)
+    return Query(tuple(wanted), tuple(body.without), condition_of(body.filter)), frozenset(cut)
+
+
+def condition_of(wanted: FilterIn) -> str | None:
+    """One condition from all parts of a filter; None for one that lets everything through."""
+    conditions = []
+    if wanted.where is not None and wanted.where.strip():
+        parsed(wanted.where)  # alone, so that no bracket of it closes one of ours
+        conditions.append(f"({wanted.where})")
+    if wanted.folder is not None and wanted.folder.strip("/"):
+        conditions.append(within_folder(wanted.folder))
+    if wanted.taken_from:
+        conditions.append(f"date >= {quoted(wanted.taken_from)}")
+    if wanted.taken_to:
+        conditions.append(f"substr(date, 1, 10) <= {quoted(wanted.taken_to)}")
+    return " AND ".join(conditions) or None
+
+
+def answer(body: SearchIn, served: Served, engine: Engine, took_ms: float = 0.0) -> SearchOut:
+    """Search; call it in a searching thread."""
+    query, cut = query_of(body, served, engine)
+    config = SearchConfig(body.top + len(cut), max(body.rerank, body.top), body.min_probability, body.why)
+    results = engine.searcher.search(query, config)
+    served.metrics.searched(results.seconds)
+    rows = {row.id: row for row in engine.collection.images_of([hit.id for hit in (*results.hits, *results.nearest)])}
+    return SearchOut(
+        query=str(query),
+        hits=_hits(results.hits, rows, cut, served)[: body.top],
+        nearest=_hits(results.nearest, rows, cut, served),
+        answered=results.answered,
+        searched=results.searched,
+        truncated=results.truncated,
+        took_ms=round(1000 * sum(asdict(results.seconds).values()), 3),
+        stages_ms={stage: round(1000 * seconds, 3) for stage, seconds in asdict(results.seconds).items()},
+    )
+
+
+def image_out(row: ImageRow, served: Served) -> ImageOut:
+    """An image as clients see it."""
+    opaque = served.ids.of(row.id)
+    camera = row.metadata.get("camera")
+    link = f"/v1/images/{opaque}/{{}}?v={version(row)}"
+    return ImageOut(
+        id=opaque,
+        name=shown(row.path),
+        width=row.width or 0,
+        height=row.height or 0,
+        taken=row.taken,
+        camera=camera if isinstance(camera, str) else None,
+        thumbnail=link.format("thumbnail"),
+        preview=link.format("preview"),
+    )
+
+
+def explanation_out(found: Explanation) -> ExplanationOut:
+    """An explanation as clients see it."""
+    return ExplanationOut(
+        score=found.score,
+        shares=[
+            ShareOut(
+                part=share.part,
+                word=share.word,
+                query_box=None if share.query_box is None else _box_out(share.query_box),
+                box=_box_out(share.box),
+                region=share.region,
+                similarity=share.similarity,
+                contribution=share.contribution,
+            )
+            for share in found.shares
+        ],
+    )
+
+
+def _hits(hits: tuple[Hit, ...], rows: dict[int, ImageRow], cut: frozenset[int], served: Served) -> list[HitOut]:
+    kept = [hit for hit in hits if hit.id not in cut]
+    return [
+        HitOut(
+            **image_out(rows[hit.id], served).model_dump(),
+            rank=rank,
+            score=hit.score,
+            matching_score=hit.matching_score,
+            alignment_score=hit.alignment_score,
+            probability=hit.probability,
+            explanation=None if hit.explanation is None else explanation_out(hit.explanation),
+        )
+        for rank, hit in enumerate(kept, 1)
+    ]
+
+
+def _image_part(image: ImageIn, served: Served, engine: Engine) -> tuple[ImagePart, int | None]:
+    """The part of a query, and the number of the image that it cuts something out of, if it does."""
+    if (image.id is None) == (image.upload is None):
+        raise Problem(422, "an image of the query is named by its id or by its upload; give one of the two")
+    if image.upload is not None:
+        picture = served.uploads.get(image.upload)
+        return ImagePart(picture.jpeg, image.weight, _box(image.box)), None
+    assert image.id is not None
+    row = served.row(engine.collection, image.id)
+    if image.box is None:
+        return ImagePart(row.id, image.weight), None
+    picture, _ = served.renderer.pool.submit(served.picture_of, image.id, PREVIEW_SIDE, QUERY_QUALITY).result()
+    # The box is in px of the photograph, and what is cut is a smaller picture of it.
+    scale = picture.width / max(row.width or picture.original_width, 1)
+    whole = Box(0, 0, row.width or 1, row.height or 1)
+    box = Box(image.box.x, image.box.y, image.box.width, image.box.height).within(whole.width, whole.height)
+    scaled = Box(
+        min(int(box.x * scale), picture.width - 1),
+        min(int(box.y * scale), picture.height - 1),
+        max(round(box.width * scale), 1),
+        max(round(box.height * scale), 1),
+    )
+    return ImagePart(picture.jpeg, image.weight, scaled), row.id
+
+
+def _box(box: BoxIn | None) -> Box | None:
+    return None if box is None else Box(box.x, box.y, box.width, box.height)
+
+
+def _box_out(box: Box) -> BoxOut:
+    return BoxOut(x=box.x, y=box.y, width=box.width, height=box.height)

@@ -1,0 +1,171 @@
+"""What all routes share: one folder's collection, the threads that search it, and the pictures made from it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from aladin.collection import ImageRow
+from aladin.collection_writer import CollectionWriter
+from aladin.encode import Encoder
+from aladin.errors import AladinError
+from aladin.indexing import index_folder
+from aladin.server.browsing import BrowsedCollection, Facets
+from aladin.server.files import read_below
+from aladin.server.ids import OpaqueIds
+from aladin.server.metrics import Metrics
+from aladin.server.problems import Busy, NoCollection, Problem
+from aladin.server.rendering import Picture, Renderer
+from aladin.server.searching import SearchPool
+from aladin.server.settings import ServeConfig
+from aladin.server.uploads import PictureCache, Uploads
+
+Result = TypeVar("Result")
+THUMBNAIL_SIDE, PREVIEW_SIDE = 640, 1600  # px
+THUMBNAIL_QUALITY, PREVIEW_QUALITY, QUERY_QUALITY = 80, 86, 95
+
+
+@dataclass(frozen=True)
+class Indexing:
+    """Where reading the folder stands."""
+
+    state: Literal["idle", "running", "failed"] = "idle"
+    done: int = 0
+    total: int = 0
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the collection holds."""
+
+    images: dict[str, int]
+    reasons: dict[str, int]
+    generation: int
+    facets: Facets
+
+
+class Served:
+    """One server's state."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config = config
+        self.encoder = Encoder.load(config.model)
+        self.searches = SearchPool(config.place, self.encoder, config.limits)
+        self.renderer = Renderer(config.limits)
+        self.uploads = Uploads(config.limits)
+        self.pictures = PictureCache(config.limits)
+        self.ids = OpaqueIds(config.place)
+        self.metrics = Metrics()
+        self.metrics.queue.set_function(lambda: self.searches.taken)
+        self.ready = False
+        self.indexing = Indexing()
+        self._rendering = 0
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="status")
+        self._counts: Counts | None = None
+        self._indexing_lock = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Load what the first search would wait for."""
+        self.encoder.encode_texts(["a photograph"])
+        self.ready = True
+
+    def close(self) -> None:
+        self.searches.close()
+        self.renderer.close()
+        self._aside.shutdown(cancel_futures=True)
+
+    def number(self, opaque: str) -> int:
+        """The number of an image's id; Problem 404 for one that was never given out."""
+        found = self.ids.number(opaque)
+        if found is None:
+            raise no_image(opaque)
+        return found
+
+    def row(self, collection: BrowsedCollection, opaque: str) -> ImageRow:
+        """The image with that id; Problem 404 when there is none."""
+        try:
+            row = collection.image(self.number(opaque))
+        except KeyError:
+            raise no_image(opaque) from None
+        if row.status == "removed":
+            raise no_image(opaque)
+        return row
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Small questions to the collection, answered also while all searching threads are busy."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+
+    def counts(self) -> Counts:
+        """What the collection holds; NoCollection when there is none. Call it `aside`."""
+        if not self.config.place.is_file():
+            raise NoCollection
+        with BrowsedCollection.open(self.config.place) as collection, collection.snapshot():
+            if self._counts is None or self._counts.generation != collection.generation:
+                self._counts = Counts(
+                    collection.counts(), collection.failure_counts(), collection.generation, collection.facets()
+                )
+            return self._counts
+
+    async def rendered(self, work: Callable[[], Picture]) -> Picture:
+        """A picture, made in one of the threads for that; Busy when too many wait."""
+        if self._rendering >= self.config.limits.renderings_waiting:
+            raise Busy
+        self._rendering += 1
+        started = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.renderer.pool, work)
+        finally:
+            self._rendering -= 1
+            self.metrics.stage("render", time.perf_counter() - started)
+
+    def picture_of(self, opaque: str, side: int, quality: int) -> tuple[Picture, str]:
+        """An image of the collection re-encoded, and the version of its content. Call it in `renderer.pool`."""
+        if not self.config.place.is_file():
+            raise NoCollection
+        with BrowsedCollection.open(self.config.place) as collection:
+            row, root = self.row(collection, opaque), collection.root
+        key = (row.id, version(row), side, quality)
+        picture = self.pictures.get(key)
+        if picture is None:
+            picture = self.renderer.render(read_below(root, row.path), side, quality)
+            self.pictures.put(key, picture)
+        return picture, version(row)
+
+    def start_indexing(self) -> None:
+        """Read the folder in a thread of its own; Problem 409 while one does so already."""
+        if not self._indexing_lock.acquire(blocking=False):
+            raise Problem(409, "the folder is being read already; wait until that is done", {"Retry-After": "5"})
+        self.indexing = Indexing("running")
+        threading.Thread(target=self._index, name="index", daemon=True).start()
+
+    def _index(self) -> None:
+        try:
+            if not self.config.folder.is_dir():
+                self.indexing = Indexing("failed", message="the folder is not there now; its images are kept")
+                return
+            with CollectionWriter.create(self.config.place, self.config.folder) as collection:
+                report = index_folder(collection, self.encoder, None, self._progress)
+            skipped = sum(report.skipped.values())
+            note = f"{skipped:,} {'file' if skipped == 1 else 'files'} could not be read" if skipped else None
+            self.indexing = Indexing(message=report.warning or note)
+        except AladinError as error:
+            self.indexing = Indexing("failed", message=str(error))
+        finally:
+            self._indexing_lock.release()
+
+    def _progress(self, done: int, total: int) -> None:
+        self.indexing = Indexing("running", done, total)
+
+
+def no_image(opaque: str) -> Problem:
+    """That an id means nothing."""
+    return Problem(404, f"there is no image {opaque[:20]}; search again, for it may have been removed")
+
+
+def version(row: ImageRow) -> str:
+    """What changes when the image's content does."""
+    return row.sha256.hex()[:16] if row.sha256 else "0"

@@ -1,0 +1,254 @@
+"""The reliability targets at full size: how often, how long, and what was found. The tests run the same code for less long.
+
+python -m benchmarks.soak --part kills --part fuzz      (from the repository's folder, with the extra `dev`)
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+from aladin.collection import Collection, default_place
+from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.decoding import Decoders, DecodingLimits
+from aladin.encode import Encoder
+from aladin.indexing import index_folder
+from aladin.model_folder import ModelFolder, shipped_model
+from aladin.repairing import repair
+from aladin.verification import verify
+
+Figures = dict[str, Any]
+
+
+def kills(scratch: Path, size: float) -> Figures:
+    """R1: runs of `index` killed at random moments and at every statement. Target: 5,000 cycles, nothing acknowledged lost."""
+    from tests.test_durability import kill_cycles
+    from tests.tiny_model import build_tiny_model
+
+    cycles = max(1, int(5000 * size))
+    survey = kill_cycles(scratch, build_tiny_model(scratch / "model"), cycles, seed=1)
+    return {"cycles": cycles, **survey, "acknowledged rows lost": 0}
+
+
+def power(scratch: Path, size: float) -> Figures:
+    """R2: power lost at random moments, unsynced writes torn and reordered. Target: 20,000 schedules, old or new state only."""
+    from tests.test_durability import lose_power, record_transactions
+    from tests.tiny_model import build_tiny_model
+
+    schedules = max(1, int(20_000 * size))
+    notes, acknowledged = record_transactions(scratch, ModelFolder.open(build_tiny_model(scratch / "model")))
+    lose_power(notes, acknowledged, scratch / "found", schedules, seed=1)
+    return {"schedules": schedules, "writes noted": len(notes), "states": len(acknowledged), "other states found": 0}
+
+
+def flips(scratch: Path, size: float) -> Figures:
+    """R9: single bits flipped in a collection of photographs by the shipped model. Target: all that mean anything noticed."""
+    from tests.flipping import flip, flips, said
+
+    place, photos, _ = _indexed_examples(scratch)
+    original, truth = place.read_bytes(), said(place)
+    count, model = max(1, int(10_000 * size)), ModelFolder.open(shipped_model())
+    noticed = unused = silent = repaired = kept = again = lost = 0
+    for number, (position, bit) in enumerate(flips(count, len(original), seed=1)):
+        place.write_bytes(flip(original, position, bit))
+        if verify(place).whole:
+            same = said(place) == truth
+            unused, silent = unused + same, silent + (not same)
+            continue
+        noticed += 1
+        if number % 20 == 0:
+            done = repair(place, photos, model)
+            assert verify(place).whole
+            repaired, kept, again, lost = repaired + 1, kept + done.kept, again + done.to_read_again, lost + done.lost
+            for left in place.parent.glob("*"):
+                left.unlink()
+    figures = {"flips": count, "noticed": noticed, "of unused bytes, nothing changed": unused, "unnoticed": silent}
+    rows = len(list(photos.glob("*.jpg")))
+    return figures | {"repairs": repaired, "rows each": rows, "kept": kept, "to read again": again, "lost": lost}
+
+
+def resume(scratch: Path, size: float) -> Figures:
+    """R6: 2,000 images, stopped ten times in the midst of a batch. Target: at most 1.05 times the work, the same result."""
+    from tests.conftest import paint, stored
+    from tests.test_durability import StoppedEncoder
+    from tests.tiny_model import build_tiny_model
+
+    folder = scratch / "many"
+    for number in range(2000):
+        paint(folder / f"{number}.png", "red", "green", seed=number, size=(6, 6))
+    encoder = StoppedEncoder(ModelFolder.open(build_tiny_model(scratch / "model")), threads=1)
+    works = []
+    for seed in range(max(1, int(10 * size))):
+        encoder.encoded, place = 0, scratch / f"{seed}.sqlite"
+        encoder.stops = frozenset(np.random.default_rng(seed).choice(2000, size=10, replace=False).tolist())
+        while True:
+            try:
+                with CollectionWriter.create(place, folder) as collection:
+                    index_folder(collection, encoder)
+                    contents = stored(collection)
+                break
+            except KeyboardInterrupt:
+                continue
+        works.append(encoder.encoded / 2000)
+        with CollectionWriter.create(scratch / "clean.sqlite", folder) as collection:
+            index_folder(collection, encoder)
+            assert stored(collection) == contents
+    return {"trials": len(works), "work, mean": round(float(np.mean(works)), 4), "work, most": max(works)}
+
+
+def memory(scratch: Path, size: float) -> Figures:
+    """R11: 20,000 images indexed and 10,000 queries with --max-memory 1G. Target: 1.1 GiB at most, below 1 KB more an image."""
+    images, queries = max(64, int(20_000 * size)), max(10, int(10_000 * size))
+    folder = scratch / "photographs"
+    _photographs(folder, images)
+    script = "import sys; from benchmarks.soak import memory_child; memory_child(*sys.argv[1:])"
+    command = [sys.executable, "-c", script, os.fspath(folder), str(queries)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: Figures = json.loads(ended.stdout)
+    return {"images": images, "queries": queries, "ceiling MB": 1024, **found}
+
+
+def memory_child(folder: str, queries: str) -> None:
+    """The process that is measured."""
+    from aladin.queries import Query, TextPart
+    from aladin.search import SearchConfig, Searcher
+
+    photos, encoder = Path(folder), Encoder.load(shipped_model())
+    seen: dict[int, int] = {}
+    most = [0]
+
+    def note(done: int, total: int) -> None:
+        resident = _resident_kb(os.getpid())
+        most[0] = max(most[0], resident + sum(map(_resident_kb, _children())))
+        seen[done] = resident
+
+    started = time.perf_counter()
+    with CollectionWriter.create(default_place(photos), photos) as collection:
+        report = index_folder(collection, encoder, IndexConfig(max_memory_mb=1024), note)
+    half = min(done for done in seen if done >= max(seen) / 2)
+    grown = (seen[max(seen)] - seen[half]) / max(max(seen) - half, 1)
+    seconds = time.perf_counter() - started
+    words = ["dog", "man", "beach", "snow", "red car", "two people", "ball", "street"]
+    with Collection.open(default_place(photos)) as opened:
+        searcher, before = Searcher(opened, encoder), 0
+        for number in range(int(queries)):
+            text = f"{words[number % 8]} and {words[number // 8 % 8]}"
+            searcher.search(Query((TextPart(text),)), SearchConfig(rerank=20))
+            if number == int(queries) // 10:
+                before = _resident_kb(os.getpid())
+        after = _resident_kb(os.getpid())
+    figures = {
+        "images/s": round(report.images_per_second, 1),
+        "seconds": round(seconds),
+        "peak MB, all processes": round(most[0] / 1024),
+        "KB more an image, last half": round(grown, 3),
+        "KB more a query, last nine tenths": round((after - before) / max(1, int(queries) * 0.9), 3),
+        "peak MB with queries, this process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+    }
+    json.dump(figures, sys.stdout)
+
+
+def fuzz(scratch: Path, size: float) -> Figures:
+    """I1: damaged files of 15 formats. Target: 20,000, no crash of ours, none over 5 s, no decoder over its memory."""
+    from tests.test_decoding import fuzz as decode_damaged
+
+    count = max(1, int(20_000 * size))
+    started = time.perf_counter()
+    with Decoders(DecodingLimits(1, 20.0, 400)) as decoders:
+        survey = decode_damaged(decoders, scratch, count, seed=1)
+    return {"files": count, **survey, "seconds": round(time.perf_counter() - started)}
+
+
+def bombs(scratch: Path, size: float) -> Figures:
+    """I2: small files that would be large. Target: each refused or read within 1 s, and within 64 MB more."""
+    from aladin.listing import FileState
+    from tests.hostile_images import bombs as hostile
+
+    found: Figures = {}
+    with Decoders(DecodingLimits(1, 20.0, 400)) as decoders:
+        for name, content in {"": b"?", **hostile()}.items():
+            (scratch / f"x{name}").write_bytes(content)
+            started = time.perf_counter()
+            outcome = decoders.submit(scratch, FileState(f"x{name}", 1, 1), 224).result()
+            seconds = round(time.perf_counter() - started, 3)
+            if name:
+                found[name] = {"seconds": seconds, "says": getattr(outcome, "reason", "read")}
+        process = decoders._processes[0]._process
+        assert process is not None
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        found["peak MB of the decoder"] = int(status.split("VmHWM:")[1].split()[0]) >> 10
+    return found
+
+
+def lock(scratch: Path, size: float) -> Figures:
+    """R5: how soon a second writer is told. Target: exit code 5 within 1 s."""
+    place, photos, _ = _indexed_examples(scratch)
+    with CollectionWriter.create(place, photos):
+        started = time.perf_counter()
+        ended = subprocess.run([sys.executable, "-m", "aladin", "index", photos], capture_output=True, check=False)
+        return {"exit code": ended.returncode, "seconds": round(time.perf_counter() - started, 2)}
+
+
+PARTS: dict[str, Callable[[Path, float], Figures]] = {
+    part.__name__: part for part in (kills, power, flips, resume, memory, fuzz, bombs, lock)
+}
+
+
+@click.command(help=__doc__)
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="May be repeated.  [default: all]")
+@click.option("--size", default=1.0, show_default=True, help="Share of the full targets to run.")
+def main(parts: tuple[str, ...], size: float) -> None:
+    for name in parts or PARTS:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as scratch:
+            figures = PARTS[name](Path(scratch), size)
+        click.echo(json.dumps({"part": name, **figures, "took s": round(time.perf_counter() - started, 1)}))
+
+
+def _indexed_examples(scratch: Path) -> tuple[Path, Path, Encoder]:
+    photos, encoder = scratch / "photos", Encoder.load(shipped_model())
+    _photographs(photos, 48)
+    with CollectionWriter.create(default_place(photos), photos) as collection:
+        index_folder(collection, encoder)
+    return default_place(photos), photos, encoder
+
+
+def _photographs(folder: Path, count: int) -> None:
+    """JPEGs of soft noise, of 300 x 225, no two alike."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(count):
+        small = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((300, 225), Image.Resampling.BILINEAR).save(folder / f"{number:06}.jpg", quality=80)
+
+
+def _children() -> list[int]:
+    return [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()] + [
+        int(child)
+        for task in Path("/proc/self/task").iterdir()
+        if task.name != str(os.getpid())
+        for child in (task / "children").read_text().split()
+    ]
+
+
+def _resident_kb(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0  # it has just ended
+    return int(status.split("VmRSS:")[1].split()[0]) if "VmRSS:" in status else 0
+
+
+if __name__ == "__main__":
+    main()

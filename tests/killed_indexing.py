@@ -1,0 +1,129 @@
+"""Runs of `index_folder` that are killed: a server process forks a run each time it is asked, so that a cycle costs little.
+
+    python -m tests.killed_indexing MODEL     (each line of stdin is a run, as JSON; each line of stdout is a process id)
+
+A run notes every image in the journal once it has been told that it is on the disk. It may be told to kill itself before or
+after its n-th statement to the database, which are all the steps that a commit has on our side.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from aladin import indexing
+from aladin.collection import Collection
+from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.decoding import Decoders
+from aladin.encode import Encoder
+from aladin.listing import FileState
+from aladin.photographs import Decoded, Unreadable
+
+
+class KilledRuns:
+    """The server, as the test sees it. Use `with`."""
+
+    def __init__(self, model: Path) -> None:
+        command = [sys.executable, "-m", "tests.killed_indexing", os.fspath(model)]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, **run: Any) -> int:
+        """Start a run; its process id."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(run) + "\n")
+        self._server.stdin.flush()
+        return self._line()
+
+    def wait(self) -> int:
+        """The exit code of the run, negative for the signal that killed it."""
+        return self._line()
+
+    def _line(self) -> int:
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
+
+    def __enter__(self) -> "KilledRuns":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.communicate()
+
+
+class DecodersHere(Decoders):
+    """Decoding without a process of its own, which a run of milliseconds would mostly wait for."""
+
+    def submit(self, root: Path, file: FileState, size: int) -> "Future[Decoded | Unreadable]":
+        future: Future[Decoded | Unreadable] = Future()
+        future.set_result(self._read(root, file, size))
+        return future
+
+    def _read(self, root: Path, file: FileState, size: int) -> Decoded | Unreadable:
+        from aladin.decoding import outcome
+        from aladin.decoding_worker import answer
+
+        return outcome(file, size, *answer({"path": os.fspath(root / file.path), "size": size, "follow": False}))
+
+
+def main() -> None:
+    encoder = Encoder.load(Path(sys.argv[1]), threads=1)
+    import onnxruntime  # noqa: F401  # once, instead of in every run
+
+    for line in sys.stdin:
+        run = json.loads(line)
+        child = os.fork()
+        if not child:
+            _run(encoder, **run)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _run(
+    encoder: Encoder, folder: str, place: str, journal: str, statement: int, after: bool, processes: bool, batch: int
+) -> None:
+    descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    if not processes:
+        setattr(indexing, "Decoders", DecodersHere)  # noqa: B010, the name is the module's own
+    if statement:
+        _die_at(statement, after)
+
+    def note(done: int, total: int) -> None:
+        with Collection.open(Path(place)) as reader:
+            generation = reader.generation
+            rows = [
+                [row.id, row.path, (row.sha256 or b"").hex(), row.status]
+                for row in reader.images()
+                if row.generation == generation
+            ]
+        os.write(descriptor, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    with CollectionWriter.create(Path(place), Path(folder)) as collection:
+        indexing.index_folder(collection, encoder, IndexConfig(batch_images=batch, workers=1), note)
+    os._exit(0)
+
+
+def _die_at(statement: int, after: bool) -> None:
+    left = statement
+    for name in ("_rows", "_execute"):
+        original = getattr(CollectionWriter, name)
+
+        def counted(self: Any, *arguments: Any, original: Any = original) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            value = original(self, *arguments)
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return value
+
+        setattr(CollectionWriter, name, counted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aladin.errors import ConfigError
+from aladin.filters import COLUMNS, FUNCTIONS, parsed, quoted, within_folder
+
+PHOTOS = [  # path, size, mtime_ns, width, height, taken, metadata
+    (b"a.jpg", 10, 1_700_000_000_000_000_000, 640, 480, "2024-05-01T12:00:00", '{"camera": "Canon EOS", "iso": 100}'),
+    (b"trips/Rome/b.jpg", 2_000_000, 1_600_000_000_000_000_000, 4000, 3000, None, '{"place": {"city": "Rome"}, "best": true}'),
+    (b"trips/Rome 2/c%.jpg", 0, 0, 480, 640, "2023-12-31T23:59:59", '{"odd key": 3, "f_number": 1.8}'),
+    (b"trips/\xff\xfe.png", 5, 1, 1, 1, "1999-01-01T00:00:00", "{}"),
+    ("t\N{LATIN SMALL LETTER U WITH DIAERESIS}r/it's.png".encode(), 7, 10**18, 100, 100, "2024-01-01T00:00:00", "{}"),
+]
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:")
+    columns = "id INTEGER PRIMARY KEY, path BLOB, size, mtime_ns, width, height, taken, metadata"
+    connection.execute(f"CREATE TABLE images ({columns})")
+    names = "path, size, mtime_ns, width, height, taken, metadata"
+    connection.executemany(f"INSERT INTO images ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)", PHOTOS)
+    # The same with the names that users write, to hold our SQL against SQLite's reading of the user's own words.
+    connection.execute(
+        f"CREATE VIEW plain AS SELECT {', '.join(f'{sql} AS {name}' for name, sql in COLUMNS.items())} FROM images"
+    )
+    yield connection
+    connection.close()
+
+
+def found(database: sqlite3.Connection, where: str) -> list[int]:
+    condition = parsed(where)
+    rows = database.execute(f"SELECT id FROM images WHERE {condition.sql} ORDER BY id", condition.values)
+    return [number for (number,) in rows]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("width > height", [1, 2]),
+        ("taken >= '2024'", [1, 5]),
+        ("taken BETWEEN '2023-12-01' AND '2024-02-01'", [3, 5]),
+        ("year(taken) = 2024 and month(taken) = 5", [1]),
+        ("taken is null", [2]),
+        ("TAKEN IS NOT NULL AND NOT width < 200", [1, 3]),
+        ("date < '2000'", [4]),
+        ("year(date) = 2020", [2]),
+        ("folder = 'trips/Rome'", [2]),
+        ("folder = ''", [1]),
+        ("name = 'b.jpg' OR name = 'it''s.png'", [2, 5]),
+        ("path LIKE '%.PNG'", [4, 5]),
+        ("path GLOB '*.PNG'", []),
+        ("camera LIKE 'canon%'", [1]),
+        ("iso in (50, 100, 200)", [1]),
+        ("metadata.place.city = 'Rome'", [2]),
+        ('metadata."odd key" = 3', [3]),
+        ("metadata.best", [2]),
+        ("metadata.best = true", [2]),
+        ("metadata.nothing = 1", []),
+        ('metadata."a\\\\" = 1', []),
+        ('metadata."" = 1', []),
+        ("size * 9223372036854775807 * 9223372036854775807 > 1", [1, 2, 4, 5]),
+        ("width / 0 = 1 or round(f_number, 99999999999) > 1", [3]),
+        ("metadata.iso.deeper = 1", []),
+        ("size / 1000000 >= 1", [2]),
+        ("width * height > 1e6 or width % 2 = 1", [2, 4]),
+        ("- size + 5 = -5", [1]),
+        ("id not in (1, 2) and not (id = 4)", [3, 5]),
+        ("f_number <= 2.8", [3]),
+        ("lower(camera) = 'canon eos'", [1]),
+        ("coalesce(camera, 'none') = 'none' and id < 3", [2]),
+    ],
+)
+def test_a_condition_finds_what_it_says(database: sqlite3.Connection, where: str, expected: list[int]) -> None:
+    assert found(database, where) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("trips", [2, 3, 4]),
+        ("trips/Rome", [2]),
+        ("./trips//Rome/", [2]),
+        ("Rome", []),
+        (".", [1, 2, 3, 4, 5]),
+        ("", [1, 2, 3, 4, 5]),
+        ("t\xfcr", [5]),
+    ],
+)
+def test_a_folder_means_what_is_below_it(database: sqlite3.Connection, folder: str, expected: list[int]) -> None:
+    assert found(database, within_folder(folder)) == expected
+
+
+@given(text=st.text())
+def test_any_text_can_be_quoted(database: sqlite3.Connection, text: str) -> None:
+    if len(text) > 1000:
+        return
+    assert parsed(f"name = {quoted(text)}").values == (text,)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("", "the condition is empty"),
+        ("  ", "the condition is empty"),
+        ("widht > 3", "at character 1, 'widht': there is no column widht; did you mean width?"),
+        ("width > 3 AND colour = 'red'", "at character 15, 'colour': there is no column colour; known are path, folder"),
+        ("width >", "at its end: expected a column, a number or text"),
+        ("width 3", "at character 7, '3': expected AND, OR or the end"),
+        ("width = 3)", "at character 10, '\\)': expected AND, OR or the end"),
+        ("(width = 3", "at its end: expected \\)"),
+        ('camera = "Canon"', "at character 10, '\"Canon\"': expected text in single quotes, 'Canon'"),
+        ("camera = 'Canon", 'at character 10, "\'": this text has no closing quote'),
+        ("width = 3; DROP TABLE images", "at character 10, ';': this means nothing here"),
+        ("id IN (SELECT id FROM images)", "at character 8, 'SELECT': there is no column SELECT"),
+        ("load_extension('x')", "there is no function load_extension; known are coalesce"),
+        ("randomblob(1000000000)", "there is no function randomblob"),
+        ("lower(camera, name) = 'x'", "lower has 2 arguments, expected 1"),
+        ("coalesce(camera) = 'x'", "coalesce has 1 arguments, expected 2 to 9"),
+        ("camera IS 'Canon'", "expected NULL"),
+        ("camera NOT 'Canon'", "expected LIKE, GLOB, BETWEEN or IN after NOT"),
+        ("width BETWEEN 3", "expected AND"),
+        ("metadata = 3", "expected .KEY after metadata"),
+        ("metadata.'a' = 3", "expected a key after the dot"),
+        ("width = 12px", "this means nothing here"),
+        ("width = 3 -- comment", "at character 12, '-': expected|at character"),
+        ("width = /* */ 3", "expected a column"),
+        ("status = 'offline'", "there is no column status"),
+        ("(" * 100 + "1" + ")" * 100, "more than 40 brackets inside each other"),
+        ("not " * 100 + "1", "more than 40 brackets inside each other"),
+        ("1 = 1 or " * 1000 + "1", "expected 4,000 or fewer"),
+        ("name = '\udcff'", "has bytes that are not UTF-8"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(where: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parsed(where)
+
+
+@given(where=st.text(st.sampled_from("width '()=<>-*/.,;\"andorlike123"), max_size=60) | st.text(max_size=60))
+def test_whatever_is_typed_is_a_condition_that_the_database_takes_or_a_config_error(
+    database: sqlite3.Connection, where: str
+) -> None:
+    try:
+        condition = parsed(where)
+    except ConfigError:
+        return
+    assert set(condition.sql) <= set("?") | set(parsed_alphabet())
+    database.execute(f"SELECT id FROM images WHERE {condition.sql}", condition.values).fetchall()
+
+
+def parsed_alphabet() -> str:
+    """The characters of our own SQL; nothing of a user's text is among them."""
+    return "".join(
+        [*COLUMNS.values(), *(form for form, _, _ in FUNCTIONS.values()), " ()=<>!+-*/%,?ANDORNOTLIKEGLOBBETWEENINISNULL"]
+    )
+
+
+ATOMS = st.sampled_from(
+    ["path", "name", "folder", "size", "width", "taken", "camera", "iso", "'2024'", "'a%'", "'it''s.png'", "0.5"]
+)
+ARITHMETIC = st.sampled_from(["{} + {}", "{} - {}", "{} * {}", "{} / {}", "{} % {}", "({0})", "lower({0})"])
+COMPARED = st.sampled_from(["{} = {}", "{} == {}", "{} != {}", "{} <> {}", "{} < {}", "{} <= {}", "{} > {}", "{} >= {}"]) | (
+    st.sampled_from(["{} LIKE {}", "{} not like {}", "{} GLOB {}", "{0} IS NULL", "{0} is not null", "{0}"])
+    | st.sampled_from(["{} IN ({}, 640)", "{} NOT IN ({})", "{} BETWEEN 1 AND {}", "{} not between {} and 2000"])
+)
+COMBINED = st.sampled_from(["{} AND {}", "{} or {}", "NOT {0}", "({0})"])
+
+
+def formatted(forms: st.SearchStrategy[str], inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.tuples(forms, inner, inner).map(lambda parts: parts[0].format(*parts[1:]))
+
+
+def conditions() -> st.SearchStrategy[str]:
+    sums = st.recursive(ATOMS | st.integers(0, 3000).map(str), lambda inner: formatted(ARITHMETIC, inner), max_leaves=4)
+    return st.recursive(formatted(COMPARED, sums), lambda inner: formatted(COMBINED, inner), max_leaves=6)
+
+
+@given(where=conditions())
+def test_a_condition_means_what_sqlite_reads_in_it(database: sqlite3.Connection, where: str) -> None:
+    expected = [number for (number,) in database.execute(f"SELECT id FROM plain WHERE {where} ORDER BY id")]
+    assert found(database, where) == expected
