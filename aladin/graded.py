@@ -1,7 +1,8 @@
 """Measures of a query whose candidates are relevant by degrees, or of which several are right.
 
 Relevance is 0 for a wrong candidate and not-a-number for one that nobody judged, which is left out. Of two candidates with
-equal scores the less relevant stands first, so that a tie counts against us."""
+equal scores the less relevant stands first, so that a tie counts against us.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

@@ -13,7 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
-QUERY, PHOTOGRAPH, WORD = "an orange fish", 0, "fish"
+QUERY, WORD = "people playing music", "music"
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -45,14 +45,13 @@ def main() -> None:
 
 
 def draw(address: str, out: Path, scheme: str) -> None:
-    """The hits of the query above, one of them opened below, as one picture."""
+    """The hits of the query above, with one of its words lit in all of them."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         page = browser.new_context(viewport={"width": 1280, "height": 720}, color_scheme=scheme).new_page()  # type: ignore[arg-type]
         page.goto(f"{address}#q={QUERY.replace(' ', '+')}")
         painted(page)
-        page.locator(".tile").nth(PHOTOGRAPH).click()
-        page.locator(".share", has_text=WORD).hover()
+        page.locator(".word .label", has_text=WORD).hover()
         page.wait_for_timeout(600)
         page.screenshot(path=out)
         browser.close()

@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["aladin"], "beartype.beartype")  # before anything imports aladin
 
+import signal  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -20,6 +21,10 @@ from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM, build_tiny_model  # 
 # No time limit for an example: a busy machine is no failure.
 settings.register_profile("aladin", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("aladin")
+
+# A shell starts jobs in the background with interrupts ignored, and so would the commands that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -273,7 +273,7 @@ def test_a_folder_without_a_collection_is_told_to_be_indexed(tmp_path: Path, mod
 def test_another_model_is_named(folder: Path, other_model_path: Path) -> None:
     with client_of(config_of(folder, other_model_path)) as client:
         answer = client.post("/v1/search", json={"text": "red"})
-        assert answer.status_code == 503
+        assert answer.status_code == 409
         assert "was built with model colours" in answer.json()["detail"]
 
 

@@ -56,7 +56,7 @@ def install(app: FastAPI) -> None:
     async def of_ours(request: Request, error: AladinError) -> JSONResponse:
         if isinstance(error, CollectionLocked):
             return respond(409, str(error), {"Retry-After": "5"})
-        return respond(503 if isinstance(error, ModelError | IndexMismatch) else 422, str(error))
+        return respond(409 if isinstance(error, ModelError | IndexMismatch) else 422, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -15,7 +15,7 @@ REASONS = {
     403: "The token's scope is too narrow, or the request comes from another site's page.",
     404: "There is no such image.",
     408: "The body took too long.",
-    409: "The folder is being written by somebody else.",
+    409: "Somebody else is writing the collection, or it belongs to another model.",
     413: "The body is too large.",
     415: "The body is no image.",
     422: "The request is well formed, but cannot be answered.",
@@ -30,7 +30,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": REASONS[status], "content": content} for status in statuses}
 
 
-REFUSALS = problems(400, 401, 403, 404, 408, 413, 422, 500, 503)
+REFUSALS = problems(400, 401, 403, 404, 408, 409, 413, 422, 500, 503)
 PROBLEM_SCHEMA = ProblemOut.model_json_schema()
 
 
