@@ -602,7 +602,7 @@ class PoisonedEncoder(Encoder):
 def test_a_poisoned_vector_is_never_stored_and_its_row_says_so(photos: Path, model_path: Path, encoder: Encoder) -> None:
     for number in range(4):
         paint(photos / f"more {number}.png", "red", seed=40 + number)
-    report = index(photos, PoisonedEncoder.load(model_path, threads=1))
+    report = index(photos, PoisonedEncoder.load(model_path, threads=1), IndexConfig(batch_images=16))
     assert report.skipped == {"has no finite vector from this model": 6}
     assert report.added == len(COLOURS) - 2
     with Collection.open(default_place(photos)) as collection:
