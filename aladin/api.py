@@ -1,13 +1,22 @@
 """The short way in: a folder of photographs to search, and the model itself. Nothing here needs PyTorch.
 
 >>> import aladin
->>> with aladin.Collection.open("examples/photos", collection=scratch / "photos.sqlite") as photos:
-...     report = photos.index()
-...     results = photos.search("a cat on a red blanket", top=3)
->>> report.added
+>>> photos = aladin.Collection.open("examples/photos", collection=scratch / "photos.sqlite")
+>>> photos.index().added
 48
->>> [hit.path for hit in results.hits][:1]  # doctest: +SKIP
-['photo-009.jpg']
+>>> results = photos.search("flowers", top=3, why=True)
+>>> results.searched
+48
+>>> [share.word for share in results.hits[0].explanation.shares]
+['flowers']
+>>> photos.path(results.hits[0]).is_file()
+True
+>>> larger = photos.search("flowers", without="people", where="width > height")
+>>> larger.searched < results.searched
+True
+>>> json.dumps(aladin.as_json(results))[:17]
+'{"hits": [{"rank"'
+>>> photos.close()
 """
 
 from collections.abc import Callable

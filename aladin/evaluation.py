@@ -201,7 +201,7 @@ def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: 
 def _exported_captions(encoder: Encoder, captions: tuple[str, ...], progress: Progress) -> EncodedSet:
     vectors, tokens = [], []
     for number, caption in enumerate(captions):
-        # One by one, as a search does: an int8 graph finds one scale for all that it is given at once.
+        # One by one, as a search does.
         encoded = encoder.encode_texts([caption])
         vectors.append(torch.from_numpy(encoded.vectors))
         tokens.append(Tokens(torch.from_numpy(encoded.words), torch.from_numpy(encoded.word_mask)))

@@ -2,11 +2,11 @@
 
 Up to 50,000 images every vector is compared, so the result is exact. Beyond that FAISS compares codes of one bit a dimension
 (RaBitQ) in a quarter of 256 cells, and the best eight times as many as asked for are compared exactly, by the vectors that the
-collection holds at that moment. So codes may be old: an image added or changed since is compared exactly beside them, one that
-is gone is not in the collection, and at worst a code that is wrong costs a hit, never invents one.
+collection holds at that moment. So an image that is gone or has changed is never a wrong hit; a code that is wrong may cost a
+right one. Images that are new get their code before the next search.
 
 The codes are a cache: a file in the folder that carries the collection's name and ".cache", named by the generation that it was
-built from, replaced by renaming, and built anew when it is missing, damaged, another collection's or too old.
+made at, replaced by renaming, and made anew when it is missing, damaged, another collection's or too old.
 """
 
 import importlib
@@ -30,8 +30,10 @@ CELLS = 256  # of the vectors' space; each is scanned whole
 PROBES = 64  # cells that are scanned: many, because queries are texts and lie apart from the images
 CANDIDATES = 8  # times as many as asked for are compared exactly
 TRAINING_ROWS = 25_600  # vectors that the cells are found on
-MAX_TAIL = 0.1  # of the images: so many may be newer than the codes
+MAX_GROWTH = 2.0  # times as many images as the cells were found on: they are found again; so many codes for one image too
+SAVED_SHARE = 0.01  # of the images: so many new codes are worth a new file
 CHECKED_ROWS = 32  # whose vectors tell whether the codes are this collection's
+NOBODY = -1  # the id of a row that is out of use
 FORMAT = 1  # of the file
 
 Ids = Int64[np.ndarray, " rows"]
@@ -131,15 +133,16 @@ class _ExactVectors:
 
 
 class _Codes:
-    """Vectors as codes, and exactly those that have come or changed since they were made."""
+    """The vectors of a large collection as codes."""
 
-    def __init__(self, collection: Collection, index: Any, ids: Ids, generation: int) -> None:
+    def __init__(self, collection: Collection, index: Any, ids: Ids, generation: int, trained_on: int) -> None:
         self._collection = collection
         self._index = index  # row r of it is the image ids[r]
         self._ids = ids
+        self._current = ids != NOBODY  # False for a row whose image has another row now, or none
         self._generation = generation
-        self._tail = np.empty(0, dtype=np.int64)  # ids that are new or changed since
-        self._current = np.ones(len(ids), dtype=bool)  # False for a row whose image is in the tail
+        self._trained_on = trained_on  # images that there were when the cells were found
+        self._saved = 0  # rows that have been written
         self._findable = len(ids)
 
     @classmethod
@@ -150,7 +153,10 @@ class _Codes:
                 with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                     header = json.loads(file["header"].tobytes())
                     if _fits(header, collection):
-                        return cls(collection, _faiss().deserialize_index(file["codes"]), file["ids"], header["generation"])
+                        index = _faiss().deserialize_index(file["codes"])
+                        codes = cls(collection, index, file["ids"], header["generation"], header["trained_on"])
+                        codes._saved = len(codes._ids)
+                        return codes
             except (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error):
                 continue  # damaged; FAISS raises RuntimeError
         return None
@@ -167,26 +173,34 @@ class _Codes:
         for _, vectors in collection.vector_blocks():
             index.add(vectors.astype(np.float32))
             progress(index.ntotal, rows)
-        codes = cls(collection, index, ids, collection.generation)
-        codes._save(sample[:: max(len(sample) // CHECKED_ROWS, 1)])
+        codes = cls(collection, index, ids, collection.generation, rows)
+        codes._save()
         return codes
 
     def catch_up(self, rows: int) -> bool:
-        """Know what has changed since the codes were made; False when that is too much."""
+        """Codes for what has come or changed since; False when so much has that all should be made anew."""
+        generation = self._collection.generation
         changed = self._collection.ids_changed_since(self._generation)
-        self._tail, _ = self._collection.findable_vectors(changed)
-        self._current = ~np.isin(self._ids, changed)
-        self._findable = rows
-        return len(changed) <= MAX_TAIL * rows
+        new, vectors = self._collection.findable_vectors(changed)
+        if max(rows, len(self._ids) + len(new)) > MAX_GROWTH * min(rows, self._trained_on):
+            return False
+        if len(changed):
+            self._current &= ~np.isin(self._ids, changed)
+        if len(new):
+            self._index.add(vectors.astype(np.float32))
+            self._ids = np.concatenate([self._ids, new])
+            self._current = np.concatenate([self._current, np.ones(len(new), dtype=bool)])
+        self._generation, self._findable = generation, rows
+        if len(self._ids) - self._saved > SAVED_SHARE * rows:
+            self._save()
+        return True
 
     def best(self, vector: Float32[np.ndarray, " dim"], count: int, allowed: Ids | None) -> Nearest:
-        tail = self._tail if allowed is None else np.intersect1d(self._tail, allowed)
         usable = self._current if allowed is None else self._current & np.isin(self._ids, allowed)
         searched = self._findable if allowed is None else len(allowed)
         wanted = CANDIDATES * count
         while True:
-            coded = self._candidates(vector, wanted, usable)
-            ids, scores = _compared(self._collection, np.union1d(coded, tail), vector)
+            ids, scores = _compared(self._collection, self._candidates(vector, wanted, usable), vector)
             # Images that are gone leave gaps; how many is not known before.
             if len(ids) >= min(CANDIDATES * count // 2, searched) or wanted >= len(self._ids):
                 found = _best(ids, scores, count)
@@ -200,25 +214,27 @@ class _Codes:
         parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
         _, rows = self._index.search(vector[None], min(count, len(self._ids)), params=parameters)
         found: Ids = self._ids[rows[0][rows[0] >= 0]]
-        return found
+        return np.unique(found)
 
-    def _save(self, checked: Ids) -> None:
+    def _save(self) -> None:
         """Into a file that takes the place of older ones; nothing where none can be written."""
-        faiss = _faiss()
+        self._saved = len(self._ids)  # or tried to
         folder = cache_folder(self._collection)
+        present = self._ids[self._current]
         header = {
             "format": FORMAT,
             "generation": self._generation,
             "fingerprint": self._collection.fingerprint,
-            "checked": _checksums(self._collection, checked),
+            "trained_on": self._trained_on,
+            "checked": _checksums(self._collection, np.sort(present[:: max(len(present) // CHECKED_ROWS, 1)])),
         }
         name = f"nearest-{self._generation}.npz"
         draft = folder / f"{name}.{os.getpid()}.new"
         try:
             folder.mkdir(exist_ok=True)
-            codes = faiss.serialize_index(self._index)
+            arrays = {"ids": np.where(self._current, self._ids, NOBODY), "codes": _faiss().serialize_index(self._index)}
             with draft.open("wb") as file:
-                np.savez(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), ids=self._ids, codes=codes)
+                np.savez(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
             draft.replace(folder / name)
             for other in folder.glob("nearest-*"):
                 if other.name != name:

@@ -107,14 +107,16 @@ def test_a_collection_may_stand_elsewhere(aladin: Run, photos: Path, tmp_path: P
 
 def test_json_tells_what_was_asked_of_what_and_every_hit(aladin: Run, photos: Path) -> None:
     answer = json.loads(aladin("search", photos, "red and blue", "--json", "-n", 3).out)
-    assert answer.keys() == {"query", "truncated", "index", "model", "searched", "took_ms", "hits"}
+    told = {"query", "truncated", "answered", "index", "model", "searched", "took_ms", "hits", "nearest"}
+    assert answer.keys() == told
     assert (answer["query"], answer["truncated"], answer["searched"]) == ("red and blue", False, len(COLOURS))
     assert answer["index"] == str(default_place(photos))
     with Collection.open(default_place(photos)) as collection:
         assert answer["model"] == collection.fingerprint
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     for hit in answer["hits"]:
-        assert hit.keys() == {"rank", "id", "path", "score", "matching_score", "alignment_score", "width", "height"}
+        scores = {"score", "matching_score", "alignment_score", "probability"}
+        assert hit.keys() == {"rank", "id", "path", "width", "height", "explanation"} | scores
         assert hit["score"] == hit["alignment_score"]
 
 

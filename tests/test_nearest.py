@@ -145,21 +145,54 @@ def test_a_new_process_reads_the_codes_that_are_there(rows: CollectionWriter, mo
 def test_images_added_later_are_found_at_once(rows: CollectionWriter, encoder: Encoder) -> None:
     images = NearestImages(rows)
     images.find(asked(), 10)
-    fill(rows, encoder.model, 20, seed=1)
-    assert images.find(asked(), 10).searched == ROWS + 20
-    for seed in range(20):
-        assert images.find(asked(seed), 10).ids.tolist() == full_sort(rows, asked(seed))[:10]
-    assert len(code_files(rows)) == 1
+    before = code_files(rows)
+    fill(rows, encoder.model, 5, seed=1)
+    for fresh in (images, NearestImages(rows)):
+        assert fresh.find(asked(), 10).searched == ROWS + 5
+        for seed in range(20):
+            assert fresh.find(asked(seed), 10).ids.tolist() == full_sort(rows, asked(seed))[:10]
+    assert code_files(rows) == before
 
 
 @pytest.mark.usefixtures("coded")
-def test_codes_are_made_again_when_much_has_changed(rows: CollectionWriter, encoder: Encoder) -> None:
+def test_many_new_codes_are_kept_for_the_next_process(
+    rows: CollectionWriter, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = NearestImages(rows)
     images.find(asked(), 10)
-    before = code_files(rows)
-    fill(rows, encoder.model, 90, seed=1)
-    assert images.find(asked(), 10).ids.tolist() == full_sort(rows, asked())[:10]
-    assert code_files(rows) == [f"nearest-{rows.generation}.npz"] != before
+    monkeypatch.setattr(aladin.nearest._Codes, "build", None)
+    for seed in range(1, 4):
+        fill(rows, encoder.model, 90, seed=seed)
+        with rows.transaction():
+            rows._update("reason = NULL", "id % 20 = 0")
+        for fresh in (images, NearestImages(rows)):
+            assert fresh.find(asked(), 10).ids.tolist() == full_sort(rows, asked())[:10]
+            assert fresh.find(asked(), 10).searched == ROWS + 90 * seed
+        assert code_files(rows) == [f"nearest-{rows.generation}.npz"]
+
+
+@pytest.mark.usefixtures("coded")
+@pytest.mark.parametrize("change", ["grown", "shrunk", "touched"])
+def test_cells_are_found_again_when_much_has_changed(
+    rows: CollectionWriter, encoder: Encoder, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = NearestImages(rows)
+    images.find(asked(), 10)
+    if change == "grown":
+        fill(rows, encoder.model, ROWS + 1, seed=1)
+    elif change == "shrunk":
+        with rows.transaction():
+            rows._update("status = 'offline'", f"id > {ROWS // 2 - 1}")
+    else:
+        with rows.transaction():
+            rows._update("reason = NULL", "TRUE")
+        images.find(asked(), 10)
+        with rows.transaction():
+            rows._update("reason = NULL", "TRUE")
+    expected = full_sort(rows, asked())
+    assert images.find(asked(), 10).ids.tolist() == expected[:10]
+    with np.load(cache_folder(rows) / f"nearest-{rows.generation}.npz") as stored:
+        assert json.loads(stored["header"].tobytes())["trained_on"] == len(rows) == len(stored["ids"])
 
 
 @pytest.mark.usefixtures("coded")
@@ -261,8 +294,8 @@ def clustered(rows: int, dim: int, seed: int) -> np.ndarray:
 
 
 def test_codes_find_99_of_100_of_the_ten_nearest(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aladin.nearest, "EXACT_ROWS", 10_000)
-    vectors, queries = clustered(20_000, 128, 0), clustered(50, 128, 1)
+    monkeypatch.setattr(aladin.nearest, "EXACT_ROWS", 5_000)
+    vectors, queries = clustered(10_000, 128, 0), clustered(50, 128, 1)
     with CollectionWriter.create(tmp_path / "large.sqlite", tmp_path) as collection:
         add_vectors(collection, ModelFolder.open(model_path), vectors)
         images = NearestImages(collection)

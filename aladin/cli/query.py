@@ -101,7 +101,7 @@ class QueryOptions:
             conditions.append(f"instr(lower(camera), {quoted(self.camera.lower())}) > 0")
         if self.where is not None:
             conditions.append(f"({self.where})" if conditions else self.where)
-        return " AND ".join(conditions) or None
+        return " AND ".join(conditions) if conditions else None
 
 
 def _below(folder: str, root: Path | None) -> str:

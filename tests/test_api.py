@@ -1,0 +1,127 @@
+"""The Python API, with the shipped model on the example photographs where its documentation is run."""
+
+import doctest
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numpy.testing import assert_allclose
+
+import aladin
+import aladin.api
+from aladin.collection import default_place
+from aladin.search import SearchConfig, search
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_examples_in_the_documentation_are_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = doctest.testmod(aladin.api, extraglobs={"scratch": tmp_path, "json": json, "aladin": aladin})
+    assert found.attempted >= 10
+    assert found.failed == 0
+
+
+def test_the_page_on_searching_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = doctest.testfile(str(ROOT / "docs" / "search.md"), module_relative=False, globs={"scratch": tmp_path})
+    assert found.attempted >= 5
+    assert found.failed == 0
+
+
+def test_importing_the_package_loads_nothing_large() -> None:
+    script = "import sys, aladin; sys.exit(bool({'numpy', 'torch', 'PIL', 'onnxruntime'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_api_needs_no_torch() -> None:
+    loaded = "bool({'torch', 'faiss', 'pyarrow'} & sys.modules.keys())"
+    script = f"import sys, aladin; aladin.Collection, aladin.Aladin; sys.exit({loaded})"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_every_name_is_there_and_an_unknown_one_is_not() -> None:
+    for name in aladin.EXPORTS:
+        assert getattr(aladin, name).__name__ == name
+        assert name in dir(aladin)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = aladin.Nothing
+
+
+@pytest.fixture
+def photos_api(photos: Path, model_path: Path) -> aladin.Collection:
+    return aladin.Collection.open(photos, model=model_path)
+
+
+def test_searching_is_the_same_as_through_the_engine(photos_api: aladin.Collection, photos: Path) -> None:
+    with photos_api as collection:
+        assert collection.index().added == len(collection) == 6
+        query = aladin.Query((aladin.TextPart("red"), aladin.TextPart("blue")), ("green",), "width > 3")
+        engine = collection._opened()
+        expected = search(engine.collection, engine.encoder, query, SearchConfig(top=3)).hits
+        assert collection.search(query, top=3).hits == expected
+        assert (
+            collection.search(aladin.Query(query.wanted, where="width > 3"), top=3, without="green").hits
+            == collection.search(aladin.Query(query.wanted), top=3, without=("green",), where="width > 3").hits
+            == expected
+        )
+
+
+def test_conditions_are_joined_as_a_whole(photos_api: aladin.Collection) -> None:
+    with photos_api as collection:
+        collection.index()
+        query = aladin.Query((aladin.TextPart("red"),), where="name = 'red.png' OR name = 'blue.png'")
+        assert [hit.path for hit in collection.search(query, where="name LIKE 'b%'").hits] == ["blue.png"]
+
+
+def test_a_path_is_an_image_and_a_string_a_text(photos_api: aladin.Collection, photos: Path) -> None:
+    with photos_api as collection:
+        collection.index()
+        assert collection.search("red").hits[0].path == "red.png"
+        like = collection.search(photos / "red.png", top=1).hits[0]
+        assert like.path == "pink.png"
+        assert collection.path(like).is_file()
+        assert collection.explain(photos / "red.png", like).score == pytest.approx(like.score, abs=1e-5)
+        assert collection.explain("red", like.id).shares[0].word == "red"
+
+
+def test_what_is_added_is_found_without_opening_again(photos_api: aladin.Collection, photos: Path) -> None:
+    with photos_api as collection:
+        collection.index()
+        assert len(collection.search("red").hits) == 6
+        (photos / "copy.png").write_bytes((photos / "red.png").read_bytes() + b" ")
+        collection.index()
+        assert len(collection.search("red").hits) == 7
+
+
+def test_a_collection_may_stand_elsewhere(photos: Path, model_path: Path, tmp_path: Path) -> None:
+    with aladin.Collection.open(str(photos), model=str(model_path), collection=tmp_path / "c.sqlite") as collection:
+        collection.index()
+        assert collection.search("red").hits
+    assert not default_place(photos).exists()
+
+
+def test_what_cannot_be_opened_is_named(photos: Path, model_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(aladin.AladinError, match="is no folder; expected one of images"):
+        aladin.Collection.open(photos / "red.png")
+    with pytest.raises(aladin.AladinError, match="there is no collection at"):
+        aladin.Collection.open(photos, model=model_path).search("red")
+    with aladin.Collection.open(photos, model=model_path) as collection:
+        collection.index()
+    (tmp_path / "other").mkdir()
+    elsewhere = aladin.Collection.open(tmp_path / "other", model=model_path, collection=default_place(photos))
+    with pytest.raises(aladin.AladinError, match="holds the images of"):
+        elsewhere.search("red")
+
+
+def test_the_model_scores_as_a_search_does(photos_api: aladin.Collection, photos: Path, model_path: Path) -> None:
+    model = aladin.Aladin.load(model_path)
+    with photos_api as collection:
+        collection.index()
+        for hit in collection.search("red and blue").hits:
+            assert model.score(photos / hit.path, "red and blue") == pytest.approx(hit.score, abs=1e-5)
+            matching = model.image_vector(os.fspath(photos / hit.path)) @ model.text_vector("red and blue")
+            assert_allclose(matching, hit.matching_score, atol=1e-3)
