@@ -247,9 +247,20 @@ class Collection:
         self, numbers: Int64[np.ndarray, " asked"]
     ) -> tuple[Int64[np.ndarray, " rows"], Float16[np.ndarray, "rows dim"]]:
         """Those of the images with these ids that can be found, by id, and their vectors."""
+        return self._vectors("vectors JOIN images USING (id)", "status = 'ok'", numbers)
+
+    def stored_vectors(
+        self, numbers: Int64[np.ndarray, " asked"]
+    ) -> tuple[Int64[np.ndarray, " rows"], Float16[np.ndarray, "rows dim"]]:
+        """Those of the images with these ids that have a vector, by id, and their vectors."""
+        return self._vectors("vectors", "TRUE", numbers)
+
+    def _vectors(
+        self, source: str, condition: str, numbers: Int64[np.ndarray, " asked"]
+    ) -> tuple[Int64[np.ndarray, " rows"], Float16[np.ndarray, "rows dim"]]:
         statement = (
-            "SELECT id, vector, vectors.checksum FROM vectors JOIN images USING (id) "
-            "WHERE id IN (SELECT value FROM json_each(?)) AND status = 'ok' ORDER BY id"
+            f"SELECT id, vector, vectors.checksum FROM {source} "
+            f"WHERE id IN (SELECT value FROM json_each(?)) AND {condition} ORDER BY id"
         )
         rows = self._rows(statement, (json.dumps(numbers.tolist()),))
         blobs = b"".join(self._checked(*row) for row in rows)
@@ -325,6 +336,9 @@ def failures_named(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        # Our function row_checksum raises nothing of its own, so it was interrupted, of which SQLite says no more than this.
+        if "user-defined function raised exception" in str(error):
+            raise KeyboardInterrupt from None
         raise _store_error(path, error) from None
 
 

@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 import aladin.collection
-from aladin.collection import Collection, default_place
+from aladin.collection import Collection, default_place, failures_named
 from aladin.collection_writer import CollectionWriter, FileState, Photograph
 from aladin.errors import AladinError, CollectionLocked, DataError, IndexMismatch
 from aladin.model_folder import ModelFolder
@@ -406,3 +406,14 @@ def test_settings_that_searching_does_not_mind_may_differ(
     copy = Path(shutil.copytree(model_path, tmp_path / "copy"))
     (copy / "model.toml").write_text((copy / "model.toml").read_text().replace("[limits]", "[limits]\ntags = 7"))
     writer.check_model(ModelFolder.open(copy))
+
+
+def test_an_interrupt_inside_our_own_sql_function_is_an_interrupt(tmp_path: Path) -> None:
+    def interrupted(value: object) -> None:
+        raise KeyboardInterrupt
+
+    connection = sqlite3.connect(":memory:")
+    connection.create_function("row_checksum", 1, interrupted)
+    with pytest.raises(KeyboardInterrupt), failures_named(tmp_path):
+        connection.execute("SELECT row_checksum(1)").fetchall()
+    connection.close()
