@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aladin.text import Pieces
 
-ORDER, DRAWS = 1, 2  # keep the two uses of a seed apart
+ORDER, DRAWS, WORDS = 1, 2, 3  # keep the uses of a seed apart
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,21 @@ class Plan:
             order = random.random((len(images), self.regions)).argsort(axis=1)[:, : self.kept_regions]
             keep = torch.from_numpy(np.sort(order, axis=1))
         return Step(number, epoch, images, random.integers(self.views, size=len(images)), captions, own, keep)
+
+
+def without_some_words(
+    ids: Int[np.ndarray, "captions words"], mask: Bool[np.ndarray, "captions words"], share: float, random: np.random.Generator
+) -> tuple[Int[np.ndarray, "captions words"], Bool[np.ndarray, "captions words"]]:
+    """The captions without about `share` of their word pieces, each drawn on its own; first and last pieces always stay.
+
+    What stays keeps its order and moves up to the front.
+    """
+    places = np.arange(ids.shape[1])
+    framing = (places == 0) | (places == mask.sum(axis=1, keepdims=True) - 1)
+    stays = mask & (framing | (random.random(ids.shape) >= share))
+    order = np.argsort(~stays, axis=1, kind="stable")
+    stays = np.take_along_axis(stays, order, axis=1)
+    return np.where(stays, np.take_along_axis(ids, order, axis=1), 0), stays
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,7 @@ class Recipe:
     captions_per_image: int = 2  # of each image in a batch, drawn anew every time
     views: int = 8  # cached views of each photograph; 1: the whole picture only
     kept_regions: int = 49  # regions of each image that a training step reads, drawn anew every time
+    dropped_words: float = 0.0  # share of a caption's word pieces that a training step does not read, drawn anew every time
     fresh_matching_head: bool = False  # with a model folder to start from: begin with another matching head than its own
     image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
     validate_every: int = 1  # epochs
@@ -212,7 +213,8 @@ class Recipe:
     precision: Literal["bf16", "fp32"] = "bf16"
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # Of a model that starts from a folder only the image networks count, and their size of image, where it has fewer.
+    # Of a model that starts from a folder only these count: the backbone's dropout, more image networks than it has with their
+    # size of image, and token_dim where the projection learns.
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
@@ -224,6 +226,8 @@ class Recipe:
             raise ConfigError(f"train is {list(self.train)}; expected each part once")
         _at_least(1, self, "epochs", "captions_per_image", "views", "kept_regions", "validate_every")
         _at_least(0, self, "image_network_from_epoch", "averaged_steps", "seed")
+        if not 0 <= self.dropped_words < 1:
+            raise ConfigError(f"dropped_words is {self.dropped_words}; expected at least 0 and less than 1")
         if self.batch_images < 2:
             raise ConfigError(
                 f"batch_images is {self.batch_images}; expected at least 2, since the others of a batch are the negatives"
@@ -231,6 +235,8 @@ class Recipe:
         self._check_that_everything_learns()
 
     def _check_that_everything_learns(self) -> None:
+        if self.dropped_words and not {"backbone", "image_network"} & set(self.train):
+            raise ConfigError("dropped_words has a share, but captions of a frozen transformer are encoded once; set it to 0")
         if "matching_head" in self.train and not self.loss.teaches_matching:
             raise ConfigError('train names "matching_head", but matching and distillation in [loss] are 0; give one a weight')
         if self.train == ("matching_head",) and self.loss.teaches_alignment:

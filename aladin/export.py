@@ -57,7 +57,9 @@ def export_model(
     with stages.stage("graphs"):
         model = smoothed(model)
         graphs = {"text.onnx": text_graph(model), "image.onnx": image_graph(model)}
-    with tempfile.TemporaryDirectory() as name:
+    beside = out.resolve().parent  # a file that is moved within one file system is never seen half written
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".aladin-export-", dir=beside) as name:
         draft = Path(name) / out.resolve().name
         draft.mkdir()
         shutil.copyfile(source / "tokenizer.json", draft / "tokenizer.json")
@@ -81,7 +83,7 @@ def export_model(
         (draft / "README.md").write_text(model_card(report, parity, notes), encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for file in draft.iterdir():
-            shutil.move(file, out / file.name)
+            file.replace(out / file.name)
     return report, parity
 
 

@@ -132,6 +132,35 @@ def with_pair_head(model: Aladin) -> Aladin:
     return model
 
 
+def with_dropout(model: Aladin, share: float) -> Aladin:
+    """The same model whose backbone forgets this share of its states at every step of training."""
+    model.config = dataclasses.replace(model.config, backbone=dataclasses.replace(model.config.backbone, dropout=share))
+    for module in model.backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+    return model
+
+
+def with_projection(model: Aladin, token_dim: int) -> Aladin:
+    """The same model with a fresh projection of its tokens to `token_dim`; ConfigError if it has one of another width.
+
+    It begins as a random rotation cut short, which nearly keeps cosines.
+    """
+    before, dim = model.config, model.config.backbone.dim
+    if before.heads.token_dim == token_dim:
+        return model
+    if before.heads.token_dim != dim:
+        raise ConfigError(
+            f"token_dim in [model.heads] is {token_dim}, but the model to start from projects its tokens to "
+            f"{before.heads.token_dim} already; start from one that has no projection"
+        )
+    model.config = dataclasses.replace(before, heads=dataclasses.replace(before.heads, token_dim=token_dim))
+    model.alignment_head = official.alignment_head(model.config)
+    for weight in model.alignment_head.parameters():
+        nn.init.orthogonal_(weight)
+    return model
+
+
 def widened(model: Aladin, image: ImageConfig) -> Aladin:
     """The same model with more image networks, and with their size of image: `image.networks` begins with those it has.
 

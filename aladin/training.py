@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aladin.backbone import Backbone
-from aladin.batches import Plan, Step, caption_blocks
+from aladin.batches import WORDS, Plan, Step, caption_blocks, without_some_words
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import load_minilm, load_model, minilm_folder, save_model
 from aladin.config import BackboneConfig, Recipe, from_table, to_table
@@ -48,7 +48,7 @@ from aladin.losses import (
     weighed_losses,
 )
 from aladin.measures import DIRECTIONS, RECALLS, right_answer_ranks
-from aladin.model import Aladin, new_model, widened, with_pair_head
+from aladin.model import Aladin, new_model, widened, with_dropout, with_pair_head, with_projection
 from aladin.pairs import drawn_pairs, pair_matrix
 from aladin.regions import RegionSet, check_photographs, region_set
 from aladin.scores import alignment_scores, matching_scores
@@ -105,13 +105,15 @@ def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
     """The model that training starts from, and its tokenizer.json: a model folder's, or MiniLM-L6 with fresh heads."""
     torch.manual_seed(recipe.seed)
     if start is not None:
-        model = load_model(start)
+        model = with_dropout(load_model(start), recipe.model.backbone.dropout)
         if len(recipe.model.image.networks) > len(model.config.image.networks):
             model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
             model.matching_head = MatchingHead(model.config.heads, model.config.backbone.dim)
         if "pair_head" in recipe.train and model.pair_head is None:
             model = with_pair_head(model)
+        if "projection" in recipe.train:
+            model = with_projection(model, recipe.model.heads.token_dim)
         return model, start / "tokenizer.json"
     path = minilm_folder() / "tokenizer.json"
     return new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces)), path
@@ -349,9 +351,12 @@ class Trainer:
         return self.model.image_states(self._image_input(step)), self.model.caption_states(*self._caption_input(step))
 
     def _caption_input(self, step: Step) -> tuple[Int[Tensor, "captions words"], Bool[Tensor, "captions words"]]:
-        pieces = self.train_set.pieces
-        width = int(pieces.mask[step.captions].sum(axis=1).max())
-        return torch.from_numpy(pieces.ids[step.captions, :width]), torch.from_numpy(pieces.mask[step.captions, :width])
+        ids, mask = self.train_set.pieces.ids[step.captions], self.train_set.pieces.mask[step.captions]
+        if self.recipe.dropped_words:
+            random = np.random.default_rng((self.recipe.seed, WORDS, step.number))
+            ids, mask = without_some_words(ids, mask, self.recipe.dropped_words, random)
+        width = int(mask.sum(axis=1).max())
+        return torch.from_numpy(ids[:, :width]), torch.from_numpy(mask[:, :width])
 
     def _image_input(self, step: Step) -> ImageInput:
         if self.model.image_network is not None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.batches import Plan, Step, caption_blocks
+from aladin.batches import Plan, Step, caption_blocks, without_some_words
 from aladin.text import Pieces
 from tests.tiny_learning import few_examples
 
@@ -137,3 +137,29 @@ def test_caption_blocks_hold_every_caption_once_and_no_needless_padding(lengths:
         widths.append(width)
     assert sorted(seen) == list(range(len(lengths)))
     assert widths == sorted(widths)
+
+
+@given(st.lists(st.integers(2, 12), min_size=1, max_size=8), st.sampled_from([0.0, 0.3, 0.9]), st.integers(0, 100))
+def test_dropped_words_leave_captions_in_order_with_their_first_and_last_piece(
+    lengths: list[int], share: float, seed: int
+) -> None:
+    mask = np.arange(14) < np.array(lengths)[:, None]
+    ids = np.where(mask, np.arange(1, 15), 0)
+    shorter, real = without_some_words(ids, mask, share, np.random.default_rng(seed))
+    for before, after, left, length in zip(ids, shorter, real, lengths, strict=True):
+        kept = after[left].tolist()
+        assert kept == sorted(set(kept))
+        assert set(kept) <= set(before[:length].tolist())
+        assert kept[0] == 1
+        assert kept[-1] == length
+        assert (after[~left] == 0).all()
+        assert left[: len(kept)].all()
+    if share == 0:
+        assert (shorter == ids).all()
+        assert (real == mask).all()
+
+
+def test_about_the_share_asked_for_is_dropped() -> None:
+    mask = np.ones((200, 52), dtype=bool)
+    _, real = without_some_words(np.ones((200, 52), dtype=np.int64), mask, 0.2, np.random.default_rng(0))
+    assert abs(real.sum() / 200 - (2 + 50 * 0.8)) < 0.5

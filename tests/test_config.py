@@ -84,7 +84,7 @@ def test_the_recipes_that_come_with_the_package_load(path: Path) -> None:
 
 
 def test_there_are_the_recipes_that_the_documentation_names() -> None:
-    assert {path.stem for path in RECIPES} >= {"align", "distil", "triplet", "both"}
+    assert {path.stem for path in RECIPES} == {"align", "both", "distil", "entangled", "lite", "project", "triplet"}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,9 @@ def test_a_value_that_is_none_of_the_choices_is_an_error_that_lists_them(table: 
         ({"batch_images": -5}, "batch_images is -5; expected at least 2"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
         ({"averaged_steps": -1}, "averaged_steps is -1; expected at least 0"),
+        ({"dropped_words": 1.0}, "dropped_words is 1.0; expected at least 0 and less than 1"),
+        ({"dropped_words": -0.1}, "dropped_words is -0.1; expected at least 0 and less than 1"),
+        ({"dropped_words": 0.1, "train": ["projection"]}, "captions of a frozen transformer are encoded once; set it to 0"),
         ({"optimizer": {"layer_decay": 0.0}}, "layer_decay is 0.0; expected more than 0 and at most 1"),
         ({"model": {"image": {"networks": []}}}, "networks is []; expected one or more, each once"),
         ({"model": {"image": {"networks": ["resnet"]}}}, "item 1 of networks in [model.image] of my.toml is 'resnet'"),

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,17 @@ def test_the_command_writes_the_folder_and_says_its_size(folder: Path, tmp_path:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "README.md", "image.onnx", "model.toml", "text.onnx", "tokenizer.json", "weights.bin",
     }  # fmt: skip
+
+
+def test_an_export_over_a_model_in_use_leaves_the_files_that_are_open_alone(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    data = read_dataset(write_pictures(tmp_path / "pictures", 8))
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    (out / "weights.bin").write_bytes(b"of an older export")
+    with (out / "weights.bin").open("rb") as in_use:
+        export_model(folder, out, data, "pictures", "fp32", "", tmp_path / "cache", Stages())
+        assert in_use.read() == b"of an older export"
+    assert (out / "weights.bin").read_bytes() == (exported / "weights.bin").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out", "cache"}

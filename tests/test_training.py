@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from aladin import training
-from aladin.checkpoints import load_model, minilm_folder
+from aladin.checkpoints import load_model, minilm_folder, save_model
 from aladin.config import (
     AlignmentLoss,
     DistillationLoss,
     LossConfig,
     MatchingLoss,
+    ModelConfig,
     OptimizerConfig,
     Pooling,
     Recipe,
@@ -186,6 +187,30 @@ def test_a_projection_learns_alone_and_is_judged_by_its_own_head(tmp_path: Path)
     assert moved(before, model) == {"alignment_head.projection.weight"}
     assert run.judged_head == "alignment"
     assert run.best_rsum == max(record["alignment rsum"] for _, record in recorder.epochs)
+
+
+def test_a_projection_begins_near_the_cosines_it_is_to_keep_and_is_not_replaced(tmp_path: Path) -> None:
+    dim = TINY.backbone.dim
+    tokenizer = write_tokenizer(tmp_path)
+    save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "wide")
+    recipe = dataclasses.replace(with_loss(), train=("projection",))
+
+    def narrowed(token_dim: int, start: str) -> Aladin:
+        heads = dataclasses.replace(TINY.heads, token_dim=token_dim)
+        return training.start_model(
+            dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, heads=heads)), tmp_path / start
+        )[0]
+
+    model = narrowed(dim - 1, "wide")
+    rows = model.alignment_head.projection.weight.detach()
+    assert model.config.heads.token_dim == len(rows) == dim - 1
+    torch.testing.assert_close(rows @ rows.T, torch.eye(dim - 1))
+    stored = load_model(tmp_path / "wide").state_dict()
+    assert all(torch.equal(weight, stored[name]) for name, weight in weights(model).items() if "alignment_head" not in name)
+    save_model(model, tokenizer, tmp_path / "narrow")
+    assert torch.equal(narrowed(dim - 1, "narrow").alignment_head.projection.weight, rows)
+    with pytest.raises(ConfigError, match=f"projects its tokens to {dim - 1} already"):
+        narrowed(dim - 2, "narrow")
 
 
 def test_a_projection_that_is_not_there_cannot_learn(tmp_path: Path) -> None:
@@ -447,6 +472,16 @@ def test_a_model_starts_from_a_folder_or_from_pretrained_weights(tmp_path: Path)
     assert tokenizer == run.out / "best" / "tokenizer.json"
     expected = load_model(run.out / "best").state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+
+
+def test_dropout_is_the_recipes_whatever_model_it_starts_from(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "start")
+    backbone = dataclasses.replace(TINY.backbone, dropout=0.25)
+    recipe = dataclasses.replace(with_loss(), model=dataclasses.replace(ModelConfig(), backbone=backbone))
+    model, _ = training.start_model(recipe, tmp_path / "start")
+    assert model.config == dataclasses.replace(TINY, backbone=backbone)
+    assert {module.p for module in model.backbone.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
 
 
 def test_a_fresh_matching_head_is_another_one_for_each_seed_and_nothing_else_is_new(tmp_path: Path) -> None:

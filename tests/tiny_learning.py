@@ -166,6 +166,7 @@ INTERRUPTED = Recipe(
     captions_per_image=1,
     views=2,
     kept_regions=3,
+    dropped_words=0.3,
     image_network_from_epoch=1,
     averaged_steps=3,
     loss=LossConfig(alignment=1.0, matching=0.5, distillation=1.0, distillation_form="mse"),
