@@ -14,10 +14,14 @@ from aladin.tensors import Tokens
 
 
 class Backbone(nn.Module):
-    """Word pieces, or tag pieces and region features, to contextual token states of `config.dim`."""
+    """Word pieces, or tag pieces and region features, to contextual token states of `config.dim`.
 
-    def __init__(self, config: BackboneConfig) -> None:
+    With `deep` a token's states after the embedding and after every layer stand side by side, the last ones at the end.
+    """
+
+    def __init__(self, config: BackboneConfig, deep: bool = False) -> None:
         super().__init__()
+        self.dim, self.deep = config.dim, deep
         self.embeddings = WordEmbeddings(config)
         self.region_embedding = RegionEmbedding(config)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
@@ -62,15 +66,18 @@ class Backbone(nn.Module):
         words = self.embeddings(pieces, (mask.cumsum(dim=1) - 1).clamp(min=0), types)
         states = torch.cat([words, self.region_embedding(regions.states).to(words.dtype)], dim=1)
         first: Tensor = self._contextual(states, torch.cat([mask, regions.mask], dim=1)).states[:, 0]
-        return first
+        return first[:, -self.dim :] if self.deep else first
 
     def _contextual(self, states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tokens:
         bias = torch.zeros(mask.shape, dtype=states.dtype, device=states.device)
         # The lowest finite number, not -inf: a row without any real token must not turn into NaN.
         bias = bias.masked_fill(~mask, torch.finfo(torch.bfloat16).min)[:, None, None, :]
+        every = [states]
         for layer in self.layers:
             states = layer(states, bias)
-        return Tokens(states, mask)
+            if self.deep:
+                every.append(states)
+        return Tokens(torch.cat(every, dim=-1) if self.deep else states, mask)
 
 
 class WordEmbeddings(nn.Module):

@@ -18,6 +18,7 @@ Section = TypeVar("Section")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 MIN_DECODE_MB = 192  # a decoding process below that cannot read ordinary photographs
 ENCODING_MB = 448  # what the process itself needs beside its decoders: ONNX Runtime, the network, one batch
+DepthForm = Literal["last", "mean", "gated"]  # which layers' states a head reads: the last one's, or all, aggregated
 Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
 
 
@@ -53,10 +54,24 @@ class HeadsConfig:
     matching_layers: int = 2
     matching_heads: int = 4
     matching_feed_forward: int = 384
+    matching_depth: DepthForm = "last"  # spec section 3.5; off in all of the paper's current configurations
+    alignment_depth: DepthForm = "last"
+    post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
     pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
 
     def __post_init__(self) -> None:
         _at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
+        _at_least(0, self, "post_layers")
+
+    @property
+    def depth(self) -> tuple[DepthForm, DepthForm, int]:
+        """What stands between the backbone's layers and the heads."""
+        return self.matching_depth, self.alignment_depth, self.post_layers
+
+    @property
+    def deep(self) -> bool:
+        """Whether a head reads more than the last layer's states."""
+        return self.matching_depth != "last" or self.alignment_depth != "last"
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,10 @@ class LossConfig:
     caption_teacher_scale: float = 20.0  # inverse temperature of that likeness, a cosine
     pairs: float = 0.0  # of the pair head: cross-entropy of own pairs and of others that nearly fit
     pairs_scale: float = 10.0  # how much likelier others are drawn that sound alike; 0: all alike, without MiniLM
+    pair_teacher: float = 0.0  # ListNet on short lists, towards the pair head of another model, the recipe's `teacher`
+    pair_teacher_of: Literal["matching", "alignment"] = "matching"  # the scores that learn from it
+    pair_teacher_list: int = 8  # how many of a batch each query's list has at least: those that alignment ranks first
+    pair_teacher_scale: float = 1.0  # inverse temperature of the teacher's log odds
     entropy: float = 0.0  # keeps matching vectors apart (spread_loss)
     hidden_l1: float = 0.0  # on the transformer's states (activity_loss); the original's weight: 0.001
     learned_weights: bool = False  # losses weigh themselves; the weights above then only say which count
@@ -147,17 +166,18 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _at_least(0, self, "alignment", "matching", "distillation", "caption_teacher", "margin")
-        _at_least(0, self, "pairs", "pairs_scale", "entropy", "hidden_l1", "distillation_from_epoch")
+        _at_least(0, self, "pairs", "pairs_scale", "pair_teacher", "entropy", "hidden_l1", "distillation_from_epoch")
+        _at_least(2, self, "pair_teacher_list")
         scales = ("alignment_scale", "matching_scale", "teacher_scale", "student_scale", "caption_teacher_scale")
-        _above_zero(self, *scales)
+        _above_zero(self, *scales, "pair_teacher_scale")
         if not (self.teaches_alignment or self.teaches_matching or self.pairs):
-            losses = "alignment, matching, distillation, caption_teacher and pairs"
+            losses = "alignment, matching, distillation, caption_teacher, pair_teacher and pairs"
             raise ConfigError(f"{losses} in [loss] are all 0; give at least one a weight above 0")
 
     @property
     def teaches_alignment(self) -> bool:
         """Whether a loss minds the alignment scores."""
-        return self.alignment > 0 or self.caption_teacher > 0
+        return self.alignment > 0 or self.caption_teacher > 0 or (self.pair_teacher > 0 and self.pair_teacher_of == "alignment")
 
     @property
     def hears_captions(self) -> bool:
@@ -167,7 +187,7 @@ class LossConfig:
     @property
     def teaches_matching(self) -> bool:
         """Whether a loss minds the matching scores."""
-        return self.matching > 0 or self.distillation > 0
+        return self.matching > 0 or self.distillation > 0 or (self.pair_teacher > 0 and self.pair_teacher_of == "matching")
 
 
 @dataclass(frozen=True)
@@ -208,13 +228,14 @@ class Recipe:
     fresh_matching_head: bool = False  # with a model folder to start from: begin with another matching head than its own
     image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
     validate_every: int = 1  # epochs
+    teacher: str = ""  # model folder whose pair head pair_teacher in [loss] listens to; --teacher instead
     averaged_steps: int = 0  # validated and kept is the exponential mean of the weights over about as many steps; 0: the last
     seed: int = 88
     precision: Literal["bf16", "fp32"] = "bf16"
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     # Of a model that starts from a folder only these count: the backbone's dropout, more image networks than it has with their
-    # size of image, and token_dim where the projection learns.
+    # size of image, token_dim where the projection learns, and depth aggregation and post-layers where it has none.
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
@@ -238,11 +259,14 @@ class Recipe:
         if self.dropped_words and not {"backbone", "image_network"} & set(self.train):
             raise ConfigError("dropped_words has a share, but captions of a frozen transformer are encoded once; set it to 0")
         if "matching_head" in self.train and not self.loss.teaches_matching:
-            raise ConfigError('train names "matching_head", but matching and distillation in [loss] are 0; give one a weight')
+            raise ConfigError(
+                'train names "matching_head", but matching and distillation in [loss] are 0 and pair_teacher does not teach '
+                "it; give one a weight"
+            )
         if self.train == ("matching_head",) and self.loss.teaches_alignment:
             raise ConfigError(
                 'train names only "matching_head", which alignment scores do not depend on; set alignment and caption_teacher '
-                "in [loss] to 0"
+                'in [loss] to 0 and pair_teacher_of to "matching"'
             )
         if ("pair_head" in self.train) != (self.loss.pairs > 0):
             raise ConfigError(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aladin.batches import caption_blocks
@@ -25,7 +25,7 @@ from aladin.images import Pixels, open_image, to_pixels
 from aladin.judgements import Agreement, Judgements, agreement
 from aladin.judging import Values, judged_values
 from aladin.measures import DIRECTIONS, Direction, Ranks, right_answer_ranks
-from aladin.model import Aladin
+from aladin.model import Aladin, Encoded
 from aladin.protocols import Fold
 from aladin.regions import RegionSet, check_photographs, region_set
 from aladin.relevance import Judge
@@ -37,8 +37,11 @@ BATCH = 64
 MEMORY = 64 * 2**20  # bytes; blocks of scores gain no speed beyond
 END_TO_END = ("MrSw", "MrAVGw")  # poolings in which words add up, so that captions need no padding
 BROKEN = 1e300  # worse than any float32, and not the worst float64
-LARGE = 1e6  # beyond every score of the matching head, which are cosines, and small enough to count on from there
+LARGE = 1e6  # beyond every score of the matching head, which are cosines
+STAGE = 1e12  # between the scores of two stages: beyond any number of places, and small enough to count on from there
 Progress = Callable[[int, int], None]  # told how much of all is done
+# From the image rows and the caption rows of pairs to their scores; entangled.PairReader.scores is one.
+PairScores = Callable[[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"], Progress], Float[np.ndarray, " pairs"]]
 
 
 def quiet(done: int, total: int) -> None:
@@ -122,17 +125,26 @@ def encode_regions(model: Aladin, data: RegionSet, precision: str = "fp32", prog
 @torch.inference_mode()
 def encode_captions(model: Aladin, pieces: Pieces, precision: str = "fp32") -> EncodedSet:
     """Every caption; those of like length are encoded together, so that little padding is computed."""
-    rows: list[Tensor] = []
-    vectors: list[Tensor] = []
-    tokens: list[Tokens] = []
+    whole: EncodedSet | None = None
     for block in caption_blocks(pieces, 2 * BATCH):
         with precision_context(precision):
             encoded = model.encoded_captions(model.caption_states(block.ids, block.mask))
-        rows.append(block.rows)
-        vectors.append(encoded.vectors)
-        tokens.append(encoded.tokens)
-    back = torch.cat(rows).argsort()
-    return EncodedSet(torch.cat(vectors)[back], concatenate(tokens)[back])
+        if whole is None:
+            # Written in place: COCO's test captions take 4 GB at BERT-base sizes, and parts to be joined would take that twice.
+            width = encoded.tokens.mask.shape[1] - block.ids.shape[1] + int(pieces.mask.sum(axis=1).max())
+            whole = _nothing_yet(encoded, len(pieces.ids), width)
+        whole.vectors[block.rows] = encoded.vectors
+        whole.tokens.states[block.rows, : encoded.tokens.mask.shape[1]] = encoded.tokens.states
+        whole.tokens.mask[block.rows, : encoded.tokens.mask.shape[1]] = encoded.tokens.mask
+    assert whole is not None, "a data set has captions"
+    return whole
+
+
+def _nothing_yet(like: Encoded, rows: int, width: int) -> EncodedSet:
+    """Zeros for so many rows of so many tokens."""
+    states, vectors = like.tokens.states, like.vectors
+    tokens = Tokens(states.new_zeros(rows, width, states.shape[2]), like.tokens.mask.new_zeros(rows, width))
+    return EncodedSet(vectors.new_zeros(rows, vectors.shape[1]), tokens)
 
 
 def encode_dataset(folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> EncodedData:
@@ -221,7 +233,7 @@ class HeadEvaluation:
 class Evaluation:
     """What was found by each way of scoring, and how long that took."""
 
-    heads: dict[str, HeadEvaluation]  # "matching", "alignment", and "two-stage k=100" or another k
+    heads: dict[str, HeadEvaluation]  # "matching", "alignment", "two-stage k=100", "three-stage k=100 n=20" or other numbers
     seconds: dict[str, float]  # of each stage
 
     @property
@@ -233,6 +245,14 @@ class Evaluation:
         return {name: head.judged for name, head in self.heads.items()}
 
 
+@dataclass(frozen=True)
+class ThirdStage:
+    """The `depth` best of two stages are put in order once more, by these scores."""
+
+    depth: int
+    scores: PairScores
+
+
 def evaluate(
     data: EncodedData,
     rerank: int,
@@ -240,81 +260,105 @@ def evaluate(
     stages: Stages,
     folds: Sequence[Fold] = (),
     judges: Sequence[Judge] = (),
+    third: ThirdStage | None = None,
 ) -> Evaluation:
     """Ranks by the matching head, by the alignment head, and by both: the `rerank` best of the one re-ranked by the other.
 
-    `rerank` 0 leaves the last one out. A query's candidates are those of its fold; without folds, all. Beside the score matrix
-    of one head and the input, about `memory` bytes are in use, and with judges 12 bytes for each re-ranked pair.
+    `rerank` 0 leaves the last one out; with it, `third` re-ranks the best of these. A query's candidates are those of its
+    fold; without folds, all. Beside the score matrix of one head and the input, about `memory` bytes are in use, with judges
+    or a third stage 12 bytes for each pair that the second has re-ranked, and what the third stage's scores need.
     """
     whole = [Fold(slice(0, len(data.images.tokens)), slice(0, len(data.owners)))]
-    found = [_evaluate_fold(data.part(fold), fold, rerank, memory, stages, judges) for fold in folds or whole]
+    works = [_FoldWork(judges, fold, memory, stages) for fold in folds or whole]
+    found = [_evaluate_fold(data.part(work.fold), work, rerank, third) for work in works]
     return Evaluation({name: _joined([heads[name] for heads in found]) for name in found[0]}, stages.seconds)
 
 
-def _evaluate_fold(
-    data: EncodedData, fold: Fold, rerank: int, memory: int, stages: Stages, judges: Sequence[Judge]
-) -> dict[str, HeadEvaluation]:
-    """`data` are those of the fold; the judges know the queries and candidates by their rows before it was taken."""
+def _evaluate_fold(data: EncodedData, work: "_FoldWork", rerank: int, third: ThirdStage | None) -> dict[str, HeadEvaluation]:
+    """`data` are those of the fold; judges and third stage know queries and candidates by their rows before it was taken."""
     heads: dict[str, HeadEvaluation] = {}
-    judging = _FoldJudging(judges, fold, memory, stages)
 
     def all_ranks(scores: Float[np.ndarray, "images captions"]) -> dict[Direction, Ranks]:
         return {direction: right_answer_ranks(scores, data.owners, direction) for direction in DIRECTIONS}
 
-    with stages.stage("matching"):
+    with work.stages.stage("matching"):
         matching = matching_scores(data.images.vectors, data.captions.vectors).numpy()
         ranks = all_ranks(matching)
-    heads["matching"] = HeadEvaluation(ranks, judging.by_matrix(matching))
-    if rerank:
-        two_stage = HeadEvaluation({}, {})
-        for direction in DIRECTIONS:
-            with stages.stage("two-stage") as tell:
-                blocks: Iterable[Reranked] = reranked(data, matching, direction, rerank, memory, tell)
-                blocks = list(blocks) if judges else blocks
-                two_stage.ranks[direction] = _two_stage_ranks(data, matching, direction, blocks)
-            if judges:
-                two_stage.judged[direction] = judging.by_two_stages(matching, direction, blocks)
+    heads["matching"] = HeadEvaluation(ranks, work.by_matrix(matching))
+    staged = _evaluate_stages(data, matching, work, rerank, third) if rerank else {}
     del matching
-    with stages.stage("alignment") as tell:
-        alignment = alignment_matrix(data.images.tokens, data.captions.tokens, data.pooling, memory, tell).numpy()
+    with work.stages.stage("alignment") as tell:
+        alignment = alignment_matrix(data.images.tokens, data.captions.tokens, data.pooling, work.memory, tell).numpy()
         ranks = all_ranks(alignment)
-    heads["alignment"] = HeadEvaluation(ranks, judging.by_matrix(alignment))
-    if rerank:
-        heads[f"two-stage k={rerank}"] = two_stage
-    return heads
+    heads["alignment"] = HeadEvaluation(ranks, work.by_matrix(alignment))
+    return heads | staged
 
 
-class _FoldJudging:
-    """The judged measures of one fold, in blocks of about `memory` bytes."""
+def _evaluate_stages(
+    data: EncodedData,
+    matching: Float[np.ndarray, "images captions"],
+    work: "_FoldWork",
+    rerank: int,
+    third: ThirdStage | None,
+) -> dict[str, HeadEvaluation]:
+    """Two stages, and three if there is a third, by their names."""
+    two, three = HeadEvaluation({}, {}), HeadEvaluation({}, {})
+    for direction in DIRECTIONS:
+        with work.stages.stage("two-stage") as tell:
+            blocks: Iterable[Reranked] = reranked(data, matching, direction, rerank, work.memory, tell)
+            blocks = list(blocks) if work.judges or third else blocks
+            first = right_answer_ranks(matching, data.owners, direction)
+            two.ranks[direction] = _reranked_ranks(data, first, direction, blocks)
+        if work.judges:
+            two.judged[direction] = work.by_stages(matching, direction, blocks)
+        if third:
+            with work.stages.stage("three-stage") as tell:
+                last = reranked_again(data, blocks, direction, work.fold, third, tell)
+                three.ranks[direction] = _reranked_ranks(data, two.ranks[direction], direction, [last])
+            if work.judges:
+                three.judged[direction] = work.by_stages(matching, direction, blocks, last)
+    found = {f"two-stage k={rerank}": two}
+    return found | {f"three-stage k={rerank} n={third.depth}": three} if third else found
+
+
+class _FoldWork:
+    """What the evaluation of one fold needs beside its data, and its judged measures, in blocks of about `memory` bytes."""
 
     def __init__(self, judges: Sequence[Judge], fold: Fold, memory: int, stages: Stages) -> None:
-        self._judges, self._fold, self._memory, self._stages = judges, fold, memory, stages
+        self.judges, self.fold, self.memory, self.stages = judges, fold, memory, stages
 
     def by_matrix(self, scores: Float[np.ndarray, "images captions"]) -> dict[Direction, Values]:
-        if not self._judges:
+        if not self.judges:
             return {}
         found = {}
         for direction in DIRECTIONS:
             by_query = scores if direction == "image_to_text" else scores.T
-            with self._stages.stage("judged measures"):
+            with self.stages.stage("judged measures"):
                 blocks = ((rows, by_query[rows]) for rows in _blocks(len(by_query), self._queries_at_once(by_query)))
-                found[direction] = judged_values(self._judges, direction, self._fold, blocks)
+                found[direction] = judged_values(self.judges, direction, self.fold, blocks)
         return found
 
-    def by_two_stages(
-        self, matching: Float[np.ndarray, "images captions"], direction: Direction, blocks: Iterable["Reranked"]
+    def by_stages(
+        self,
+        matching: Float[np.ndarray, "images captions"],
+        direction: Direction,
+        blocks: Iterable["Reranked"],
+        last: "Reranked | None" = None,
     ) -> Values:
+        """Of the second stage's blocks, and of the third stage where there is one."""
         first = matching if direction == "image_to_text" else matching.T
         size = self._queries_at_once(first)
-        with self._stages.stage("judged measures"):
+        parts = (part for block in blocks for part in block.parts(size))
+        with self.stages.stage("judged measures"):
             rows = (
-                (part.queries, _two_stage_rows(first[part.queries], part)) for block in blocks for part in block.parts(size)
+                (part.queries, _staged_rows(first[part.queries], [part, last.at(part.queries)] if last else [part]))
+                for part in parts
             )
-            return judged_values(self._judges, direction, self._fold, rows)
+            return judged_values(self.judges, direction, self.fold, rows)
 
     def _queries_at_once(self, by_query: Float[np.ndarray, "queries candidates"]) -> int:
         candidates: int = by_query.shape[1]
-        return max(1, self._memory // (32 * candidates))  # scores and relevances, some of them as float64
+        return max(1, self.memory // (32 * candidates))  # scores and relevances, some of them as float64
 
 
 def _joined(folds: Sequence[HeadEvaluation]) -> HeadEvaluation:
@@ -352,17 +396,21 @@ def alignment_matrix(
 
 @dataclass(frozen=True)
 class Reranked:
-    """The best candidates by matching score of consecutive queries, in no order, and how they are aligned."""
+    """The best candidates of consecutive queries by the stage before, in the data's order, and their scores by this one."""
 
     queries: slice
     candidates: Int[np.ndarray, "queries depth"]
-    aligned: Float[np.ndarray, "queries depth"]
+    scores: Float[np.ndarray, "queries depth"]
 
     def parts(self, size: int) -> Iterator["Reranked"]:
         """The same, up to `size` queries at a time."""
-        for rows in _blocks(len(self.aligned), size):
-            queries = slice(self.queries.start + rows.start, self.queries.start + rows.stop)
-            yield Reranked(queries, self.candidates[rows], self.aligned[rows])
+        for rows in _blocks(len(self.scores), size):
+            yield self.at(slice(self.queries.start + rows.start, self.queries.start + rows.stop))
+
+    def at(self, queries: slice) -> "Reranked":
+        """Those of some of the queries."""
+        rows = slice(queries.start - self.queries.start, queries.stop - self.queries.start)
+        return Reranked(queries, self.candidates[rows], self.scores[rows])
 
 
 def two_stage_ranks(
@@ -376,7 +424,8 @@ def two_stage_ranks(
 
     Only those pairs are aligned. A tie counts against us in both stages.
     """
-    return _two_stage_ranks(data, matching, direction, reranked(data, matching, direction, rerank, memory))
+    first = right_answer_ranks(matching, data.owners, direction)
+    return _reranked_ranks(data, first, direction, reranked(data, matching, direction, rerank, memory))
 
 
 @torch.inference_mode()
@@ -394,33 +443,54 @@ def reranked(
     depth = min(rerank, len(image_of_candidate))
     # A pair takes 8 bytes in each of about eight arrays.
     for queries in _blocks(len(scores), max(1, memory // (64 * depth))):
-        candidates = _nearest(scores[queries], image_of_query[queries], image_of_candidate, depth)
+        asked_for = zip(scores[queries], image_of_query[queries], strict=True)
+        candidates = np.stack([_best(row, image_of_candidate == image, depth) for row, image in asked_for])
         asked = np.repeat(np.arange(queries.start, queries.stop), depth)
         pairs = (asked, candidates.ravel()) if direction == "image_to_text" else (candidates.ravel(), asked)
         yield Reranked(queries, candidates.astype(np.int32), pair_scores(data, *pairs, memory).reshape(candidates.shape))
         progress(queries.stop, len(scores))
 
 
-def _two_stage_ranks(
-    data: EncodedData, matching: Float[np.ndarray, "images captions"], direction: Direction, blocks: Iterable[Reranked]
-) -> Ranks:
+def reranked_again(
+    data: EncodedData, blocks: Iterable[Reranked], direction: Direction, fold: Fold, third: ThirdStage, progress: Progress
+) -> Reranked:
+    """Every query's best candidates after two stages, with the third stage's scores; `fold` is where `data` come from."""
     image_of_query, image_of_candidate = _images_of(data, direction)
-    ranks = right_answer_ranks(matching, data.owners, direction)
+    chosen = []
     for block in blocks:
         right = image_of_candidate[block.candidates] == image_of_query[block.queries, None]
-        best = np.fmax.reduce(np.where(right, block.aligned, -np.inf), axis=1)
-        before = np.count_nonzero(~right & ~(block.aligned < best[:, None]), axis=1)
-        ranks[block.queries] = np.where(right.any(axis=1), 1 + before, ranks[block.queries])
+        depth = min(third.depth, block.candidates.shape[1])
+        places = np.stack([_best(row, own, depth) for row, own in zip(block.scores, right, strict=True)])
+        chosen.append(np.take_along_axis(block.candidates, places, axis=1))
+    candidates = np.concatenate(chosen)
+    asked = np.repeat(np.arange(len(candidates)), candidates.shape[1])
+    images, captions = (asked, candidates.ravel()) if direction == "image_to_text" else (candidates.ravel(), asked)
+    scores = third.scores(images + fold.images.start, captions + fold.captions.start, progress)
+    return Reranked(slice(0, len(candidates)), candidates, scores.reshape(candidates.shape))
+
+
+def _reranked_ranks(data: EncodedData, before: Ranks, direction: Direction, blocks: Iterable[Reranked]) -> Ranks:
+    """The ranks after a stage; a query whose candidates are all wrong keeps its rank `before` that stage."""
+    image_of_query, image_of_candidate = _images_of(data, direction)
+    ranks = before.copy()
+    for block in blocks:
+        right = image_of_candidate[block.candidates] == image_of_query[block.queries, None]
+        best = np.fmax.reduce(np.where(right, block.scores, -np.inf), axis=1)
+        better = np.count_nonzero(~right & ~(block.scores < best[:, None]), axis=1)
+        ranks[block.queries] = np.where(right.any(axis=1), 1 + better, ranks[block.queries])
     return ranks
 
 
-def _two_stage_rows(first: Float[np.ndarray, "queries candidates"], block: Reranked) -> Float[np.ndarray, "queries candidates"]:
-    """Scores that order candidates as two stages do: those re-ranked above all others, by alignment."""
+def _staged_rows(
+    first: Float[np.ndarray, "queries candidates"], stages: Sequence[Reranked]
+) -> Float[np.ndarray, "queries candidates"]:
+    """Scores that order candidates as several stages do: those re-ranked above all others, by the last that did."""
     rows = np.clip(first.astype(np.float64), -LARGE, LARGE)
-    # Places, since an alignment score plus a large number would lose its last digits.
-    places = np.unique(block.aligned, return_inverse=True)[1].reshape(block.aligned.shape)
-    lifted = np.where(np.isnan(block.aligned), np.nan, 2 * LARGE + places)
-    np.put_along_axis(rows, block.candidates.astype(np.int64), lifted, axis=1)
+    for number, stage in enumerate(stages, 1):
+        # Places, since a score plus a large number would lose its last digits.
+        places = np.unique(stage.scores, return_inverse=True)[1].reshape(stage.scores.shape)
+        lifted = np.where(np.isnan(stage.scores), np.nan, number * STAGE + places)
+        np.put_along_axis(rows, stage.candidates.astype(np.int64), lifted, axis=1)
     return rows
 
 
@@ -430,23 +500,16 @@ def _images_of(data: EncodedData, direction: Direction) -> tuple[Int[np.ndarray,
     return (images, data.owners) if direction == "image_to_text" else (data.owners, images)
 
 
-def _nearest(
-    scores: Float[np.ndarray, "queries candidates"],
-    image_of_query: Int[np.ndarray, " queries"],
-    image_of_candidate: Int[np.ndarray, " candidates"],
-    count: int,
-) -> Int[np.ndarray, "queries nearest"]:
-    """The `count` best candidates of each query in no order; of equal ones the first rows, but a right answer is the last."""
-    nearest = np.empty((len(scores), count), dtype=np.int64)
-    for query, row in enumerate(scores):
-        badness = np.nan_to_num(-row.astype(np.float64), nan=BROKEN, posinf=BROKEN)
-        right = image_of_candidate == image_of_query[query]
-        # A step so small stands between any two values that float32 tells apart.
-        badness[right] = np.nextafter(badness[right], np.inf)
-        limit = np.partition(badness, count - 1)[count - 1]
-        better, equal = np.flatnonzero(badness < limit), np.flatnonzero(badness == limit)
-        nearest[query] = np.concatenate([better, equal[: count - len(better)]])
-    return nearest
+def _best(
+    scores: Float[np.ndarray, " candidates"], right: Bool[np.ndarray, " candidates"], count: int
+) -> Int[np.ndarray, " best"]:
+    """The places of a query's `count` best candidates, ascending; of equal ones the first, but a right answer is the last."""
+    badness = np.nan_to_num(-scores.astype(np.float64), nan=BROKEN, posinf=BROKEN)
+    # A step so small stands between any two values that float32 tells apart.
+    badness[right] = np.nextafter(badness[right], np.inf)
+    limit = np.partition(badness, count - 1)[count - 1]
+    better, equal = np.flatnonzero(badness < limit), np.flatnonzero(badness == limit)
+    return np.sort(np.concatenate([better, equal[: count - len(better)]]))
 
 
 def pair_scores(

@@ -78,7 +78,8 @@ def export_model(
         worst = max(loss.values())
         _gate(worst <= MAX_RSUM_LOSS, f"{precision} loses {worst:.2f} of rsum, expected {MAX_RSUM_LOSS} or less; use fp32")
         described = Subject(out.resolve().name, subject, None, len(data), data.caption_count, RERANK, precision)
-        report = Report(described, {h: head_figures(r) for h, r in written.ranks.items()}, written.seconds)
+        captions = [len(example.captions) for example in data.examples]
+        report = Report(described, {h: head_figures(r, captions) for h, r in written.ranks.items()}, written.seconds)
         parity = Parity(cosine, loss)
         (draft / "README.md").write_text(model_card(report, parity, notes), encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,16 @@ from html import escape
 
 from aladin.measures import DIRECTIONS, RECALLS, Direction, Ranks
 from aladin.plots import interval_plot, mark, rank_curves, rank_histogram
-from aladin.report import NOTES, Report, Sheet, sheets
+from aladin.report import Report, Sheet, remarks, sheets
 
 TITLES: Mapping[Direction, str] = {"image_to_text": "Image to text", "text_to_image": "Text to image"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5c6670; --line: #e1e5e9; --page: #f6f7f7; --card: #fff;
-  --head-0: #0067a8; --head-1: #c2410c; --head-2: #00805a }
+  --head-0: #0067a8; --head-1: #c2410c; --head-2: #00805a; --head-3: #7c3aad }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3adb7; --line: #343a41; --page: #131619;
-  --card: #1c2024; --head-0: #62b5f0; --head-1: #f5a35c; --head-2: #4fd1a5 } }
+  --card: #1c2024; --head-0: #62b5f0; --head-1: #f5a35c; --head-2: #4fd1a5;
+  --head-3: #c9a2f2 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 1180px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif }
@@ -31,7 +32,8 @@ svg.plot { display: block; width: 100%; height: auto }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif } svg text.soft { fill: var(--soft) }
 .grid { stroke: var(--line) } .whisker, .curve { stroke-width: 2 }
 .h0 { stroke: var(--head-0); fill: var(--head-0) } .h1 { stroke: var(--head-1); fill: var(--head-1) }
-.h2 { stroke: var(--head-2); fill: var(--head-2) } .curve { fill: none } .bar { stroke: none }
+.h2 { stroke: var(--head-2); fill: var(--head-2) } .h3 { stroke: var(--head-3); fill: var(--head-3) }
+.curve { fill: none } .bar { stroke: none }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
 tr:last-child td { border-bottom: 0 } th { font-weight: 600 } .words { text-align: left }
@@ -65,7 +67,7 @@ def html_page(report: Report, hardest: Mapping[Direction, Sequence[HardQuery]]) 
             *_ranks(report),
             "<h2>Figures</h2>",
             *(_card(None, _table(sheet)) for sheet in sheets(report)),
-            *(f'<p class="soft">{escape(note)}</p>' for note in NOTES),
+            *(f'<p class="soft">{escape(note)}</p>' for note in remarks(report)),
             *_hardest(hardest),
             "</body></html>\n",
         )

@@ -55,6 +55,24 @@ def listnet_loss(
     return losses[0] + losses[1]
 
 
+def listed_listnet_loss(
+    student: Scores, teacher: Scores, listed: Ownership, student_scale: float | Tensor = 20.0, teacher_scale: float = 1.0
+) -> Float[Tensor, ""]:
+    """`listnet_loss` on lists that hold only some candidates: those of the pairs that are `listed`.
+
+    A list of one candidate, or of none, adds 0 and still counts in the mean.
+    """
+    # The lowest finite number, not -inf: a list of no candidate must not turn into NaN.
+    lowest = torch.finfo(student.dtype).min
+    target = (teacher_scale * teacher.detach()).masked_fill(~listed, lowest)
+    logits = (student_scale * student).masked_fill(~listed, lowest)
+    losses = []
+    for d in (0, 1):
+        likely = logits.log_softmax(dim=d).masked_fill(~listed, 0.0)
+        losses.append(-(target.softmax(dim=d) * likely).sum(dim=d).mean())
+    return losses[0] + losses[1]
+
+
 def mse_loss(student: Scores, teacher: Scores, scale_and_shift: Float[Tensor, " 2"]) -> Float[Tensor, ""]:
     """Mean squared error of a * student + b to the teacher's raw score; `scale_and_shift` holds the learned a and b."""
     scale, shift = scale_and_shift[0], scale_and_shift[1]

@@ -4,6 +4,7 @@ Score matrices have images in rows and captions in columns; `owners` gives the i
 us: a wrong candidate with the right one's score stands before it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,15 +101,41 @@ class Estimate:
         return f"{self.value:.1f} ({self.low:.1f}-{self.high:.1f})"
 
 
-def mean_estimate(*samples: Float[np.ndarray, " _"], seed: int = 0) -> Estimate:
+def mean_estimate(*samples: Float[np.ndarray, " _"], owners: Sequence[Int[np.ndarray, " _"]] = (), seed: int = 0) -> Estimate:
     """The mean of a measure that is known for each query; of several samples, the sum of their means.
 
-    For the interval the queries of each sample are drawn again with replacement, independently of the other samples.
+    For the interval the queries of each sample are drawn again with replacement, independently of the other samples. With
+    `owners`, the image row of each query of each sample, images are drawn instead, each with all its queries in all samples:
+    captions of one image win or lose together, and drawn one by one they would feign more certainty than there is.
     """
     random = np.random.default_rng(seed)
-    means = sum(resampled_means(sample, RESAMPLES, random) for sample in samples)
+    if owners:
+        means = _means_of_drawn_images(samples, owners, random)
+    else:
+        means = np.sum([resampled_means(sample, RESAMPLES, random) for sample in samples], axis=0)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(sum(float(np.mean(sample)) for sample in samples), float(low), float(high))
+
+
+def _means_of_drawn_images(
+    samples: Sequence[Float[np.ndarray, " _"]], owners: Sequence[Int[np.ndarray, " _"]], random: np.random.Generator
+) -> Float[np.ndarray, " resamples"]:
+    """The sum of the samples' means over drawn images; a mean is over as many queries as these images have."""
+    images = 1 + max(int(of.max()) for of in owners)
+    # For each image and sample the sum of its queries' values and how many there are.
+    table = np.stack(
+        [
+            np.bincount(of, values, images)
+            for sample, of in zip(samples, owners, strict=True)
+            for values in (sample, np.ones(len(sample)))
+        ],
+        axis=1,
+    )
+    # Images alike are drawn by their number, which is multinomial; those that no query belongs to are not drawn.
+    kinds, counts = np.unique(table[table[:, 1::2].any(axis=1)], axis=0, return_counts=True)
+    drawn = random.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES) @ kinds
+    means: Float[np.ndarray, " resamples"] = (drawn[:, ::2] / drawn[:, 1::2]).sum(axis=1)
+    return means
 
 
 def resampled_means(

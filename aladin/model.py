@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from aladin import official
 from aladin.backbone import Backbone
-from aladin.config import ImageConfig, ModelConfig
+from aladin.config import HeadsConfig, ImageConfig, ModelConfig
+from aladin.depth import PostLayers, alignment_depth, matching_depth
 from aladin.errors import ConfigError
 from aladin.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, cell_pooling, class_names, grid_network
 from aladin.heads import MatchingHead, PairHead
@@ -19,7 +20,7 @@ from aladin.text import WordPieces
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the two heads make of a batch of images or captions; `states` are the backbone's, both heads' input."""
+    """What the two heads make of a batch of images or captions; `states` are what both read of."""
 
     states: Tokens
     tokens: Tokens
@@ -39,7 +40,10 @@ class Aladin(nn.Module):
         super().__init__()
         _check_sizes(config)
         self.config = config
-        self.backbone = Backbone(config.backbone)
+        self.backbone = Backbone(config.backbone, config.heads.deep)
+        self.post_layers = PostLayers(config.heads, config.backbone.dim) if config.heads.post_layers else None
+        self.matching_depth = matching_depth(config.heads, config.backbone.dim)
+        self.alignment_depth = alignment_depth(config.heads, config.backbone.dim)
         self.alignment_head = official.alignment_head(config)
         self.matching_head = MatchingHead(config.heads, config.backbone.dim)
         self.pair_head = PairHead(config.backbone.dim) if config.heads.pair_head else None
@@ -65,7 +69,7 @@ class Aladin(nn.Module):
         return torch.cat([first, names, last], dim=1), mask
 
     def caption_states(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
-        return self.backbone.encode_captions(pieces, mask)
+        return self._read_on(self.backbone.encode_captions(pieces, mask))
 
     def image_input(
         self,
@@ -86,9 +90,16 @@ class Aladin(nn.Module):
         return ImageInput(*self.tags(classes), Tokens(regions, every))
 
     def image_states(self, images: ImageInput) -> Tokens:
-        """Backbone states of images: of the token that stands for each, then of its regions."""
+        """States of images as the heads read them: of the token that stands for each, then of its regions."""
         encoded = self.backbone.encode_images(images.tags, images.tag_mask, images.regions)
-        return official.image_states(encoded, self.config.quirks)
+        return self._read_on(official.image_states(encoded, self.config.quirks))
+
+    @property
+    def state_dim(self) -> int:
+        """How many numbers the states of a token have that the heads read."""
+        if not self.config.heads.deep:
+            return self.config.backbone.dim
+        return self.config.backbone.dim * (1 + self.config.backbone.layers + (self.post_layers is not None))
 
     def pair_scores(
         self, pieces: Int[Tensor, "pairs words"], mask: Bool[Tensor, "pairs words"], images: ImageInput
@@ -99,10 +110,15 @@ class Aladin(nn.Module):
         return scores
 
     def encoded_captions(self, states: Tokens) -> Encoded:
-        return Encoded(states, self.alignment_head.words(states), self.matching_head(states))
+        words = self.alignment_head.words(self.alignment_depth(states))
+        return Encoded(states, words, self.matching_head(self.matching_depth(states)))
 
     def encoded_images(self, states: Tokens) -> Encoded:
-        return Encoded(states, self.alignment_head.regions(states), self.matching_head(states))
+        regions = self.alignment_head.regions(self.alignment_depth(states))
+        return Encoded(states, regions, self.matching_head(self.matching_depth(states)))
+
+    def _read_on(self, states: Tokens) -> Tokens:
+        return states if self.post_layers is None else self.post_layers(states, self.config.heads.deep)
 
 
 def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = True) -> Aladin:
@@ -123,6 +139,30 @@ def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = Tru
 
         load_minilm(model.backbone)
     return model
+
+
+def with_fresh_matching_head(model: Aladin) -> Aladin:
+    """The same model with a matching head that has learned nothing."""
+    heads, dim = model.config.heads, model.config.backbone.dim
+    model.matching_head, model.matching_depth = MatchingHead(heads, dim), matching_depth(heads, dim)
+    return model
+
+
+def with_depth(model: Aladin, heads: HeadsConfig) -> Aladin:
+    """The same model with the depth aggregation and post-layers of `heads`, fresh ones; ConfigError if it has others."""
+    before = model.config
+    if before.heads.depth == heads.depth:
+        return model
+    if before.heads.depth != HeadsConfig().depth:
+        raise ConfigError(
+            f"matching_depth, alignment_depth and post_layers in [model.heads] are {heads.depth}, but the model to start from "
+            f"has {before.heads.depth}; give the same, or start from a model without"
+        )
+    matching, alignment, layers = heads.depth
+    deeper = dataclasses.replace(before.heads, matching_depth=matching, alignment_depth=alignment, post_layers=layers)
+    new = Aladin(dataclasses.replace(before, heads=deeper), model.image_network)
+    new.load_state_dict(new.state_dict() | model.state_dict())
+    return new
 
 
 def with_pair_head(model: Aladin) -> Aladin:

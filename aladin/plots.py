@@ -1,4 +1,4 @@
-"""The plots of a report as SVG text: no library, no script, colours by the page's style (classes h0, h1, h2 for the heads)."""
+"""The plots of a report as SVG text: no library, no script, colours by the page's style (classes h0 to h3 for the heads)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,17 @@ BINS = ((1, 1), (2, 5), (6, 10), (11, 50), (51, 100), (101, 500), (501, None))  
 
 def mark(head: int, x: float, y: float) -> str:
     """The sign of a head, which differs in shape as well as in colour."""
-    match head % 3:
+    match head % 4:
         case 0:
-            return f'<circle class="h{head % 3}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+            return f'<circle class="h{head % 4}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
         case 1:
-            return f'<rect class="h{head % 3}" x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7"/>'
+            return f'<rect class="h{head % 4}" x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7"/>'
+        case 2:
+            return f'<path class="h{head % 4}" d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"/>'
         case _:
-            return f'<path class="h{head % 3}" d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z"/>'
+            return (
+                f'<polygon class="h{head % 4}" points="{x:.1f},{y - 5:.1f} {x + 5:.1f},{y + 4:.1f} {x - 5:.1f},{y + 4:.1f}"/>'
+            )
 
 
 def interval_plot(groups: Mapping[str, Sequence[Estimate]], title: str) -> str:
@@ -35,7 +39,7 @@ def interval_plot(groups: Mapping[str, Sequence[Estimate]], title: str) -> str:
     def row(head: int, estimate: Estimate, y: float) -> str:
         low, high, value = (_across(share, 100.0) for share in (estimate.low, estimate.high, estimate.value))
         beside = f'x="{high + 7:.1f}"' if high < WIDTH - 60 else f'x="{low - 7:.1f}" text-anchor="end"'
-        line = f'<line class="whisker h{head % 3}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        line = f'<line class="whisker h{head % 4}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
         return f'{line}{mark(head, value, y)}<text {beside} y="{y + 4:.1f}">{estimate.value:.1f}</text>'
 
     return _rows_plot(groups, row, 100.0, "percent of queries", title)
@@ -54,7 +58,7 @@ def rank_histogram(ranks: Sequence[Ranks], title: str) -> str:
 
     def row(head: int, share: float, y: float) -> str:
         width = _across(share, end) - LEFT
-        bar = f'<rect class="bar h{head % 3}" x="{LEFT:.0f}" y="{y - 6:.1f}" width="{width:.1f}" height="12"/>'
+        bar = f'<rect class="bar h{head % 4}" x="{LEFT:.0f}" y="{y - 6:.1f}" width="{width:.1f}" height="12"/>'
         return f'{bar}<text x="{LEFT + width + 5:.1f}" y="{y + 4:.1f}">{share:.1f}</text>'
 
     return _rows_plot(groups, row, end, "percent of queries, by rank of the right answer", title)
@@ -83,7 +87,7 @@ def rank_curves(ranks: Sequence[Ranks], candidates: int, title: str) -> str:
         points = " ".join(
             f"{x(step):.1f},{y(share):.1f}" for step, share in zip(steps.astype(float).tolist(), shares.tolist(), strict=True)
         )
-        parts.append(f'<polyline class="curve h{head % 3}" points="{points}"/>')
+        parts.append(f'<polyline class="curve h{head % 4}" points="{points}"/>')
     return _svg(parts, height, title)
 
 

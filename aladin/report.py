@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from rich.table import Table
 
 from aladin.judgements import Agreement
@@ -16,9 +16,11 @@ JUDGED_HEADINGS = ("head", "direction", "queries", "measure", "value")
 AGREEMENT_HEADINGS = ("head", "judges", "pairs", "ratings", "tau-b", "tau-c")
 HEADINGS = ("head", "direction", "queries", *map(str, RECALLS), str(MedianRank()), "rsum")
 NOTES = (
-    "Recalls in percent, 95 % bootstrap intervals in brackets (queries drawn again). A tie counts against the right answer.",
+    "Recalls in percent, 95 % bootstrap intervals in brackets (images drawn again, with all their captions). "
+    "A tie counts against the right answer.",
     "Two-stage: the k best by matching, re-ranked by alignment.",
 )
+PAIRS_NOTE = "Three-stage: the n best of two stages, each read together with the query by a pair head."
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class DirectionFigures:
 
 @dataclass(frozen=True)
 class HeadFigures:
-    """The figures of one way of scoring; for the interval of rsum the directions are drawn again independently."""
+    """The figures of one way of scoring."""
 
     directions: Mapping[Direction, DirectionFigures]
     rsum: Estimate
@@ -51,12 +53,15 @@ class Subject:
     precision: str
     protocol: str = "full"
     digest: str = ""  # of images and captions, as protocols.digest gives it
+    pairs: int = 0  # the n of three-stage; 0: not measured
+    pair_model: str = ""  # whose pair head read them
 
     def __str__(self) -> str:
         data = f"{self.data}, split {self.split}" if self.split else self.data
         counts = f"{self.images:,} images, {self.captions:,} captions"
         protocol = "" if self.protocol == "full" else f"protocol {self.protocol}, "
-        return f"model {self.model} ({self.precision}) on {data}: {protocol}{counts}, k = {self.rerank}"
+        third = f", n = {self.pairs} by {self.pair_model}" if self.pairs else ""
+        return f"model {self.model} ({self.precision}) on {data}: {protocol}{counts}, k = {self.rerank}{third}"
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,9 @@ def full_report(
     subject: Subject, queries: QueryValues, seconds: Mapping[str, float], agreements: Mapping[str, Agreement]
 ) -> Report:
     """The report that follows from what was found for each query."""
-    heads = {head: head_figures(ranks) for head, ranks in queries.ranks.items()}
+    heads = {head: head_figures(ranks, queries.captions_of_each) for head, ranks in queries.ranks.items()}
     judged = [
-        JudgedFigure(
-            head, direction, int(np.count_nonzero(~np.isnan(values))), measure, mean_estimate(values[~np.isnan(values)])
-        )
+        _judged_figure(head, direction, measure, values, _owners(queries.captions_of_each)[direction])
         for head, directions in queries.judged.items()
         for direction, measures in directions.items()
         for measure, values in measures.items()
@@ -117,17 +120,44 @@ def full_report(
     return Report(subject, heads, seconds, judged, agreements, queries)
 
 
-def head_figures(ranks: Mapping[Direction, Ranks]) -> HeadFigures:
-    """The figures that follow from the ranks of right answers in both directions."""
+def head_figures(ranks: Mapping[Direction, Ranks], captions_of_each: Sequence[int] = ()) -> HeadFigures:
+    """The figures that follow from the ranks of right answers in both directions.
+
+    `captions_of_each` image tells which captions are drawn together for intervals; without it every query is drawn by itself.
+    """
+    owners = _owners(captions_of_each) if captions_of_each else {}
+
+    def estimate(direction: Direction, values: Float64[np.ndarray, " queries"]) -> Estimate:
+        return mean_estimate(values, owners=[owners[direction]] if owners else [])
+
     directions = {
         direction: DirectionFigures(
             len(ranks[direction]),
-            {str(recall): mean_estimate(recall.of_each(ranks[direction])) for recall in RECALLS},
+            {str(recall): estimate(direction, recall.of_each(ranks[direction])) for recall in RECALLS},
             MedianRank()(ranks[direction]),
         )
         for direction in DIRECTIONS
     }
-    return HeadFigures(directions, mean_estimate(*(rsum_of_each(ranks[direction]) for direction in DIRECTIONS)))
+    both = [rsum_of_each(ranks[direction]) for direction in DIRECTIONS]
+    return HeadFigures(directions, mean_estimate(*both, owners=[owners[d] for d in DIRECTIONS] if owners else []))
+
+
+def _judged_figure(
+    head: str,
+    direction: Direction,
+    measure: str,
+    values: Float64[np.ndarray, " queries"],
+    owners: Int[np.ndarray, " queries"],
+) -> JudgedFigure:
+    judged = ~np.isnan(values)
+    estimate = mean_estimate(values[judged], owners=[owners[judged]])
+    return JudgedFigure(head, direction, int(np.count_nonzero(judged)), measure, estimate)
+
+
+def _owners(captions_of_each: Sequence[int]) -> dict[Direction, Int[np.ndarray, " queries"]]:
+    """The image row of each query."""
+    images = np.arange(len(captions_of_each))
+    return {"image_to_text": images, "text_to_image": np.repeat(images, captions_of_each)}
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -175,7 +205,7 @@ def query_values(table: Mapping[str, Any]) -> QueryValues:
 def to_markdown(report: Report) -> str:
     """The tables with their notes, to paste into a document."""
     tables = (f"{_markdown(sheet)}\n" for sheet in sheets(report))
-    return "\n".join([str(report.subject), "", *tables, *NOTES, "", _seconds(report)])
+    return "\n".join([str(report.subject), "", *tables, *remarks(report), "", _seconds(report)])
 
 
 def to_tables(report: Report) -> list[Table]:
@@ -208,7 +238,12 @@ def sheets(report: Report) -> list[Sheet]:
 
 def notes(report: Report) -> str:
     """How to read the tables, and how long it took."""
-    return "\n".join((*NOTES, _seconds(report)))
+    return "\n".join((*remarks(report), _seconds(report)))
+
+
+def remarks(report: Report) -> tuple[str, ...]:
+    """How to read the tables."""
+    return (*NOTES, PAIRS_NOTE) if report.subject.pairs else NOTES
 
 
 def _markdown(sheet: Sheet) -> str:

@@ -29,17 +29,17 @@ from aladin.backbone import Backbone
 from aladin.batches import WORDS, Plan, Step, caption_blocks, without_some_words
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import load_minilm, load_model, minilm_folder, save_model
-from aladin.config import BackboneConfig, Recipe, from_table, to_table
+from aladin.config import BackboneConfig, HeadsConfig, Recipe, from_table, to_table
 from aladin.datasets import Dataset
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import EncodedSet, alignment_matrix, encode_captions, encode_images, encode_regions, precision_context
 from aladin.features import Features, cached_features
-from aladin.heads import MatchingHead
 from aladin.losses import (
     activity_loss,
     contrastive_distillation_loss,
     hinge_loss,
     infonce_loss,
+    listed_listnet_loss,
     listnet_loss,
     mse_loss,
     ordinal_loss,
@@ -48,14 +48,25 @@ from aladin.losses import (
     weighed_losses,
 )
 from aladin.measures import DIRECTIONS, RECALLS, right_answer_ranks
-from aladin.model import Aladin, new_model, widened, with_dropout, with_pair_head, with_projection
+from aladin.model import (
+    Aladin,
+    new_model,
+    widened,
+    with_depth,
+    with_dropout,
+    with_fresh_matching_head,
+    with_pair_head,
+    with_projection,
+)
+from aladin.pair_teacher import listed_pairs, pair_teacher, taught_scores
 from aladin.pairs import drawn_pairs, pair_matrix
 from aladin.regions import RegionSet, check_photographs, region_set
 from aladin.scores import alignment_scores, matching_scores
 from aladin.tensors import ImageInput, Tokens
 from aladin.text import Pieces, WordPieces
 
-WEIGHED = ("alignment", "caption_teacher", "matching", "distillation", "pairs", "entropy", "hidden_l1")  # names in [loss]
+# Names in [loss]; a new one comes last, so that the learned weights of older checkpoints keep their places.
+WEIGHED = ("alignment", "caption_teacher", "matching", "distillation", "pairs", "entropy", "hidden_l1", "pair_teacher")
 FIRST_LOG_VARIANCE = -2.3  # the original's
 PAIR_IMAGES = 40  # on which the pair head is judged
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
@@ -109,14 +120,19 @@ def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
         if len(recipe.model.image.networks) > len(model.config.image.networks):
             model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
-            model.matching_head = MatchingHead(model.config.heads, model.config.backbone.dim)
+            model = with_fresh_matching_head(model)
         if "pair_head" in recipe.train and model.pair_head is None:
             model = with_pair_head(model)
+        if recipe.model.heads.depth != HeadsConfig().depth:
+            model = with_depth(model, recipe.model.heads)
         if "projection" in recipe.train:
             model = with_projection(model, recipe.model.heads.token_dim)
-        return model, start / "tokenizer.json"
-    path = minilm_folder() / "tokenizer.json"
-    return new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces)), path
+        path = start / "tokenizer.json"
+    else:
+        path = minilm_folder() / "tokenizer.json"
+        model = new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces))
+    pair_teacher(recipe, model, path)  # if it cannot be used, that is said before an hour goes into features
+    return model, path
 
 
 class Trainer:
@@ -154,6 +170,7 @@ class Trainer:
         self.frozen = "backbone" not in recipe.train and "image_network" not in recipe.train
         self._bank: StateBank | None = None
         self._caption_teacher: CaptionTeacher | None = None
+        self._pair_teacher = pair_teacher(recipe, model, tokenizer)
 
     def run(self, reporter: Reporter) -> None:
         """Train to the end, from the last checkpoint of the folder if there is one."""
@@ -288,6 +305,8 @@ class Trainer:
             losses["matching"] = self._contrast(matching, step.own, weights.matching_form, weights.matching_scale)
         if weights.distillation and (step.epoch >= weights.distillation_from_epoch or not losses):
             losses["distillation"] = self._imitation(matching, alignment, step.own)
+        if self._pair_teacher is not None:
+            losses["pair_teacher"] = self._pair_imitation(self._pair_teacher, step, matching, alignment)
         if weights.entropy:
             losses["entropy"] = spread_loss(images.vectors) + spread_loss(captions.vectors)
         if weights.hidden_l1:
@@ -305,6 +324,25 @@ class Trainer:
             images = self._image_input(step)[pairs.images]
             scores = self.model.pair_scores(ids[pairs.captions], mask[pairs.captions], images)
         return pair_loss(scores, pairs.own)
+
+    def _pair_imitation(
+        self,
+        teacher: Aladin,
+        step: Step,
+        matching: Float[Tensor, "images captions"],
+        alignment: Float[Tensor, "images captions"],
+    ) -> Float[Tensor, ""]:
+        """Of scores that imitate a pair head on the pairs which alignment finds hardest."""
+        loss, data = self.recipe.loss, self.train_set
+        listed = listed_pairs(alignment, step.own, loss.pair_teacher_list)
+        with torch.inference_mode(), precision_context(self.recipe.precision):
+            images = _image_input(teacher, data.images, step.views, step.images, step.keep)
+            said = taught_scores(teacher, images, data.pieces, step.captions, listed)
+        if loss.pair_teacher_of == "alignment":
+            student, scale = alignment, loss.alignment_scale
+        else:
+            student, scale = matching, loss.student_scale
+        return listed_listnet_loss(student, said.clone(), listed, scale, loss.pair_teacher_scale)
 
     def _weighed(self, losses: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
         """The losses as they are added: by the recipe's weights, or by learned ones."""
@@ -418,7 +456,7 @@ class Trainer:
             self.averaged.load_state_dict(_part(state, "averaged."))
         with torch.no_grad():
             self.score_fit.copy_(state["score_fit"])
-            self.log_variances.copy_(state["log_variances"])
+            self.log_variances[: len(state["log_variances"])].copy_(state["log_variances"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():
             if name.startswith("optimizer."):
@@ -467,7 +505,7 @@ class StateBank:
         features = data.images
         assert isinstance(features, Features), "states are only kept for photographs"
         views, images = features.maps.shape[:2]
-        tokens, dim, size = 1 + model.config.image.grid**2, model.config.backbone.dim, 64
+        tokens, dim, size = 1 + model.config.image.grid**2, model.state_dim, 64
         image_states = torch.empty(views, images, tokens, dim, dtype=torch.bfloat16)
         caption_states = torch.zeros(*data.pieces.ids.shape, dim, dtype=torch.bfloat16)
         total = views * images + len(caption_states)
@@ -522,14 +560,17 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter, log_varia
     tails = model.image_network.region_tails.parameters() if model.image_network is not None else ()
     fresh = model.backbone.region_embedding
     pretrained = [model.backbone.embeddings, *model.backbone.layers]
+    # Both are read by what the backbone is trained for; none of these modules has weights unless the settings ask for it.
+    after = [*(model.post_layers.parameters() if model.post_layers else ()), *model.alignment_depth.parameters()]
+    matching = [*model.matching_depth.parameters(), *model.matching_head.parameters()]
     parts: list[tuple[bool, float, list[nn.Parameter]]] = [
-        ("backbone" in recipe.train, rates.new_learning_rate, list(fresh.parameters())),
+        ("backbone" in recipe.train, rates.new_learning_rate, [*fresh.parameters(), *after]),
         *(
             ("backbone" in recipe.train, rates.learning_rate * rates.layer_decay**above, list(layer.parameters()))
             for above, layer in enumerate(reversed(pretrained))
         ),
         ("projection" in recipe.train, rates.new_learning_rate, list(model.alignment_head.parameters())),
-        ("matching_head" in recipe.train, rates.new_learning_rate, list(model.matching_head.parameters())),
+        ("matching_head" in recipe.train, rates.new_learning_rate, matching),
         ("pair_head" in recipe.train, rates.new_learning_rate, list(model.pair_head.parameters()) if model.pair_head else []),
         ("image_network" in recipe.train, rates.image_learning_rate, list(tails)),
         (recipe.loss.distillation_form == "mse", rates.new_learning_rate, [score_fit]),

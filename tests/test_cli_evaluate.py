@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +7,7 @@ import click
 import numpy as np
 import pytest
 
-from aladin import evaluation
+from aladin import entangled, evaluation
 from aladin.checkpoints import save_model
 from aladin.cli import main
 from aladin.cli.evaluate import memory_size
@@ -14,7 +15,7 @@ from aladin.features import Features
 from aladin.grid import NETWORKS
 from aladin.protocols import PROTOCOLS
 from aladin.relevance.named import JUDGES
-from tests.tiny_learning import tiny_model, write_tokenizer
+from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -48,6 +49,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model folder for learning; its image features are invented, since a trunk takes long to prepare."""
     tokenizer = write_tokenizer(tmp_path)
     save_model(tiny_model(tokenizer), tokenizer, tmp_path / "trained")
+    headed = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, pair_head=True))
+    save_model(tiny_model(tokenizer, headed), tokenizer, tmp_path / "headed")
 
     def invented(dataset: object, *settings: object) -> Features:
         images = len(dataset)  # type: ignore[arg-type]
@@ -59,6 +62,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return Features(maps, np.zeros((1, images, 1), dtype=np.int16))
 
     monkeypatch.setattr(evaluation, "cached_features", invented)
+    monkeypatch.setattr(entangled, "cached_features", invented)
     return tmp_path / "trained"
 
 
@@ -81,6 +85,8 @@ def test_a_model_that_knows_the_colours_finds_every_picture(run: Run, model_path
         "rerank": 2,
         "precision": "as exported",
         "protocol": "full",
+        "pairs": 0,
+        "pair_model": "",
     }
     assert report["queries"]["ranks"]["alignment"] == {"image_to_text": "1 1 1 1 1 1", "text_to_image": " ".join("1" * 12)}
     assert set(report["seconds"]) == {"images", "captions", "matching", "alignment", "two-stage"}
@@ -114,6 +120,32 @@ def test_a_trained_model_is_measured_in_the_precision_asked_for(
     assert report["heads"]["two-stage k=100"] == report["heads"]["alignment"]
 
 
+@pytest.mark.parametrize("options", [(), ("--pair-model", "headed"), ("--pairs", "2")])
+def test_a_pair_head_is_a_third_stage(run: Run, trained: Path, data: Path, options: tuple[str, ...]) -> None:
+    folder = trained.parent / "headed"
+    options = tuple(str(folder) if option == "headed" else option for option in options)
+    subject = trained if "--pair-model" in options else folder
+    count = 2 if "--pairs" in options else 12
+    code, output, _ = run(subject, data, "--json", "--rerank", 12, *options)
+    report = json.loads(output)
+    assert code == 0
+    assert (report["subject"]["pairs"], report["subject"]["pair_model"]) == (count, str(folder))
+    heads = ["matching", "alignment", "two-stage k=12", f"three-stage k=12 n={count}"]
+    assert list(report["heads"]) == heads
+    for figures in report["heads"][heads[-1]]["directions"].values():
+        assert figures["recalls"]["Recall@1"]["low"] <= figures["recalls"]["Recall@1"]["value"]
+    assert "three-stage" in report["seconds"]
+    code, output, _ = run(subject, data, "--rerank", 12, *options)
+    assert f"k = 12, n = {count} by {folder}" in output
+    assert "Three-stage: " in output
+
+
+def test_the_third_stage_is_left_out_when_asked(run: Run, trained: Path, data: Path) -> None:
+    code, output, _ = run(trained.parent / "headed", data, "--pairs", 0)
+    assert code == 0
+    assert "three-stage" not in output.lower()
+
+
 def test_bad_rows_are_skipped_and_counted_when_asked(run: Run, model_path: Path, data: Path) -> None:
     with (data / "captions.jsonl").open("a") as file:
         print('{"image": "missing.png", "captions": ["gone"]}', file=file)
@@ -137,6 +169,9 @@ def test_bad_rows_are_skipped_and_counted_when_asked(run: Run, model_path: Path,
         ("model", "photos", ("--split", "dev"), "there is no split 'dev'; choose train, val or test"),
         ("model", "photos", ("--precision", "bf16"), "has the precision that it was exported with"),
         ("model", "photos", ("--cache", "photos/captions.jsonl"), "cannot be made a folder"),
+        ("model", "photos", ("--pairs", "5"), "has no weights of a pair head for --pairs; give with --pair-model a folder"),
+        ("model", "photos", ("--pair-model", "nowhere"), "nowhere has no weights of a pair head for --pairs"),
+        ("model", "photos", ("--pairs", "5", "--rerank", "4"), "--pairs is 5 and --rerank 4; the third stage reads what"),
         ("model", "photos", ("--protocol", "flickr8k"), "the data have 6 images where the protocol flickr8k expects 1,000"),
         ("model", "photos", ("--measure", "bleu"), "there is no measure 'bleu'; choose ndcg-rouge"),
         ("model", "photos", ("--measure", "eccv"), "needs COCO's caption ids; pass --coco-ids captions_val2014.json"),

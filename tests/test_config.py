@@ -84,7 +84,7 @@ def test_the_recipes_that_come_with_the_package_load(path: Path) -> None:
 
 
 def test_there_are_the_recipes_that_the_documentation_names() -> None:
-    assert {path.stem for path in RECIPES} == {"align", "both", "distil", "entangled", "lite", "project", "triplet"}
+    assert {path.stem for path in RECIPES} == {"align", "both", "distil", "entangled", "lite", "project", "taught", "triplet"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aladin import evaluation
 from aladin.config import Pooling
-from aladin.evaluation import EncodedData, EncodedSet, Stages, agreements, alignment_matrix, evaluate, two_stage_ranks
+from aladin.evaluation import (
+    EncodedData,
+    EncodedSet,
+    Progress,
+    Stages,
+    ThirdStage,
+    agreements,
+    alignment_matrix,
+    evaluate,
+    two_stage_ranks,
+)
 from aladin.graded import Ndcg, RPrecision
 from aladin.judgements import Judgements, agreement
 from aladin.measures import DIRECTIONS, Direction, right_answer_ranks
@@ -180,6 +190,77 @@ def test_judged_measures_are_those_of_candidates_sorted_by_hand(
                 assert found.judged[head][direction][name][query] == pytest.approx(expected, abs=1e-4)
 
 
+@given(
+    data=st.deferred(lambda: encoded_data()),
+    rerank=st.integers(1, 12),
+    depth=st.integers(1, 12),
+    memory=MEMORIES,
+    seed=st.integers(0, 99),
+)
+def test_three_stages_rank_as_sorting_every_query_three_times_does(
+    data: EncodedData, rerank: int, depth: int, memory: int, seed: int
+) -> None:
+    """Pair scores are small whole numbers, so that many are equal."""
+    third = np.random.default_rng(seed).integers(0, 4, (len(data.images.tokens), len(data.owners))).astype(np.float32)
+    depth = min(depth, rerank)
+    found = evaluate(data, rerank, memory, Stages(), third=ThirdStage(depth, looked_up(third)))
+    matrices = matching_of(data), alignment_of(data), third
+    for direction in DIRECTIONS:
+        expected = slow_staged_ranks(matrices, (rerank, depth), data.owners, direction)
+        assert found.ranks[f"three-stage k={rerank} n={depth}"][direction].tolist() == expected
+
+
+@both_directions
+@given(data=st.deferred(lambda: encoded_data()), more=st.integers(0, 3), seed=st.integers(0, 99))
+def test_reading_every_pair_at_the_end_is_exhaustive_pair_scoring(
+    direction: Direction, data: EncodedData, more: int, seed: int
+) -> None:
+    third = np.random.default_rng(seed).integers(0, 9, (len(data.images.tokens), len(data.owners))).astype(np.float32)
+    everything = max(third.shape) + more
+    found = evaluate(data, everything, 2**20, Stages(), third=ThirdStage(everything, looked_up(third)))
+    ranks = found.ranks[f"three-stage k={everything} n={everything}"][direction]
+    assert ranks.tolist() == right_answer_ranks(third, data.owners, direction).tolist()
+
+
+def test_the_third_stage_reads_each_querys_best_pairs_once_and_by_their_rows_before_folding() -> None:
+    data = random_data(images=10, captions_of_each=2)
+    third = np.random.default_rng(0).random((10, 20), dtype=np.float32)
+    asked: list[tuple[int, int]] = []
+
+    def noted(images: np.ndarray, captions: np.ndarray, progress: Progress) -> np.ndarray:
+        asked.extend(zip(images.tolist(), captions.tolist(), strict=True))
+        return third[images, captions]
+
+    found = evaluate(data, 4, 2**20, Stages(), FOLDS, judges(10, 20), ThirdStage(3, noted))
+    assert len(asked) == 3 * 10 + 3 * 20
+    assert all((image < 5) == (caption < 10) for image, caption in asked)
+    for fold in FOLDS:
+        alone = ThirdStage(3, looked_up(third[fold.images, fold.captions]))
+        part = evaluate(data.part(fold), 4, 2**20, Stages(), (), judges(10, 20, fold), alone)
+        for direction in DIRECTIONS:
+            queries = fold.images if direction == "image_to_text" else fold.captions
+            one, other = (some.heads["three-stage k=4 n=3"] for some in (found, part))
+            assert one.ranks[direction][queries].tolist() == other.ranks[direction].tolist()
+            for name, values in one.judged[direction].items():
+                assert values[queries].tolist() == other.judged[direction][name].tolist()
+
+
+def test_judged_measures_after_three_stages_are_those_of_candidates_sorted_by_hand() -> None:
+    data = random_data(images=8, captions_of_each=2)
+    third = np.random.default_rng(1).random((8, 16), dtype=np.float32)
+    judge = judges(8, 16)[0]
+    head = evaluate(data, 5, 2**20, Stages(), (), [judge], ThirdStage(3, looked_up(third))).heads["three-stage k=5 n=3"]
+    relevance = judge.relevances.rows("text_to_image", np.arange(16), slice(0, 8))
+    for caption in range(16):
+        first, second, last = matching_of(data)[:, caption], alignment_of(data)[:, caption], third[:, caption]
+        order = sorted(range(8), key=lambda k: -first[k])
+        order = sorted(order[:5], key=lambda k: -second[k]) + order[5:]
+        order = sorted(order[:3], key=lambda k: -last[k]) + order[3:]
+        for name, measure in judge.measures.items():
+            expected = measure.of_query(relevance[caption, order], relevance[caption])
+            assert head.judged["text_to_image"][name][caption] == pytest.approx(expected, abs=1e-4)
+
+
 def test_agreement_is_that_of_the_scores_of_the_judged_pairs() -> None:
     data = random_data(images=5, captions_of_each=2)
     images, captions = np.array([0, 4, 2, 4, 1]), np.array([1, 0, 9, 8, 3])
@@ -234,15 +315,31 @@ def alignment_of(data: EncodedData) -> np.ndarray:
     return alignment_scores(data.images.tokens, data.captions.tokens, data.pooling).numpy()
 
 
+def looked_up(scores: np.ndarray) -> Any:
+    """A third stage's scores that stand in a matrix."""
+    return lambda images, captions, progress: scores[images, captions]
+
+
 def slow_two_stage_ranks(
     matching: np.ndarray, alignment: np.ndarray, owners: np.ndarray, direction: Direction, rerank: int
 ) -> list[int]:
-    """Each query's candidates sorted, at equal scores the wrong ones first, the first of them again; where a right one is."""
+    return slow_staged_ranks((matching, alignment), (rerank,), owners, direction)
+
+
+def slow_staged_ranks(
+    matrices: tuple[np.ndarray, ...], depths: tuple[int, ...], owners: np.ndarray, direction: Direction
+) -> list[int]:
+    """Each query's candidates sorted, at equal scores the wrong ones first, the first of them again; where a right one is.
+
+    Of wrong ones with equal scores the first of the data comes first, in every stage.
+    """
     ranks = []
-    for query in range(len(matching) if direction == "image_to_text" else len(owners)):
-        first, second, right = scores_of(query, matching, alignment, owners, direction)
-        order = sorted(range(len(first)), key=lambda k: (-first[k], right[k]))
-        order = sorted(order[:rerank], key=lambda k: (-second[k], right[k])) + order[rerank:]
+    for query in range(len(matrices[0]) if direction == "image_to_text" else len(owners)):
+        order, depth = list(range(matrices[0].shape[1] if direction == "image_to_text" else len(matrices[0]))), None
+        for matrix, next_depth in zip(matrices, (*depths, None), strict=True):
+            scores, _, right = scores_of(query, matrix, matrix, owners, direction)
+            best = sorted(order[:depth], key=lambda k: (-scores[k], right[k], k))
+            order, depth = best + order[len(best) :], next_depth
         ranks.append(1 + min(place for place, k in enumerate(order) if right[k]))
     return ranks
 

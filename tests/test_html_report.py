@@ -11,7 +11,7 @@ from aladin.plots import LEFT, RIGHT, WIDTH, interval_plot, mark, rank_curves, r
 from aladin.report import QueryValues, Report, Subject, full_report, head_figures
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
-HEADS = ("matching", "alignment", "two-stage k=100")
+HEADS = ("matching", "alignment", "two-stage k=100", "three-stage k=100 n=20")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def page(report: Report) -> str:
 class Outline(HTMLParser):
     """The tags of a page, in pairs, with their attributes; and its text."""
 
-    VOID = ("meta", "br", "circle", "rect", "path", "line", "polyline")
+    VOID = ("meta", "br", "circle", "rect", "path", "line", "polyline", "polygon")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -126,4 +126,4 @@ def test_a_histogram_counts_every_query_once() -> None:
 
 
 def test_heads_differ_in_shape_not_in_colour_alone() -> None:
-    assert len({re.match(r"<(\w+)", mark(head, 0.0, 0.0)).group(1) for head in range(3)}) == 3  # type: ignore[union-attr]
+    assert len({re.match(r"<(\w+)", mark(head, 0.0, 0.0)).group(1) for head in range(4)}) == 4  # type: ignore[union-attr]

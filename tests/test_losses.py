@@ -11,6 +11,7 @@ from aladin.losses import (
     contrastive_distillation_loss,
     hinge_loss,
     infonce_loss,
+    listed_listnet_loss,
     listnet_loss,
     mse_loss,
     ordinal_loss,
@@ -22,6 +23,7 @@ from tests.strategies import ScoreBatch, score_batches
 
 DISTILLATIONS = {
     "listnet": lambda b: listnet_loss(b.student, b.teacher),
+    "listed listnet": lambda b: listed_listnet_loss(b.student, b.teacher, b.own | (b.teacher > 0.0)),
     "mse": lambda b: mse_loss(b.student, b.teacher, torch.tensor([0.5, 0.5])),
     "ordinal": lambda b: ordinal_loss(b.student, b.teacher, stride=1),
     "contrastive": lambda b: contrastive_distillation_loss(b.student, b.teacher, b.own),

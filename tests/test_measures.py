@@ -140,6 +140,46 @@ def test_an_interval_is_that_of_queries_drawn_again() -> None:
     assert [estimate.low, estimate.high] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=3.0)
 
 
+def test_captions_that_win_together_are_drawn_together() -> None:
+    """Five copies of every image's caption say no more than one does."""
+    wins = np.random.default_rng(0).choice([0.0, 100.0], size=200)
+    images = np.arange(200)
+    alone = mean_estimate(wins, owners=[images])
+    copies = mean_estimate(wins.repeat(5), owners=[images.repeat(5)])
+    assert copies == alone
+    singly = mean_estimate(wins.repeat(5))
+    assert (alone.high - alone.low) / (singly.high - singly.low) == pytest.approx(5**0.5, rel=0.15)
+
+
+def test_captions_that_win_independently_scatter_as_if_drawn_one_by_one() -> None:
+    wins = np.random.default_rng(0).choice([0.0, 100.0], size=2000)
+    together, singly = mean_estimate(wins, owners=[np.arange(400).repeat(5)]), mean_estimate(wins)
+    assert together.value == singly.value
+    assert together.high - together.low == pytest.approx(singly.high - singly.low, rel=0.15)
+
+
+def test_drawn_images_bring_all_their_queries_of_every_sample() -> None:
+    """Images with different numbers of captions, in any order, against drawing them one by one."""
+    random = np.random.default_rng(1)
+    counts = random.integers(1, 4, size=60)
+    owners = random.permutation(np.repeat(np.arange(60), counts))
+    asked, said = random.choice([0.0, 300.0], size=60), random.random(len(owners)) * 100
+    drawn = []
+    for _ in range(4000):
+        images = random.integers(60, size=60)
+        chosen = np.concatenate([np.flatnonzero(owners == image) for image in images])
+        drawn.append(asked[images].mean() + said[chosen].mean())
+    estimate = mean_estimate(asked, said, owners=[np.arange(60), owners])
+    assert estimate.value == pytest.approx(asked.mean() + said.mean())
+    assert [estimate.low, estimate.high] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=6.0)
+
+
+def test_images_without_a_judged_query_are_not_drawn() -> None:
+    owners = np.array([3, 3, 9])
+    estimate = mean_estimate(np.array([50.0, 50.0, 50.0]), owners=[owners])
+    assert (estimate.value, estimate.low, estimate.high) == (50.0, 50.0, 50.0)
+
+
 def test_more_queries_make_an_interval_narrower() -> None:
     few, many = (mean_estimate(np.tile([0.0, 100.0], count)) for count in (10, 1000))
     assert many.high - many.low < few.high - few.low

@@ -94,6 +94,7 @@ def test_a_recipe_has_the_papers_sizes_and_settings(name: str) -> None:
     assert (backbone.layers, backbone.dim, backbone.heads, backbone.feed_forward) == (12, 768, 12, 3072)
     assert backbone.region_features + backbone.region_geometry == 2054
     assert (heads.pooling, heads.matching_layers, heads.matching_heads, heads.matching_feed_forward) == ("MrSw", 2, 4, 768)
+    assert heads.depth == ("last", "last", 0)
     assert (limits.caption_pieces, limits.object_pieces, limits.regions) == (50, 50, 34)
     assert full.epochs == 20 * 5
     assert full.optimizer.step_epochs == (50 if name.endswith("finetune") else 75)
@@ -149,7 +150,7 @@ def test_losses_that_weigh_themselves_learn_their_weights_and_a_resumed_run_keep
     run = run_of(both, tmp_path)
     before = run.log_variances.detach().clone()
     run.run(Recorder())
-    used = torch.tensor([True, False, True, True, False, True, True])  # no caption teacher, no pairs
+    used = torch.tensor([True, False, True, True, False, True, True, False])  # no caption teacher, no pairs, no pair teacher
     assert (run.log_variances[used] != before[used]).all()
     assert torch.equal(run.log_variances[~used], before[~used])
     again = Trainer(both, run.model, run.tokenizer, run.train_set, run.val_set, run.out)

@@ -56,6 +56,8 @@ def test_json_holds_every_figure_by_name(report: Report) -> None:
         "precision": "fp32",
         "protocol": "full",
         "digest": "",
+        "pairs": 0,
+        "pair_model": "",
     }
     recall = table["heads"]["alignment"]["directions"]["text_to_image"]["recalls"]["Recall@1"]
     assert recall == {"value": 50.0, "low": pytest.approx(recall["low"]), "high": pytest.approx(recall["high"])}
@@ -85,7 +87,7 @@ def test_the_table_is_plain_text_where_there_is_no_terminal(report: Report) -> N
 
 @pytest.fixture
 def full() -> Report:
-    judged = {"alignment": {"text_to_image": {"NDCG@25 (SPICE)": np.array([50.0, np.nan, 33.3333, 0.0, 100.0])}}}
+    judged = {"alignment": {"text_to_image": {"NDCG@25 (SPICE)": np.array([50.0, np.nan, 33.3333, 0.0, 100.0, np.nan])}}}
     subject = Subject("lite", "photos.zip", "val", 3, 6, 0, "fp32", "flickr8k", "d1")
     queries = QueryValues([2, 2, 2], {"alignment": RANKS}, judged, {"NDCG@25 (SPICE)": "file of SHA-256 ab"})
     return full_report(subject, queries, {"images": 1.25}, {"alignment": Agreement("expert", 10, 30, 0.25, 0.1234)})
@@ -96,7 +98,7 @@ def test_judged_measures_have_their_own_queries_and_intervals(full: Report) -> N
     assert [(figure.head, figure.direction, figure.queries, figure.measure) for figure in full.judged] == [
         ("alignment", "text_to_image", 4, "NDCG@25 (SPICE)")
     ]
-    assert full.judged[0].value == mean_estimate(values)
+    assert full.judged[0].value == mean_estimate(values, owners=[np.array([0, 1, 1, 2])])
     text = to_markdown(full)
     assert f"| alignment | text_to_image | 4 | NDCG@25 (SPICE) | {full.judged[0].value} |" in text
     assert "| alignment | expert | 10 | 30 | 0.250 | 0.123 |" in text
@@ -114,7 +116,7 @@ def test_what_was_found_for_each_query_is_read_back_as_it_was_written(full: Repo
         assert found.ranks["alignment"][direction].tolist() == full.queries.ranks["alignment"][direction].tolist()
     assert found.judged["alignment"]["image_to_text"] == {}
     assert found.judged["alignment"]["text_to_image"]["NDCG@25 (SPICE)"].tolist() == pytest.approx(
-        [50.0, np.nan, 33.3333, 0.0, 100.0], nan_ok=True
+        [50.0, np.nan, 33.3333, 0.0, 100.0, np.nan], nan_ok=True
     )
     assert found.captions_of_each == [2, 2, 2]
     assert found.origins == full.queries.origins

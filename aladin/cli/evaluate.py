@@ -18,10 +18,12 @@ from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
     from aladin.datasets import Dataset
+    from aladin.evaluation import Stages, ThirdStage
     from aladin.protocols import Protocol
     from aladin.report import Report, Subject
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+PAIRS = 20  # the n of three-stage where nothing else is asked for
 PLAIN_WIDTH = 200  # characters of a line where there is no terminal
 
 
@@ -38,6 +40,8 @@ class Request:
     coco_ids: Path | None
     judgements: Path | None
     rerank: int
+    pairs: int | None
+    pair_model: Path | None
     precision: Literal["fp32", "bf16"] | None
     html: Path | None
     gate: Path | None
@@ -49,6 +53,11 @@ class Request:
     def ids(self) -> Path | None:
         """Where COCO's ids of captions stand: the data themselves, if they are a JSON."""
         return self.coco_ids or (self.data if self.data.suffix.lower() == ".json" else None)
+
+    @property
+    def pair_folder(self) -> Path:
+        """Where the pair head of the third stage stands, if there is a third stage."""
+        return self.pair_model or self.model
 
 
 def memory_size(text: str) -> int:
@@ -89,6 +98,13 @@ def memory_size(text: str) -> int:
     help="Flickr8k's ExpertAnnotations.txt or CrowdFlowerAnnotations.txt, to correlate scores with.",
 )
 @click.option("--rerank", default=100, show_default=True, type=click.IntRange(0), help="The k of two-stage; 0: leave it out.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(0),
+    help=f"The n of three-stage: so many are read together with the query by a pair head; 0: leave it out.  [default: {PAIRS}, "
+    "with a pair head]",
+)
+@click.option("--pair-model", type=click.Path(path_type=Path), help="Model folder with the pair head.  [default: MODEL]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of encoding, for a trained model.  [default: fp32]")
 @click.option("--json", "form", flag_value="json", help="All figures, and the rank of every query, as one JSON object.")
 @click.option("--markdown", "form", flag_value="markdown", help="The tables as Markdown.")
@@ -117,6 +133,7 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     \b
     aladin evaluate runs/align/best flickr8k.zip --split val
     aladin evaluate runs/align/best dataset_coco.json --images coco --split test --protocol coco-5k --measure eccv
+    aladin evaluate runs/both/best flickr8k.zip --split val --pairs 20 --pair-model runs/entangled/best
     """
     from aladin import evaluation
     from aladin.datasets import read_dataset
@@ -129,12 +146,13 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
         raise ConfigError(f"{printable(str(asked.model))} has the precision that it was exported with; leave out --precision")
     if asked.html and not asked.html.parent.is_dir():  # said before the work is done
         raise ConfigError(f"there is no folder {printable(str(asked.html.parent))} for --html; make it, or give another")
+    pairs = _pairs_of(asked)
     baseline = read_baseline(asked.gate) if asked.gate else None
     dataset = read_dataset(asked.data, asked.split, asked.images, asked.skip_bad)
     _tell_skipped(asked.data, dataset.skipped)
     protocol = PROTOCOLS[asked.protocol]
     dataset = chosen(dataset, protocol)
-    subject = _subject(asked, dataset, "as exported" if exported else asked.precision or "fp32")
+    subject = _subject(asked, dataset, "as exported" if exported else asked.precision or "fp32", pairs)
     if baseline:
         check_same_queries(baseline, subject)
     with _cache_folder(asked.cache) as cache:
@@ -144,7 +162,36 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
         click.echo(pass_gate(compared(baseline, report.queries)), err=True)
 
 
-def _subject(asked: Request, dataset: "Dataset", precision: str) -> "Subject":
+def _pairs_of(asked: Request) -> int:
+    """The n of three-stage, 0 for none; ConfigError where it cannot be had."""
+    from aladin.entangled import has_pair_head
+
+    if asked.pairs and asked.pairs > asked.rerank:
+        raise ConfigError(
+            f"--pairs is {asked.pairs} and --rerank {asked.rerank}; the third stage reads what the second has put in order: "
+            "give a --rerank of at least --pairs"
+        )
+    if not (asked.pairs or asked.pair_model):
+        return min(PAIRS, asked.rerank) if asked.pairs is None and has_pair_head(asked.model) else 0
+    folder = asked.pair_folder
+    if not has_pair_head(folder):
+        raise ConfigError(
+            f"{printable(str(folder))} has no weights of a pair head for --pairs; give with --pair-model a folder that "
+            "`aladin train` wrote by recipes/entangled.toml"
+        )
+    return min(PAIRS, asked.rerank) if asked.pairs is None else asked.pairs
+
+
+def _third_stage(asked: Request, dataset: "Dataset", pairs: int, cache: Path, stages: "Stages") -> "ThirdStage | None":
+    from aladin.entangled import PairReader
+    from aladin.evaluation import ThirdStage
+
+    if not pairs:
+        return None
+    return ThirdStage(pairs, PairReader.load(asked.pair_folder, dataset, asked.precision or "fp32", cache, stages).scores)
+
+
+def _subject(asked: Request, dataset: "Dataset", precision: str, pairs: int) -> "Subject":
     from aladin.protocols import digest
     from aladin.report import Subject
 
@@ -158,6 +205,8 @@ def _subject(asked: Request, dataset: "Dataset", precision: str) -> "Subject":
         precision,
         asked.protocol,
         digest(dataset),
+        pairs,
+        printable(str(asked.pair_folder)) if pairs else "",
     )
 
 
@@ -180,7 +229,8 @@ def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "
     judging = Judging(dataset, protocol, asked.ids, cache, asked.memory, stages.stage, lambda text: click.echo(text, err=True))
     judges = [named_judge(text, judging) for text in dict.fromkeys(asked.measures)]
     encoded = evaluation.encode_dataset(asked.model, dataset, asked.precision or "fp32", cache, stages)
-    found = evaluation.evaluate(encoded, asked.rerank, asked.memory, stages, parts, judges)
+    third = _third_stage(asked, dataset, subject.pairs, cache, stages)
+    found = evaluation.evaluate(encoded, asked.rerank, asked.memory, stages, parts, judges, third)
     agreements = evaluation.agreements(encoded, judgements, asked.memory) if judgements else {}
     origins = {name: judge.origin for judge in judges for name in judge.measures}
     report = full_report(subject, QueryValues(captions_of_each, found.ranks, found.judged, origins), found.seconds, agreements)

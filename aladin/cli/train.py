@@ -18,6 +18,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--val", "val_path", type=PATH, required=True, help="Images with captions to judge epochs by.")
 @click.option("--out", type=PATH, required=True, help="Folder for the run; goes on if a run was stopped in it.")
 @click.option("--start", type=PATH, help="Model folder to start from; MiniLM-L6 and ImageNet without it.")
+@click.option(
+    "--teacher", type=PATH, help="Model folder with a pair head, for pair_teacher in [loss]; the recipe's without it."
+)
 @click.option("--cache", type=PATH, help="Folder for image features; OUT/features without it.")
 @click.option("--train-split", help="Split of the training data to use, where the data names splits.")
 @click.option("--val-split", help="Split of the validation data to use, where the data names splits.")
@@ -31,6 +34,7 @@ def train(
     val_path: Path,
     out: Path,
     start: Path | None,
+    teacher: Path | None,
     cache: Path | None,
     train_split: str | None,
     val_split: str | None,
@@ -54,6 +58,8 @@ def train(
     settings = read_recipe(recipe)
     if seed is not None:
         settings = dataclasses.replace(settings, seed=seed)
+    if teacher is not None:
+        settings = dataclasses.replace(settings, teacher=str(teacher))
     train_data = read_dataset(train_path, train_split, train_images, skip_bad)
     val_data = read_dataset(val_path, val_split, val_images, skip_bad)
     model, tokenizer = start_model(settings, start)
