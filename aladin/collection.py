@@ -238,6 +238,10 @@ class Collection:
         statement = f"SELECT id FROM images WHERE status = 'ok' AND ({condition}) ORDER BY id"
         return np.array([number for (number,) in self._rows(statement, values)], dtype=np.int64)
 
+    def select(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of an SQL query on the tables of `stored_format`, for those who leaf through a collection their own way."""
+        return self._rows(query, values)
+
     def ids_changed_since(self, generation: int) -> Int64[np.ndarray, " rows"]:
         """The ids, rising, of all images whose row is newer than that generation, those that cannot be found included."""
         rows = self._rows("SELECT id FROM images WHERE generation > ? ORDER BY id", (generation,))

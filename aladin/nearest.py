@@ -1,7 +1,7 @@
 """Stage 1: the images whose vectors are nearest to a query's, of all that can be found.
 
 Up to 50,000 images every vector is compared, so the result is exact. Beyond that FAISS compares codes of one bit a dimension
-(RaBitQ) in a quarter of 256 cells, and the best eight times as many as asked for are compared exactly, by the vectors that the
+(RaBitQ) in a quarter of 256 cells, and the best five times as many as asked for are compared exactly, by the vectors that the
 collection holds at that moment. So an image that is gone or has changed is never a wrong hit; a code that is wrong may cost a
 right one. Images that are new get their code before the next search.
 
@@ -14,8 +14,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from aladin.collection import Collection
 EXACT_ROWS = 50_000  # images up to which all are compared
 CELLS = 256  # of the vectors' space; each is scanned whole
 PROBES = 64  # cells that are scanned: many, because queries are texts and lie apart from the images
-CANDIDATES = 8  # times as many as asked for are compared exactly
+CANDIDATES = 5  # times as many as asked for are compared exactly
 TRAINING_ROWS = 25_600  # vectors that the cells are found on
 MAX_GROWTH = 2.0  # times as many images as the cells were found on: they are found again; so many codes for one image too
 SAVED_SHARE = 0.01  # of the images: so many new codes are worth a new file
@@ -200,7 +200,10 @@ class _Codes:
         searched = self._findable if allowed is None else len(allowed)
         wanted = CANDIDATES * count
         while True:
-            ids, scores = _compared(self._collection, self._candidates(vector, wanted, usable), vector)
+            # What has lost its place among the findable since the last look has changed, and is not usable; what was forgotten
+            # has no vector.
+            ids, vectors = self._collection.stored_vectors(self._candidates(vector, wanted, usable))
+            scores = _scores(vectors.astype(np.float32), vector)
             # Images that are gone leave gaps; how many is not known before.
             if len(ids) >= min(CANDIDATES * count // 2, searched) or wanted >= len(self._ids):
                 found = _best(ids, scores, count)
@@ -212,7 +215,8 @@ class _Codes:
         selector = None if usable.all() else faiss.IDSelectorBitmap(np.packbits(usable, bitorder="little"))
         probes = PROBES if count < len(self._ids) else CELLS
         parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
-        _, rows = self._index.search(vector[None], min(count, len(self._ids)), params=parameters)
+        with _one_thread(faiss):
+            _, rows = self._index.search(vector[None], min(count, len(self._ids)), params=parameters)
         found: Ids = self._ids[rows[0][rows[0] >= 0]]
         return np.unique(found)
 
@@ -249,6 +253,17 @@ def _faiss() -> Any:
     what its own classes take.
     """
     return importlib.import_module("faiss")
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    """Within it FAISS works in the calling thread: a search takes a millisecond, and waking others on a busy machine ten."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _fits(header: dict[str, Any], collection: Collection) -> bool:

@@ -1,4 +1,6 @@
-"""Whether a collection's file is whole: every row, vector, token set and page is read and held against its checksum."""
+"""Whether a collection's file is whole: every row, vector, token set and page is read and held against its checksum, and so is
+the log beside it, which a writer leaves behind that was killed.
+"""
 
 import os
 import sqlite3
@@ -14,6 +16,8 @@ import numpy as np
 from aladin.collection import Collection
 from aladin.errors import AladinError, DataError, IndexMismatch
 from aladin.stored_format import APPLICATION_ID, CHECKED, SCHEMA_VERSION, damaged_values, readable, seal
+from aladin.write_ahead_log import log_damage
+from aladin.writer_lock import holder_of
 
 BLOBS = {"vectors": "vector", "tokens": "tokens"}  # table -> its column
 STRUCTURE_LINES = 20  # of SQLite's own complaints, reported at most
@@ -51,7 +55,7 @@ def verify(path: Path) -> Verification:
     """
     try:
         with Collection.open(path) as collection:
-            return _verified(collection._connection, path.stat().st_size)
+            return _verified(collection._connection, path.stat().st_size, _damage_of_log(path))
     except AladinError as error:
         if not was_collection(path):
             raise
@@ -113,8 +117,14 @@ def any_text(connection: sqlite3.Connection) -> Iterator[None]:
         connection.text_factory = str
 
 
-def _verified(connection: sqlite3.Connection, size: int) -> Verification:
-    structure: list[str] = []
+def _damage_of_log(path: Path) -> list[str]:
+    """What is wrong with the log; nothing while somebody writes it, who would be met amid a frame."""
+    found = log_damage(path)
+    return [found] if found and not holder_of(path.with_name(path.name + ".lock")) else []
+
+
+def _verified(connection: sqlite3.Connection, size: int, damage_of_log: list[str]) -> Verification:
+    structure = damage_of_log
     damage: list[Damage] = []
     rows = 0
     with any_text(connection):

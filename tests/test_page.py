@@ -1,6 +1,7 @@
 """The page in a real browser: Debian's chromium. Without one these tests are skipped; .ci/run installs it."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import axe_playwright_python
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from aladin.collection import default_place
 from aladin.collection_writer import CollectionWriter, FileState, Photograph
@@ -34,6 +35,7 @@ mean = 0.5
 deviation = 0.2
 data = "made up"
 """
+expect.set_options(timeout=30_000)  # ms: a busy machine is no failure
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; apt-get install chromium")
 Opened = Callable[..., Page]
 
@@ -195,6 +197,31 @@ def test_a_box_drawn_on_a_photograph_searches_for_what_is_in_it(opened: Opened) 
     expect(page.locator(".word.image")).to_contain_text("like this region")
 
 
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+@pytest.mark.parametrize(("top", "bottom"), [(0.05, 0.5), (0.5, 0.97), (0.02, 0.98)])
+def test_what_confirms_a_box_lies_beside_it_and_within_sight(
+    opened: Opened, width: int, height: int, top: float, bottom: float
+) -> None:
+    page = opened(width=width, height=height)
+    page.get_by_role("button", name="flag.png").click()
+    frame = page.locator("#frame").bounding_box()
+    assert frame is not None
+    page.mouse.move(frame["x"] + frame["width"] * 0.6, frame["y"] + frame["height"] * top)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + frame["width"] * 0.97, frame["y"] + frame["height"] * bottom, steps=4)
+    page.mouse.up()
+    box, confirm, stage = (page.locator(name).bounding_box() for name in ("#choice", "#confirm", "#stage"))
+    assert box is not None
+    assert confirm is not None
+    assert stage is not None
+    assert stage["x"] <= confirm["x"]
+    assert confirm["x"] + confirm["width"] <= stage["x"] + stage["width"]
+    assert stage["y"] <= confirm["y"]
+    assert confirm["y"] + confirm["height"] <= stage["y"] + stage["height"]
+    apart = confirm["y"] >= box["y"] + box["height"] or confirm["y"] + confirm["height"] <= box["y"]
+    assert apart or bottom - top > 0.9
+
+
 def test_more_like_this(opened: Opened) -> None:
     page = opened()
     page.get_by_role("button", name="warm/red.png").click()
@@ -270,7 +297,7 @@ def test_escape_closes_and_focus_returns(opened: Opened) -> None:
 # For everybody.
 
 
-STATES = ("", "#q=red+and+blue&more=red:1&without=green", "#q=red&open", "#filters")
+STATES = ("", "#q=red+and+blue&more=red:1&without=green", "#q=red&open", "#q=red&open&box", "#to=1999-01-01&filters", "#fails")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -278,17 +305,23 @@ STATES = ("", "#q=red+and+blue&more=red:1&without=green", "#q=red&open", "#filte
 def test_axe_finds_nothing_serious(opened: Opened, scheme: str, width: int) -> None:
     for state in STATES:
         page = opened(
-            at=state if "q=" in state else "",
+            at=state if "=" in state else "",
             width=width,
             height=844,
             color_scheme=scheme,
             reduced_motion="reduce",
             bypass_csp=True,
         )
-        expect(page.locator(".tile.loaded").first).to_be_visible()
+        expect(page.locator("#message h2" if "1999" in state else ".tile.loaded").first).to_be_visible()
         if "open" in state:
             page.locator(".tile").first.click()
             expect(page.locator(".share").first).to_be_visible()
+        if "box" in state:
+            page.keyboard.press("r")
+        if "fails" in state:
+            page.context.set_offline(True)
+            page.locator("#query").fill("red")
+            expect(page.locator("#alert")).to_be_visible()
         if "filters" in state:
             page.locator("#filters-toggle").click()
         page.evaluate(AXE)
@@ -331,11 +364,14 @@ def test_nothing_matches_is_said(browser: Browser, opened: Opened, tmp_path: Pat
 
 
 def test_an_empty_folder_explains_itself_and_notices_photographs(opened: Opened, tmp_path: Path, model_path: Path) -> None:
-    with server_of(config_of(tmp_path, model_path, port=0)) as server:
+    folder = tmp_path / "Ann's holiday"
+    folder.mkdir()
+    with server_of(config_of(folder, model_path, port=0)) as server:
         page = opened(server.address)
         expect(page.locator("#message h2")).to_have_text("No photographs yet")
-        expect(page.locator("#message code")).to_contain_text("aladin index")
-        painted_folder(tmp_path, model_path)
+        command = page.locator("#message code").inner_text()
+        assert shlex.split(command) == ["aladin", "index", "./Ann's holiday"]
+        painted_folder(folder, model_path)
         expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
         expect(page.locator("#message")).to_be_hidden()
 
@@ -347,10 +383,27 @@ def test_a_server_that_is_gone_is_told_and_tried_again(opened: Opened) -> None:
     page.locator("#query").fill("red")
     page.locator("#query").press("Enter")
     expect(page.locator("#alert")).to_contain_text("The server does not answer")
+    expect(page.locator(".grid.stale")).to_have_count(1)  # what is still shown does not answer "red"
     page.context.set_offline(False)
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#told")).to_contain_text("searched in")
     expect(page.locator("#alert")).to_be_hidden()
+    expect(page.locator(".grid.stale")).to_have_count(0)
+
+
+def test_waiting_is_told_after_a_moment_and_ends(opened: Opened) -> None:
+    page = opened()
+    expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
+    held: list[Route] = []
+    page.route("**/v1/search", lambda route: held.append(route))
+    page.locator("#query").fill("red")
+    page.locator("#query").press("Enter")
+    expect(page.locator(".top.waiting")).to_have_count(1)
+    expect(page.locator("#results")).to_have_attribute("aria-busy", "true")
+    held.pop().continue_()
+    expect(page.locator("#told")).to_contain_text("searched in")
+    expect(page.locator(".top.waiting")).to_have_count(0)
+    expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
 
 
 def test_filters_that_nothing_passes_can_be_cleared(opened: Opened) -> None:

@@ -22,7 +22,9 @@ from aladin.errors import ConfigError, DataError
 from aladin.queries import Query, TextPart
 from aladin.search import SearchConfig, search
 from aladin.server.ids import OpaqueIds
+from aladin.server.rendering import Picture
 from aladin.server.settings import Limits, ServeConfig, Tokens
+from aladin.server.uploads import PictureCache
 from tests.conftest import paint
 from tests.serving import ADMIN, TOKENS, WRITE, bearer, client_of, config_of, ids_by_name, painted_folder, wait_until
 from tests.tiny_model import COLOURS
@@ -207,6 +209,29 @@ def test_a_thumbnail_is_cached_by_its_version_and_confirmed_by_its_tag(client: T
     assert client.get(image["preview"]).headers["content-type"] == "image/jpeg"
 
 
+def test_a_picture_once_made_is_not_made_again(tmp_path: Path, model_path: Path) -> None:
+    folder = painted_folder(tmp_path / "photos", model_path)
+    with client_of(config_of(folder, model_path)) as client:
+        image = client.post("/v1/search", json={"text": "red", "top": 1}).json()["hits"][0]
+        first = client.get(image["thumbnail"]).content
+        (folder / image["name"]).unlink()
+        assert client.get(image["thumbnail"]).content == first
+
+
+def test_pictures_are_kept_up_to_a_number_of_bytes_the_last_used_longest() -> None:
+    cache = PictureCache(Limits(picture_cache_bytes=10_000))
+    for number in range(50):
+        cache.put((number, "1", 640, 80), Picture(bytes(1000), 4, 3, 4, 3))
+        cache.get((0, "1", 640, 80))
+    kept = [number for number in range(50) if cache.get((number, "1", 640, 80))]
+    assert kept == [0, *range(41, 50)]
+    cache.forget(0)
+    assert cache.get((0, "1", 640, 80)) is None
+    for number in range(50, 70):
+        cache.put((number, "1", 640, 80), Picture(bytes(1000), 4, 3, 4, 3))
+    assert len([number for number in range(70) if cache.get((number, "1", 640, 80))]) == 10
+
+
 def test_an_image_whose_file_is_gone_is_404_and_still_similar(tmp_path: Path, model_path: Path) -> None:
     folder = painted_folder(tmp_path / "photos", model_path)
     with client_of(config_of(folder, model_path)) as client:
@@ -292,7 +317,10 @@ def test_an_image_is_added_once_found_and_removed(tmp_path: Path, model_path: Pa
         hits = client.post("/v1/search", json={"text": "yellow"}, headers=write).json()["hits"]
         assert added.json()["id"] in [hit["id"] for hit in hits[:2]]
         assert [path.suffix for path in (folder / "added").iterdir()] == [".png"]
+        thumbnail = next(hit["thumbnail"] for hit in hits if hit["id"] == added.json()["id"])
+        assert client.get(thumbnail, headers=write).status_code == 200
         assert client.delete(f"/v1/images/{added.json()['id']}", headers=write).status_code == 204
+        assert client.get(thumbnail, headers=write).status_code == 404  # not from the cache either
         assert client.delete(f"/v1/images/{added.json()['id']}", headers=write).status_code == 404
         assert client.get(f"/v1/images/{added.json()['id']}", headers=write).status_code == 404
         hits = client.post("/v1/search", json={"text": "yellow"}, headers=write).json()["hits"]

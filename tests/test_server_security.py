@@ -1,12 +1,15 @@
 import contextlib
+import gzip
 import http.client
 import io
 import logging
 import os
 import random
 import socket
+import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from aladin.server.files import read_below
 from aladin.server.problems import Problem
 from aladin.server.settings import RANK, Limits
 from tests.conftest import paint
+from tests.hostile_images import bombs, encoded, picture
 from tests.serving import (
     ADMIN,
     ORIGIN,
@@ -446,6 +450,81 @@ def bomb() -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     data = small.getvalue()
     return data[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def archives() -> dict[str, bytes]:
+    """Archives sent as pictures: within each other down to gigabytes of zeros, as 42.zip is; with names of other folders."""
+    inner = zipped({"zeros": bytes(10 << 20)})
+    for _ in range(5):
+        inner = zipped({f"{number}.zip": inner for number in range(16)})
+    links = io.BytesIO()
+    with tarfile.open(fileobj=links, mode="w:gz") as tar:
+        link = tarfile.TarInfo("../../link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(link)
+    return {
+        "42.zip": inner,
+        "leaving.zip": zipped({"../../evil.jpg": b"x", "/etc/cron.d/evil": b"x", "a/../../../evil": b"x"}),
+        "leaving.tar.gz": links.getvalue(),
+        "zeros.gz": gzip.compress(bytes(100 << 20)),
+        "picture and archive": encoded(picture(), "JPEG") + inner,
+    }
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def test_bombs_and_archives_are_refused_and_leave_nothing_on_the_disk(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = painted_folder(tmp_path / "photos", model_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    harmless = {
+        "picture and archive",
+        "text.png",
+        "many texts.png",
+        "profile.png",
+        "frames.gif",
+        "exif.jpg",
+    }  # their pixels are few
+    with client_of(config_of(folder, model_path, tokens=TOKENS)) as client:
+        before = everything_below(tmp_path)
+        for name, data in (archives() | bombs()).items():
+            for encoding in ({}, {"Content-Encoding": "gzip"}):
+                headers = bearer(WRITE) | {"Content-Type": "image/png"} | encoding
+                sent = client.post("/v1/uploads", content=data, headers=headers)
+                assert sent.status_code == 422 or (sent.status_code == 201 and name in harmless), name
+                if sent.status_code == 422:
+                    assert client.post("/v1/images", content=data, headers=headers).status_code == 422
+                else:
+                    assert len(client.get(sent.json()["picture"], headers=bearer(WRITE)).content) < 10_000
+            assert everything_below(tmp_path) == before, name
+
+
+def everything_below(folder: Path) -> dict[str, int]:
+    """Each file and its size, but for the collection's own."""
+    return {str(path): path.stat().st_size for path in folder.rglob("*") if path.is_file() and ".aladin" not in path.parts}
+
+
+def test_a_client_that_leaves_amid_its_picture_leaves_nothing(
+    folder: Path, model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v1/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000000\r\n\r\n"
+    with server_of(config_of(folder, model_path, port=0)) as server:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+                connection.sendall(head + bytes(500_000))
+        answered = exchange(server.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert answered.startswith(b"HTTP/1.1 200")
+        assert server.app.state.served.uploads._kept == {}
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_uploads_are_forgotten(folder: Path, model_path: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": ("aladin.cli.explain", "Tell why an image answers a sentence: each word's region and share."),
     "caption": ("aladin.cli.caption", "Find the sentences of a file that describe an image."),
     "serve": ("aladin.cli.serve", "Search a folder in the browser, or by an HTTP API."),
+    "dupes": ("aladin.cli.dupes", "List the images of a folder that are copies of each other, or nearly."),
     "index": ("aladin.cli.collection", "Read a folder's new and changed images into its collection."),
     "watch": ("aladin.cli.collection", "Keep a folder's collection up to date, change by change."),
     "plan": ("aladin.cli.collection", "Estimate what indexing a folder will take and skip."),

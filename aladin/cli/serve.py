@@ -20,7 +20,7 @@ from aladin.model_folder import shipped_model
     "--tokens", type=click.Path(path_type=Path), help="File with lines such as `search TOKEN`; see also ALADIN_TOKENS."
 )
 @click.option("--workers", default=0, type=click.IntRange(0, 256), help="Searches at once.  [default: one a core]")
-@click.option("--waiting", type=click.IntRange(0), help="Searches that wait for each worker.  [default: 2]")
+@click.option("--waiting", type=click.IntRange(0), help="Searches that wait for a worker.  [default: half as many]")
 @click.option("--no-index", is_flag=True, help="Do not look for new and changed files.")
 @click.option("--access-log", is_flag=True, help="A line on stderr for every request, never with what it asked for.")
 @MODEL
@@ -46,7 +46,7 @@ def serve(
     if place.is_file():
         with Collection.open(place) as opened:
             opened.check_root(folder)
-    limits = Limits(workers=workers) if waiting is None else Limits(workers=workers, waiting=waiting)
+    limits = Limits(workers=workers, waiting=waiting)
     config = ServeConfig(
         folder=folder,
         place=place,

@@ -32,18 +32,18 @@ class BrowsedCollection(Collection):
 
     def facets(self) -> Facets:
         folder = COLUMNS["folder"]
-        found = self._rows(
+        found = self.select(
             f"SELECT {folder} AS name, count(*) FROM images WHERE status = 'ok' "
             f"GROUP BY name ORDER BY name LIMIT {FOLDERS_SHOWN}"
         )
-        dates = self._rows(f"SELECT min(d), max(d) FROM (SELECT substr({DATE}, 1, 10) AS d FROM images WHERE status = 'ok')")
+        dates = self.select(f"SELECT min(d), max(d) FROM (SELECT substr({DATE}, 1, 10) AS d FROM images WHERE status = 'ok')")
         return Facets(tuple((shown(str(name)), count) for name, count in found), *dates[0])
 
     def page(self, after: tuple[str, int] | None, count: int, condition: Condition | None) -> Page:
         """The next `count` images by date, the newest first, after the one with that date and id."""
         where, values = (f"({condition.sql})", condition.values) if condition else ("1", ())
         date, number = after or ("\U0010ffff", 0)
-        numbers = self._rows(
+        numbers = self.select(
             f"SELECT id, coalesce({DATE}, '') AS d FROM images WHERE status = 'ok' AND {where} AND (d, -id) < (?, ?) "
             "ORDER BY d DESC, id LIMIT ?",
             (*values, date, -number, count + 1),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
 from aladin.filters import parsed
 from aladin.server import ids, uploads
@@ -133,6 +134,7 @@ async def remove_image(image: OpaqueId, request: Request) -> Response:
     if served.ids.number(image) is None or not served.config.place.is_file():
         raise no_image(image)
     await asyncio.to_thread(remove, served, image)
+    served.pictures.forget(served.number(image))
     return Response(status_code=204)
 
 
@@ -168,7 +170,10 @@ async def _image_body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
         raise Problem(415, f"the body is {kind[:60] or 'of no type'}; send an image's bytes, with Content-Type: image/jpeg")
-    data = await request.body()
+    try:
+        data = await request.body()
+    except ClientDisconnect:
+        raise Problem(400, "the client left before its image had arrived") from None
     if not data:
         raise Problem(422, "the body is empty; send an image's bytes")
     return data

@@ -55,7 +55,7 @@ async def metrics(request: Request) -> Response:
     try:
         counts = await served.aside(served.counts)
     except (NoCollection, AladinError):
-        counts = Counts({}, {}, 0, Facets((), None, None))
+        counts = Counts({}, {}, 0, Facets((), None, None), 0.0)
     served.metrics.generation.set(counts.generation)
     for gauge, values in ((served.metrics.rows, counts.images), (served.metrics.failed, counts.reasons)):
         gauge.clear()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from aladin.server.limits import impatient_protocol
 from aladin.server.settings import ServeConfig
 
 CONNECTIONS = 1000  # at once; more are answered 503
+SWITCH_SECONDS = 0.0005  # that a searching thread goes on while the one that answers waits for its turn
 
 
 class Server(uvicorn.Server):
@@ -64,6 +66,9 @@ def serve(config: ServeConfig, started: Callable[[str], None], access_log: bool 
     """Serve until a signal; 0 after SIGTERM, 130 after Ctrl-C. `started` is told the address. ConfigError when it is taken."""
     logging.getLogger("aladin.access").setLevel(logging.INFO if access_log else logging.WARNING)
     server = Server(uvicorn_config(create_app(config), config), started)
+    # A request takes the interpreter's lock several times, after each wait for its socket. With Python's own 5 ms a health
+    # check would take 50 ms or more beside two busy searches.
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         asyncio.run(server.serve())
     except SystemExit:  # uvicorn's answer when it cannot listen

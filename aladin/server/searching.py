@@ -1,4 +1,4 @@
-"""Searches by a few threads at once, each with a connection of its own; more than they can take on soon are sent away.
+"""Searches by a few threads at once, each with a connection of its own; more than they can take on at once are sent away.
 
 Concurrent texts are not gathered into batches: the model encodes each text on its own anyway, so that an answer does not
 depend on its neighbours, and a batch would only wait for its last member.
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from aladin.encode import Encoder
 from aladin.search import Searcher
-from aladin.server.browsing import BrowsedCollection, Facets
+from aladin.server.browsing import BrowsedCollection
 from aladin.server.problems import Busy, NoCollection
 from aladin.server.settings import Limits
 
@@ -30,14 +30,6 @@ class Engine:
         self.encoder = encoder
         self.searcher = Searcher(collection, encoder)
         self.identity = identity  # of the file: device and inode
-        self._facets: tuple[int, Facets] | None = None
-
-    def facets(self) -> Facets:
-        """What filters can be set to, as of the collection's present generation."""
-        generation = self.collection.generation
-        if self._facets is None or self._facets[0] != generation:
-            self._facets = (generation, self.collection.facets())
-        return self._facets[1]
 
 
 class SearchPool:
@@ -46,7 +38,7 @@ class SearchPool:
     def __init__(self, place: Path, encoder: Encoder, limits: Limits) -> None:
         self._place = place
         self._encoder = encoder
-        self._most = limits.searches * (1 + limits.waiting)
+        self._most = limits.searches_taken
         self._local = threading.local()
         self._workers = limits.searches
         self._threads = ThreadPoolExecutor(limits.searches, thread_name_prefix="search")

@@ -116,7 +116,8 @@ def _name(url: str) -> str | None:
 def allowed(scope: TokenScope) -> Any:
     """A dependency that lets a request pass only with a token of that scope. Without any tokens everybody may search."""
 
-    def check(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+    # A coroutine: FastAPI would send a plain function to a thread and back, which under load takes longer than the check.
+    async def check(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         tokens: Tokens = request.app.state.served.config.tokens
         if not tokens and scope == "search":
             return

@@ -25,6 +25,7 @@ from aladin.server.uploads import PictureCache, Uploads
 
 Result = TypeVar("Result")
 THUMBNAIL_SIDE, PREVIEW_SIDE = 640, 1600  # px
+COUNTING_SHARE = 0.1  # of one core, while a collection changes all the time
 THUMBNAIL_QUALITY, PREVIEW_QUALITY, QUERY_QUALITY = 80, 86, 95
 
 
@@ -40,12 +41,13 @@ class Indexing:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the collection holds."""
+    """What the collection holds, or held when it was last counted."""
 
     images: dict[str, int]
     reasons: dict[str, int]
     generation: int
     facets: Facets
+    until: float  # by the monotonic clock: it is not counted again before, so that counting takes no more than its share
 
 
 class Served:
@@ -104,10 +106,12 @@ class Served:
         if not self.config.place.is_file():
             raise NoCollection
         with BrowsedCollection.open(self.config.place) as collection, collection.snapshot():
-            if self._counts is None or self._counts.generation != collection.generation:
-                self._counts = Counts(
-                    collection.counts(), collection.failure_counts(), collection.generation, collection.facets()
-                )
+            now, known = time.monotonic(), self._counts
+            if known is None or (known.generation != collection.generation and now >= known.until):
+                images, reasons, facets = collection.counts(), collection.failure_counts(), collection.facets()
+                ended = time.monotonic()
+                self._counts = Counts(images, reasons, collection.generation, facets, ended + (ended - now) / COUNTING_SHARE)
+            assert self._counts is not None
             return self._counts
 
     async def rendered(self, work: Callable[[], Picture]) -> Picture:

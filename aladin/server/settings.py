@@ -79,7 +79,7 @@ class Limits:
     upload_store_bytes: int = 128 << 20  # of all uploads kept for queries
     upload_seconds: float = 3600.0  # that an upload is kept
     workers: int = 0  # searches at once; 0: one a core
-    waiting: int = 2  # searches that wait for each worker; the next is told to come again
+    waiting: int | None = None  # searches that wait for a worker; None: half as many as there are workers, at least one
     renderings_waiting: int = 256  # pictures that wait to be made
     picture_cache_bytes: int = 96 << 20
     decode_seconds: float = 20.0  # for one picture
@@ -90,6 +90,13 @@ class Limits:
     def searches(self) -> int:
         """Searches at once."""
         return self.workers or os.cpu_count() or 1
+
+    @property
+    def searches_taken(self) -> int:
+        """Searches at work or waiting; the next is told to come again. So few, since two may take twice as long as one: who is
+        let in shall have an answer in three times the time that it takes alone.
+        """
+        return self.searches + (max(self.searches // 2, 1) if self.waiting is None else self.waiting)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import { answersTo } from "./words.js";
 const FIRST = 80, MORE = 6, MOST = 10000; // hits at first, how many times as many when scrolled to the end, and at most
 const PAGE = 400; // photographs at once when leafing
 const LIGHTED = 1000; // hits among which a word's strongest answer is looked for
-const TYPING = 220; // ms without a key before what is typed is searched for
+const TYPING = 150; // ms without a key before what is typed is searched for
 const POLL = 1500;
+const SLOW = 250; // ms after which the page says that it waits
 
 let state = fromAddress(location.hash);
 let status = null;
@@ -76,6 +77,7 @@ function draw() {
   const count = filtersSet(state);
   byId("filters-count").hidden = !count;
   byId("filters-count").textContent = count || "";
+  byId("filters-clear").hidden = !count;
   byId("from").value = state.from;
   byId("to").value = state.to;
   drawFolders();
@@ -162,12 +164,21 @@ async function run() {
   viewer.close();
   alertNone();
   grid.light(null);
+  const slow = setTimeout(() => waiting(true), SLOW);
   try {
     if (isQuery(state)) await ask(control.signal);
     else await leaf(control.signal);
   } catch (error) {
     if (!control.signal.aborted) failed(error);
+  } finally {
+    clearTimeout(slow);
+    if (search === control) waiting(false);
   }
+}
+
+function waiting(yes) {
+  document.querySelector(".top").classList.toggle("waiting", yes);
+  byId("results").setAttribute("aria-busy", String(yes));
 }
 
 async function ask(signal) {
@@ -179,9 +190,9 @@ async function ask(signal) {
   byId("results").classList.toggle("faint", found.answered === false);
   grid.set(hits);
   scrollTo({ top: 0, behavior: "instant" });
-  const took = Math.max(Math.round(performance.now() - started), 1);
+  const took = performance.now() - started;
   const cut = found.truncated ? " · the end of the text was too long to be read" : "";
-  tell(hits.length ? `${plural(found.searched)} searched in ${took} ms${cut}` : "");
+  tell(hits.length ? `${plural(found.searched)} searched in ${duration(took)}${cut}` : "");
   if (!hits.length) message("search", "Nothing to search in", filtersSet(state) ? "No photograph passes the filters." : "The collection has no photograph to compare.", filtersSet(state) ? ["Clear filters", clearFilters] : null);
   else if (found.answered === false) message("search", `Nothing here seems to show “${found.query}”`, "These come nearest.");
   else messageNone();
@@ -287,8 +298,13 @@ async function searchWith(file) {
 
 const plural = (count) => (count === 1 ? "1 photograph" : `${count.toLocaleString()} photographs`);
 const tell = (text) => (byId("told").textContent = text);
-const alertNone = () => (byId("alert").hidden = true);
+const duration = (ms) => (ms < 1000 ? `${Math.max(Math.round(ms), 1)} ms` : `${(ms / 1000).toFixed(1)} s`);
 const messageNone = () => (byId("message").hidden = true);
+
+function alertNone() {
+  byId("alert").hidden = true;
+  byId("results").classList.remove("stale");
+}
 
 function failed(error) {
   page.done = true;
@@ -299,6 +315,7 @@ function failed(error) {
   const again = element("button", { type: "button", onclick: () => run() }, "Try again");
   byId("alert").replaceChildren(element("span", {}, said), again);
   byId("alert").hidden = false;
+  byId("results").classList.add("stale"); // what is still shown answers something else
   return undefined;
 }
 
@@ -321,15 +338,16 @@ function firstRun() {
     node.append(bar, element("p", {}, indexing.total ? `${indexing.done.toLocaleString()} of ${indexing.total.toLocaleString()}` : "Looking for photographs …"));
   } else {
     const name = status?.name ? `“${status.name}”` : "the folder";
-    const why = indexing.state === "failed" ? `${indexing.message[0].toUpperCase()}${indexing.message.slice(1)}.` : `None has been read from ${name} so far. Put some there, then run this in a terminal. aladin only looks, and nothing leaves this computer.`;
+    const why = indexing.state === "failed" ? `${indexing.message[0].toUpperCase()}${indexing.message.slice(1)}.` : `None has been read from ${name} so far. Put some there, then run this in a terminal. They are only read, and nothing leaves this computer.`;
     const node = message("lamp", "No photographs yet", why, null, true);
-    const text = `aladin index ${/^[\w./-]+$/.test(status?.name || "") ? status.name : "FOLDER"}`;
+    const text = `aladin index ${inShell(status?.name || "FOLDER")}`;
     const copy = element("button", { type: "button", onclick: async () => { await navigator.clipboard?.writeText(text); copy.textContent = "Copied"; } }, "Copy");
     node.append(element("div", { className: "command" }, element("code", {}, text), copy), element("p", {}, "This page notices when it is done."));
   }
   setTimeout(watch, POLL);
 }
 
+const inShell = (name) => (/^[\w.][\w./-]*$/.test(name) ? name : `'./${name.replaceAll("'", "'\\''")}'`);
 const progressNote = () => (status?.indexing.state === "running" && status.indexing.total ? ` · reading ${(status.indexing.total - status.indexing.done).toLocaleString()} more` : "");
 
 async function watch() {

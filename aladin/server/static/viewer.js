@@ -82,6 +82,7 @@ export class Viewer {
     const height = stage.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
     const scale = Math.min(width / (this.item.width || 4), height / (this.item.height || 3));
     Object.assign(this.frame.style, { width: `${(this.item.width || 4) * scale}px`, height: `${(this.item.height || 3) * scale}px` });
+    if (this.box) this.placeConfirm(this.box);
   }
 
   // Why
@@ -161,13 +162,17 @@ export class Viewer {
     byId("viewer-region").setAttribute("aria-pressed", String(Boolean(box)));
     if (!box) return;
     placeBox(this.choice, box, 1, 1);
-    const below = box.y + box.height < 0.8;
-    Object.assign(byId("confirm").style, {
-      left: `${100 * Math.min(box.x, 0.45)}%`,
-      top: below ? `calc(${100 * (box.y + box.height)}% + 8px)` : "auto",
-      bottom: below ? "auto" : "10px",
-    });
+    this.placeConfirm(box);
     if (focus) this.choice.focus();
+  }
+
+  // Below the box, or above it where there is no room; within the stage, and off the box as long as one of the two is possible.
+  placeConfirm(box) {
+    const bar = byId("confirm"), stage = byId("stage").getBoundingClientRect(), frame = this.frame.getBoundingClientRect();
+    const [left, top] = [frame.left - stage.left + box.x * frame.width, frame.top - stage.top + box.y * frame.height];
+    const below = top + box.height * frame.height + 8, above = top - bar.offsetHeight - 8, lowest = stage.height - bar.offsetHeight - 8;
+    bar.style.left = `${Math.max(Math.min(left, stage.width - bar.offsetWidth - 8), 8)}px`;
+    bar.style.top = `${below <= lowest ? below : above >= 8 ? above : lowest}px`;
   }
 
   point(event) {
@@ -177,7 +182,7 @@ export class Viewer {
   }
 
   press(event) {
-    if (event.button !== 0 || event.target.closest(".confirm")) return;
+    if (event.button !== 0) return;
     event.preventDefault();
     this.frame.setPointerCapture(event.pointerId);
     const from = this.point(event);
