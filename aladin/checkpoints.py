@@ -3,6 +3,7 @@
 Nothing is ever unpickled here.
 """
 
+import dataclasses
 import importlib.util
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from aladin.backbone import Backbone
-from aladin.config import to_table
+from aladin.config import ModelConfig, to_table
 from aladin.errors import ConfigError, ModelError
 from aladin.model import Aladin, image_network
 from aladin.model_folder import model_config
@@ -72,13 +73,18 @@ def average_models(folders: Sequence[Path]) -> Aladin:
     """
     models = [load_model(folder) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
-        if model.config != models[0].config:
+        if _architecture(model) != _architecture(models[0]):
             raise ModelError(f"{folder} has another architecture than {folders[0]}; only models of one kind can be averaged")
     states = [model.state_dict() for model in models]
     for name, weight in states[0].items():
         if weight.is_floating_point() and not name.startswith(NEVER_LEARNED):
             weight.copy_(torch.stack([state[name] for state in states]).mean(dim=0))
     return models[0]
+
+
+def _architecture(model: Aladin) -> ModelConfig:
+    """The settings of a model but for dropout, which its weights do not depend on."""
+    return dataclasses.replace(model.config, backbone=dataclasses.replace(model.config.backbone, dropout=0.0))
 
 
 def load_minilm(backbone: Backbone) -> None:

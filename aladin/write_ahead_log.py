@@ -50,7 +50,9 @@ def log_damage(collection: Path) -> str | None:
     ours = [frame for frame in frames[wrong:] if frame.salts[0] == salts[0] or frame.salts[1] == salts[1]]
     if sum(frame.commits for frame in ours) < 2:
         return None
-    return f"the log (-wal) is damaged in frame {wrong + 1} of {wrong + len(ours)}; what was committed from there on is not read"
+    return (
+        f"the log (-wal) is damaged in frame {wrong + 1} of {wrong + len(ours)}; what was committed from there on is not read"
+    )
 
 
 def _frames(content: bytes, page_size: int, seed: Sum, order: str) -> list[_Frame]:

@@ -191,6 +191,17 @@ def test_the_average_of_a_model_with_itself_is_that_model(tokenizer: Path, tmp_p
     assert all(torch.equal(weight, one[name]) for name, weight in mean.items())
 
 
+def test_models_that_learned_with_another_dropout_can_be_averaged(tokenizer: Path, tmp_path: Path) -> None:
+    other = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, dropout=0.2))
+    for name, config in (("one", TINY), ("other", other)):
+        save_model(tiny_model(tokenizer, config), tokenizer, tmp_path / name)
+    mean = average_models([tmp_path / "one", tmp_path / "other"])
+    assert mean.config == TINY
+    assert all(
+        torch.equal(weight, load_model(tmp_path / "one").state_dict()[name]) for name, weight in mean.state_dict().items()
+    )
+
+
 def test_models_of_different_sizes_cannot_be_averaged(tokenizer: Path, tmp_path: Path) -> None:
     wider = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, matching_feed_forward=32))
     save_model(tiny_model(tokenizer), tokenizer, tmp_path / "one")
