@@ -69,9 +69,7 @@ class Backbone(nn.Module):
         return first[:, -self.dim :] if self.deep else first
 
     def _contextual(self, states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tokens:
-        bias = torch.zeros(mask.shape, dtype=states.dtype, device=states.device)
-        # The lowest finite number, not -inf: a row without any real token must not turn into NaN.
-        bias = bias.masked_fill(~mask, torch.finfo(torch.bfloat16).min)[:, None, None, :]
+        bias = Tokens(states, mask).padding_bias[:, None, None, :]
         every = [states]
         for layer in self.layers:
             states = layer(states, bias)

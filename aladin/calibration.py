@@ -12,19 +12,17 @@ model.toml; a model without them gives no probabilities.
 
 import json
 import math
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from aladin.alignment import alignment_scores, token_similarity
+from aladin.cache import cache_folder, keep
 from aladin.collection import Collection
 from aladin.config import from_table, read_toml
 from aladin.encode import Encoder
 from aladin.errors import ConfigError, ModelError
-from aladin.nearest import cache_folder
 from aladin.quantized import QuantizedTokens
 
 SAMPLED_IMAGES = 128  # of a collection
@@ -146,14 +144,5 @@ def _kept(collection: Collection, images: int) -> Background | None:
 
 
 def _keep(found: Background, collection: Collection, images: int) -> None:
-    """For the next time, where it can be written."""
-    folder = cache_folder(collection)
     content = asdict(found) | {"images": images, "fingerprint": collection.fingerprint, "sentences": len(BACKGROUND)}
-    draft = folder / f"{NAME}.{os.getpid()}.new"
-    try:
-        folder.mkdir(exist_ok=True)
-        draft.write_text(json.dumps(content), encoding="utf-8")
-        draft.replace(folder / NAME)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
+    keep(cache_folder(collection) / NAME, lambda draft: draft.write_text(json.dumps(content), encoding="utf-8"))

@@ -1,10 +1,8 @@
 """Texts as a collection: the lines of a file, encoded once, among which an image finds those that describe it."""
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from jaxtyping import Float16, Float32, Int64
 
 from aladin.alignment import alignment_scores, token_similarity
 from aladin.boxes import Box
+from aladin.cache import keep
 from aladin.encode import Encoder
 from aladin.errors import DataError, ModelError
 from aladin.explain import Explanation, explain
@@ -154,16 +153,11 @@ def _kept(path: Path) -> tuple[Float16[np.ndarray, "texts dim"], tuple[bytes, ..
 def _keep(encoded: tuple[Float16[np.ndarray, "texts dim"], tuple[bytes, ...]], path: Path, prefix: str) -> None:
     """In the place of what was kept of the file's earlier contents; nothing where it cannot be written."""
     vectors, words = encoded
-    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        path.parent.mkdir(exist_ok=True)
+
+    def write(draft: Path) -> None:
         blobs = np.frombuffer(b"".join(words), dtype=np.uint8)
         with draft.open("wb") as file:
             np.savez(file, vectors=vectors, words=blobs, lengths=np.array([len(blob) for blob in words], dtype=np.int64))
-        draft.replace(path)
-        for other in path.parent.glob("captions-*.npz"):
-            if other.name.startswith(prefix) and other != path:
-                other.unlink(missing_ok=True)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
+
+    files = path.parent.glob("captions-*.npz")
+    keep(path, write, instead_of=(other for other in files if other.name.startswith(prefix) and other != path))

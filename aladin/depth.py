@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aladin.config import HeadsConfig
+from aladin.heads import head_layers
 from aladin.tensors import Tokens
 
 FUSION_HIDDEN = 512  # of the network that weighs earlier layers against the last, in the original
@@ -20,14 +21,11 @@ class PostLayers(nn.Module):
     def __init__(self, config: HeadsConfig, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, config.matching_heads, config.matching_feed_forward, dropout=0.0, batch_first=True)
-            for _ in range(config.post_layers)
-        )
+        self.layers = head_layers(config, dim, config.post_layers)
 
     def forward(self, encoded: Tokens, keep: bool) -> Tokens:
         """The new states, after those that were there if these are to be kept."""
-        states, bias = encoded.states[..., -self.dim :], _padding_bias(encoded)
+        states, bias = encoded.states[..., -self.dim :], encoded.padding_bias
         for layer in self.layers:
             states = layer(states, src_key_padding_mask=bias)
         return Tokens(torch.cat([encoded.states, states], dim=-1) if keep else states, encoded.mask)
@@ -68,7 +66,7 @@ class GatedState(nn.Module):
         self.gate = nn.Linear(dim, 1)
 
     def forward(self, encoded: Tokens) -> Tokens:
-        bias = _padding_bias(encoded)
+        bias = encoded.padding_bias
         gated = []
         for states in torch.split(encoded.states, self.dim, dim=-1):
             attended, _ = self.attention(states, states, states, key_padding_mask=bias, need_weights=False)
@@ -110,9 +108,3 @@ def alignment_depth(config: HeadsConfig, dim: int) -> nn.Module:
 
 def _aggregation(form: str, config: HeadsConfig, dim: int) -> nn.Module:
     return GatedState(dim, config.matching_heads) if form == "gated" else MeanState(dim)
-
-
-def _padding_bias(encoded: Tokens) -> Float[Tensor, "batch tokens"]:
-    bias = torch.zeros(encoded.mask.shape, dtype=encoded.states.dtype, device=encoded.states.device)
-    # The lowest finite number, not -inf: a row without any real token must not turn into NaN.
-    return bias.masked_fill(~encoded.mask, torch.finfo(torch.bfloat16).min)

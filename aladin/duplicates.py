@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from aladin.collection import Collection, ImageRow
-from aladin.fingerprints import SIDE, Known, read_fingerprints
+from aladin.fingerprints import SIDE, Known, content_of, read_fingerprints
 from aladin.listing import sidecar_names
 
 Level = Literal["exact", "same", "alike"]
@@ -74,7 +74,7 @@ def find_duplicates(collection: Collection, level: Level = "same", progress: Pro
         first = np.unique(labels["exact"])  # one of each content
         ids, found = collection.findable_vectors(np.array([rows[place].id for place in first], dtype=np.int64))
         places, vectors = _places(rows, ids), found.astype(np.float32)
-        signs = _signs([prints.get((rows[place].sha256 or b"").hex()) for place in places])
+        signs = _signs([prints.get(content_of(rows[place])) for place in places])
         labels["same"] = _joined(labels["exact"], places, _near([(signs, LEAST_SIGNS), (vectors, MIN_COSINE)], progress))
         if level == "alike":
             labels["alike"] = _joined(labels["same"], places, _near([(vectors, ALIKE_COSINE)], progress))

@@ -4,11 +4,9 @@ Each of 8 x 8 bits says whether a point of the picture is darker than its right 
 """
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +14,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from aladin.cache import cache_folder, keep
 from aladin.collection import Collection, ImageRow
 from aladin.config import IndexConfig
 from aladin.decoding import Decoders, DecodingLimits
 from aladin.listing import FileState
-from aladin.nearest import cache_folder
 from aladin.photographs import Decoded, Unreadable
 
 SIDE = 8
@@ -60,11 +58,11 @@ def read_fingerprints(
     """
     path = cache_folder(collection) / NAME
     known = _kept(path)
-    unread = [row for row in rows if _content(row) not in known]
+    unread = [row for row in rows if content_of(row) not in known]
     changed: list[ImageRow] = []
     unreadable: list[ImageRow] = []
     # Looked at only when it is read: by then a twin may have told what the content is.
-    numbered = ((number, row) for number, row in enumerate(unread, 1) if _content(row) not in known)
+    numbered = ((number, row) for number, row in enumerate(unread, 1) if content_of(row) not in known)
     try:
         for number, row, answer in _decoded(collection.root, numbered):
             if isinstance(answer, Unreadable):
@@ -72,15 +70,16 @@ def read_fingerprints(
             elif answer.photograph.sha256 != row.sha256:
                 changed.append(row)
             else:
-                known[_content(row)] = fingerprint(answer.pixels)
+                known[content_of(row)] = fingerprint(answer.pixels)
             progress(number, len(unread))
     finally:
         if unread:
-            _keep(known, path)
+            keep(path, lambda draft: draft.write_text(json.dumps(known), encoding="utf-8"))
     return Fingerprints(known, tuple(changed), tuple(unreadable))
 
 
-def _content(row: ImageRow) -> str:
+def content_of(row: ImageRow) -> str:
+    """The name of an image's content in `Known`."""
     return (row.sha256 or b"").hex()
 
 
@@ -105,15 +104,3 @@ def _kept(path: Path) -> Known:
         return {str(content): None if bits is None else int(bits) % 2**64 for content, bits in kept.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _keep(found: Known, path: Path) -> None:
-    """For the next time, where it can be written."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        draft.write_text(json.dumps(found), encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()

@@ -1,6 +1,5 @@
 """The heads on the backbone's states: alignment tokens for precision, one vector for speed, and one for pairs read together."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -38,18 +37,22 @@ class MatchingHead(nn.Module):
 
     def __init__(self, config: HeadsConfig, dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, config.matching_heads, config.matching_feed_forward, dropout=0.0, batch_first=True)
-            for _ in range(config.matching_layers)
-        )
+        self.layers = head_layers(config, dim, config.matching_layers)
 
     def forward(self, encoded: Tokens) -> Float[Tensor, "batch dim"]:
         states = encoded.states
-        bias = torch.zeros(encoded.mask.shape, dtype=states.dtype, device=states.device)
-        bias = bias.masked_fill(~encoded.mask, torch.finfo(torch.bfloat16).min)
+        bias = encoded.padding_bias
         for layer in self.layers:
             states = layer(states, src_key_padding_mask=bias)
         return normalize(states[:, 0].float(), dim=-1)
+
+
+def head_layers(config: HeadsConfig, dim: int, count: int) -> nn.ModuleList:
+    """Layers of a transformer of the matching head's sizes."""
+    return nn.ModuleList(
+        nn.TransformerEncoderLayer(dim, config.matching_heads, config.matching_feed_forward, dropout=0.0, batch_first=True)
+        for _ in range(count)
+    )
 
 
 class PairHead(nn.Module):

@@ -11,11 +11,10 @@ made at, replaced by renaming, and made anew when it is missing, damaged, anothe
 
 import importlib
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from aladin.cache import cache_folder, keep
 from aladin.collection import Collection
 
 EXACT_ROWS = 50_000  # images up to which all are compared
@@ -57,11 +57,6 @@ class _Vectors(Protocol):
     """All vectors of a collection, in some form."""
 
     def best(self, vector: Float32[np.ndarray, " dim"], count: int, allowed: Ids | None) -> Nearest: ...
-
-
-def cache_folder(collection: Collection) -> Path:
-    """Where what can be computed again is kept; it may be deleted at any time."""
-    return collection.path.with_name(collection.path.name + ".cache")
 
 
 class NearestImages:
@@ -233,19 +228,13 @@ class _Codes:
             "checked": _checksums(self._collection, np.sort(present[:: max(len(present) // CHECKED_ROWS, 1)])),
         }
         name = f"nearest-{self._generation}.npz"
-        draft = folder / f"{name}.{os.getpid()}.new"
-        try:
-            folder.mkdir(exist_ok=True)
+
+        def write(draft: Path) -> None:
             arrays = {"ids": np.where(self._current, self._ids, NOBODY), "codes": _faiss().serialize_index(self._index)}
             with draft.open("wb") as file:
                 np.savez(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
-            draft.replace(folder / name)
-            for other in folder.glob("nearest-*"):
-                if other.name != name:
-                    other.unlink(missing_ok=True)
-        except OSError:
-            with suppress(OSError):
-                draft.unlink()
+
+        keep(folder / name, write, instead_of=(other for other in folder.glob("nearest-*") if other.name != name))
 
 
 def _faiss() -> Any:

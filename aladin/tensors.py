@@ -20,6 +20,13 @@ class Tokens:
     def __len__(self) -> int:
         return self.states.shape[0]
 
+    @property
+    def padding_bias(self) -> Float[Tensor, "batch tokens"]:
+        """What attention adds to its scores so that nobody looks at padding."""
+        bias = torch.zeros(self.mask.shape, dtype=self.states.dtype, device=self.states.device)
+        # The lowest finite number, not -inf: a row without any real token must not turn into NaN.
+        return bias.masked_fill(~self.mask, torch.finfo(torch.bfloat16).min)
+
     def __getitem__(self, rows: slice | Tensor) -> "Tokens":
         return Tokens(self.states[rows], self.mask[rows])
 

@@ -31,13 +31,14 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
 import aladin.nearest
+from aladin.cache import cache_folder
 from aladin.collection import Collection
 from aladin.collection_writer import CollectionWriter, FileState, Photograph
 from aladin.datasets import read_dataset
 from aladin.encode import Encoder
 from aladin.images import open_image, to_pixels
 from aladin.model_folder import ModelFolder, shipped_model
-from aladin.nearest import NearestImages, cache_folder
+from aladin.nearest import NearestImages
 from aladin.queries import Query, TextPart
 from aladin.search import Searcher
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import aladin.calibration
+from aladin.cache import cache_folder
 from aladin.calibration import BACKGROUND, Background, Calibration, background_of, background_scores, read_calibration
 from aladin.collection_writer import CollectionWriter
 from aladin.encode import Encoder
 from aladin.errors import ConfigError, ModelError
-from aladin.nearest import cache_folder
 from tests.conftest import fill
 from tests.reference import alignment
 from tests.tiny_model import build_tiny_model

@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 
 import aladin.duplicates
 import aladin.fingerprints
+from aladin.cache import cache_folder
 from aladin.cli import main
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
@@ -21,7 +22,7 @@ from aladin.duplicates import LEVELS, Level, find_duplicates
 from aladin.encode import Encoder
 from aladin.fingerprints import fingerprint, read_fingerprints
 from aladin.indexing import index_folder
-from aladin.nearest import cache_folder, quiet
+from aladin.nearest import quiet
 from tests.conftest import fill
 from tests.tiny_model import COLOURS
 

@@ -11,11 +11,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import aladin.collection
 import aladin.nearest
+from aladin.cache import cache_folder
 from aladin.collection import Collection
 from aladin.collection_writer import CollectionWriter
 from aladin.encode import Encoder
 from aladin.model_folder import ModelFolder
-from aladin.nearest import NearestImages, cache_folder
+from aladin.nearest import NearestImages
 from tests.conftest import fill
 from tests.tiny_model import DIM
 

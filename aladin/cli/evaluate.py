@@ -171,15 +171,15 @@ def _pairs_of(asked: Request) -> int:
             f"--pairs is {asked.pairs} and --rerank {asked.rerank}; the third stage reads what the second has put in order: "
             "give a --rerank of at least --pairs"
         )
-    if not (asked.pairs or asked.pair_model):
-        return min(PAIRS, asked.rerank) if asked.pairs is None and has_pair_head(asked.model) else 0
-    folder = asked.pair_folder
-    if not has_pair_head(folder):
+    folder, readable = asked.pair_folder, has_pair_head(asked.pair_folder)
+    if (asked.pairs or asked.pair_model) and not readable:
         raise ConfigError(
             f"{printable(str(folder))} has no weights of a pair head for --pairs; give with --pair-model a folder that "
             "`aladin train` wrote by recipes/entangled.toml"
         )
-    return min(PAIRS, asked.rerank) if asked.pairs is None else asked.pairs
+    if asked.pairs is None:
+        return min(PAIRS, asked.rerank) if readable else 0
+    return asked.pairs
 
 
 def _third_stage(asked: Request, dataset: "Dataset", pairs: int, cache: Path, stages: "Stages") -> "ThirdStage | None":
