@@ -32,6 +32,7 @@ from aladin.datasets import Dataset
 from aladin.encode import Encoder
 from aladin.errors import DataError, ModelError
 from aladin.evaluation import Stages, alignment_matrix, encode_dataset
+from aladin.hub_terms import as_queries
 from aladin.tensors import Tokens
 from aladin.text import WordPieces
 
@@ -85,7 +86,7 @@ def judged_queries(model: Path, data: Dataset, stages: Stages) -> Judged:
         encoded = encode_dataset(model, data, "fp32", Path(name), stages)
     regions = encoded.images.tokens
     with stages.stage("scores"):
-        captions = _scores(regions, encoded.captions.tokens)
+        captions = _scores(regions, _asked(encoder, encoded.captions.tokens))
         mentions = word_mentions(data)
         if not mentions:
             raise DataError(f"no word is said of {MIN_IMAGES} of the {len(data)} images; give more images with captions")
@@ -206,8 +207,15 @@ def _scores(regions: Tokens, words: Tokens) -> Float32[np.ndarray, "images queri
 
 
 def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
-    encoded = encoder.encode_texts(texts)
+    encoded = encoder.encode_queries(texts)
     return Tokens(torch.from_numpy(encoded.words), torch.from_numpy(encoded.word_mask))
+
+
+def _asked(encoder: Encoder, captions: Tokens) -> Tokens:
+    """Captions as queries are encoded."""
+    if not encoder.model.config.heads.hub_centres:
+        return captions
+    return Tokens(torch.from_numpy(as_queries(captions.states.numpy())), captions.mask)
 
 
 def _same_meaning(data: Dataset) -> Bool[np.ndarray, "images captions"]:

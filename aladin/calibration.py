@@ -117,7 +117,7 @@ def background_of(collection: Collection, encoder: Encoder, calibration: Calibra
 
 def background_scores(tokens: QuantizedTokens, encoder: Encoder) -> Background:
     """Mean and deviation of the scores of all background sentences with these images."""
-    texts = encoder.encode_texts(list(BACKGROUND))
+    texts = encoder.encode_queries(list(BACKGROUND))
     regions, scores = tokens.restored(), []
     for words, mask in zip(texts.words, texts.word_mask, strict=True):
         scores.append(alignment_scores(token_similarity(regions, words[mask]), tokens.mask, "MrAVGw"))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from aladin.backbone import Backbone
 from aladin.config import ModelConfig, to_table
 from aladin.errors import ConfigError, ModelError
-from aladin.model import Aladin, image_network
+from aladin.model import Aladin, image_network, without_hub_correction
 from aladin.model_folder import model_config
 
 NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunks", "tag_tail", "classifier"))
@@ -71,7 +71,7 @@ def average_models(folders: Sequence[Path]) -> Aladin:
     Models that were fine-tuned apart from one start lie in one basin, and their mean generalises better than each of them
     (Wortsman et al. 2022, "model soups"). What never learns is taken from the first.
     """
-    models = [load_model(folder) for folder in folders]
+    models = [without_hub_correction(load_model(folder)) for folder in folders]
     for folder, model in zip(folders, models, strict=True):
         if _architecture(model) != _architecture(models[0]):
             raise ModelError(f"{folder} has another architecture than {folders[0]}; only models of one kind can be averaged")

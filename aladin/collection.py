@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float16, Int64
 
 from aladin.errors import AladinError, DataError, IndexMismatch
+from aladin.frames import file_and_frame, stored_path
 from aladin.model_folder import ModelFolder, fingerprint_of
 from aladin.quantized import QuantizedTokens, tokens_from_blobs
 from aladin.stored_format import APPLICATION_ID, SCHEMA_VERSION, readable
@@ -35,7 +36,7 @@ class ImageRow:
     """What the collection knows of one image file; `reason` says why a failed one could not be read."""
 
     id: int
-    path: str  # relative to the root, with '/'; bytes that are not UTF-8 as surrogates (os.fsencode gives them back)
+    path: str  # of the file, from the root, with '/'; bytes that are not UTF-8 as surrogates (os.fsencode gives them back)
     size: int  # bytes
     mtime_ns: int
     sha256: bytes | None
@@ -46,6 +47,7 @@ class ImageRow:
     status: Status
     reason: str | None
     generation: int
+    frame: int = 0  # which of the file's pictures, where it holds several and more than the first were asked for
 
 
 def default_place(folder: Path) -> Path:
@@ -123,6 +125,11 @@ class Collection:
     def format(self) -> int:
         return int(self._meta("schema_version"))
 
+    @property
+    def frames(self) -> int:
+        """How many pictures at most are read of a file that holds several."""
+        return int(self._meta("frames") or 1)
+
     def failure_counts(self) -> dict[str, int]:
         """How many files could not be read, by reason, the most frequent first; details in brackets count as one reason."""
         reasons = (
@@ -137,7 +144,9 @@ class Collection:
         return int(self._rows("PRAGMA freelist_count")[0][0]) * int(self._rows("PRAGMA page_size")[0][0])
 
     def ids_below(self, path: str) -> list[int]:
-        """The ids of the image at a path relative to the root, or of all images below it; "." is the root."""
+        """The ids of the image at a path relative to the root, with its further pictures, or of all images below it; "." is the
+        root.
+        """
         if path == ".":
             return [number for (number,) in self._rows("SELECT id FROM images ORDER BY id")]
         exact = os.fsencode(path)
@@ -172,9 +181,9 @@ class Collection:
             raise KeyError(number)
         return found[0]
 
-    def image_at(self, path: str) -> ImageRow | None:
-        """The image at a path relative to the root, if there is one."""
-        return next(iter(self._images("WHERE path = ?", (os.fsencode(path),))), None)
+    def image_at(self, path: str, frame: int = 0) -> ImageRow | None:
+        """The image at a path relative to the root, or a further picture of that file, if there is one."""
+        return next(iter(self._images("WHERE path = ?", (stored_path(path, frame),))), None)
 
     def images(self, status: Status | None = None) -> Iterator[ImageRow]:
         """All images, or those of one status, by id."""
@@ -239,7 +248,11 @@ class Collection:
         return np.array([number for (number,) in self._rows(statement, values)], dtype=np.int64)
 
     def select(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """The rows of an SQL query on the tables of `stored_format`, for those who leaf through a collection their own way."""
+        """The rows of an SQL query on the tables of `stored_format`, whose layout may change with the format's number.
+
+        For what no method here answers, such as how the server leafs through a collection. Values go in by question marks. A
+        collection opened for reading cannot be changed by it; failures are sentences as everywhere.
+        """
         return self._rows(query, values)
 
     def ids_changed_since(self, generation: int) -> Int64[np.ndarray, " rows"]:
@@ -272,10 +285,13 @@ class Collection:
         return ids, np.frombuffer(blobs, dtype="<f2").reshape(len(rows), -1) if rows else np.empty((0, 0), dtype="<f2")
 
     def _images(self, condition: str, values: tuple[Any, ...]) -> list[ImageRow]:
-        columns = [column.name for column in dataclasses.fields(ImageRow)]
+        columns = [column.name for column in dataclasses.fields(ImageRow) if column.name != "frame"]
         found = self._rows(f"SELECT {', '.join(columns)} FROM images {condition}", values)
-        rows = [dict(zip(columns, row, strict=True)) for row in found]
-        return [ImageRow(**row | {"path": os.fsdecode(row["path"]), "metadata": json.loads(row["metadata"])}) for row in rows]
+        rows = []
+        for row in (dict(zip(columns, values, strict=True)) for values in found):
+            path, frame = file_and_frame(row["path"])
+            rows.append(ImageRow(**row | {"path": path, "frame": frame, "metadata": json.loads(row["metadata"])}))
+        return rows
 
     def _checked(self, number: int, blob: bytes, checksum: int) -> bytes:
         if zlib.crc32(blob) != checksum:

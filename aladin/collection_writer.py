@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float16, Float32, Int8
 
 from aladin.collection import Collection, ImageRow, connect, failures_named
 from aladin.errors import DataError
+from aladin.frames import FILE_PATH, FRAME, file_and_frame, stored_path
 from aladin.listing import FileState as FileState
 from aladin.listing import Unlisted
+from aladin.long_paths import is_there
 from aladin.model_folder import ModelFolder
 from aladin.photographs import Photograph as Photograph
 from aladin.quantized import blob_of, token_blob
@@ -26,7 +28,12 @@ from aladin.writer_lock import WriterLock
 # An image needs no reading when its file is as it was and it has a vector, or a reason for having none; or is not wanted.
 SETTLED = """(images.status = 'removed' OR images.size = listing.size AND images.mtime_ns = listing.mtime_ns AND (
     images.reason IS NOT NULL OR EXISTS (SELECT 1 FROM vectors WHERE vectors.id = images.id)))"""
-LISTED = "EXISTS (SELECT 1 FROM listing WHERE listing.path = images.path)"
+# The file of a row is listed; a file's further pictures have rows of their own.
+IN_LISTING = f"SELECT 1 FROM listing WHERE listing.path = {FILE_PATH.replace('path', 'images.path')}"
+LISTED, LISTED_AND_SETTLED = f"EXISTS ({IN_LISTING})", f"EXISTS ({IN_LISTING} AND {SETTLED})"
+# A further picture of a file is to be read, which is done with the file.
+FURTHER_PENDING = """EXISTS (SELECT 1 FROM images AS further WHERE further.status = 'pending'
+    AND further.path > CAST(listing.path || '//' AS BLOB) AND further.path < CAST(listing.path || '/0' AS BLOB))"""
 # Below a folder that could not be listed nothing is known to be gone.
 UNKNOWN = """EXISTS (SELECT 1 FROM unlisted WHERE images.path = unlisted.path
     OR substr(images.path, 1, length(unlisted.path) + 1) = CAST(unlisted.path || '/' AS BLOB))"""
@@ -62,7 +69,7 @@ class CollectionWriter(Collection):
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{path.parent} cannot be made ({error.strerror}); name another place with --collection") from None
-        lock = WriterLock(path.with_name(path.name + ".lock"))
+        lock = WriterLock(path)
         try:
             connection = _writing_connection(path)
             try:
@@ -110,6 +117,31 @@ class CollectionWriter(Collection):
             self._set_meta("device", device)
         return before is not None
 
+    def use_frames(self, most: int) -> None:
+        """Read at most so many pictures of a file that holds several, from here on. Opens its transaction when that is news.
+
+        What has to be read again for that is unread at the next comparison; it is not encoded again.
+        """
+        before = self.frames
+        if most == before:
+            return
+        with self.transaction():
+            self._set_meta("frames", most)
+            if most == 1:
+                self._execute(f"DELETE FROM images WHERE {FRAME}")
+            # A file that was read for several pictures and has no further one has none now; else any may have some.
+            several = f"({FRAME} OR path IN (SELECT {FILE_PATH} FROM images WHERE {FRAME}))" if before > 1 else "TRUE"
+            if most > 1:
+                self._update("mtime_ns = -1", f"status IN ('ok', 'offline') AND {several}")
+
+    def keep_frames(self, path: str, numbers: Sequence[int]) -> None:
+        """Of the further pictures of the file at a path, the rows of these alone."""
+        first, end = os.fsencode(path) + b"//", os.fsencode(path) + b"/0"
+        self._execute(
+            f"DELETE FROM images WHERE path > ? AND path < ? AND {FRAME} NOT IN (SELECT value FROM json_each(?))",
+            (first, end, json.dumps(sorted(numbers))),
+        )
+
     def rebuild(self, model: ModelFolder) -> None:
         """Forget every vector, token and failure, so that all images are read again, by `model`. Opens its transaction."""
         with self.transaction():
@@ -126,7 +158,7 @@ class CollectionWriter(Collection):
         """
         self._list(files)
         gone = f"status NOT IN ('offline', 'removed') AND NOT {LISTED} AND NOT {UNKNOWN}"
-        returned = f"status = 'offline' AND EXISTS (SELECT 1 FROM listing WHERE listing.path = images.path AND {SETTLED})"
+        returned = f"status = 'offline' AND {LISTED_AND_SETTLED}"
         counts = {
             "known": self._count("images WHERE status NOT IN ('offline', 'removed')"),
             "listed": self._count("listing"),
@@ -134,11 +166,12 @@ class CollectionWriter(Collection):
             "gone": self._count(f"images WHERE {gone}"),
             "unread": self._count("unread"),
         }
+        further = self._count(f"images WHERE {FRAME} AND {LISTED_AND_SETTLED}")
         if counts["gone"] or counts["returned"]:
             with self.transaction():
                 self._update("status = 'offline'", gone)
                 self._update("status = CASE WHEN reason IS NULL THEN 'ok' ELSE 'failed' END", returned)
-        return Comparison(unchanged=counts["listed"] - counts["unread"] - counts["returned"], **counts)
+        return Comparison(unchanged=counts["listed"] + further - counts["unread"] - counts["returned"], **counts)
 
     def forget_offline(self) -> int:
         """Delete every image whose file is gone; how many. Opens its transaction."""
@@ -210,14 +243,14 @@ class CollectionWriter(Collection):
 
     def put_encoded(
         self,
-        path: str,
+        file: FileState,
         facts: dict[str, Any],
         vector: Float16[np.ndarray, " dim"],
         values: Int8[np.ndarray, "regions token_dim"],
         scales: Float32[np.ndarray, " regions"],
     ) -> None:
-        """A row from an export of this model: `facts` are the columns of images but for the path, metadata as JSON."""
-        number = self._put(FileState(path, facts["size"], facts["mtime_ns"]), facts)
+        """A row from an export of this model: `facts` are the columns of images but those of the file, metadata as JSON."""
+        number = self._put(file, facts)
         self._execute("UPDATE images SET metadata = ? WHERE id = ?", (facts["metadata"], number))
         self._put_blob("vectors", number, vector.astype("<f2").tobytes())
         self._put_blob("tokens", number, blob_of(values, scales))
@@ -231,7 +264,7 @@ class CollectionWriter(Collection):
 
     def move(self, row: ImageRow, file: FileState) -> None:
         """`row` is from now on the file at a path that has no row yet."""
-        values = (os.fsencode(file.path), file.size, file.mtime_ns, row.id)
+        values = (stored_path(file.path, file.frame), file.size, file.mtime_ns, row.id)
         self._update("path = ?, size = ?, mtime_ns = ?, status = 'ok', reason = NULL", "id = ?", values)
 
     def mark_failed(self, file: FileState, reason: str) -> None:
@@ -264,7 +297,7 @@ class CollectionWriter(Collection):
                 self._connection.commit()
         self._execute(
             "CREATE TEMP TABLE unread AS SELECT listing.* FROM listing LEFT JOIN images USING (path) "
-            f"WHERE NOT coalesce({SETTLED}, FALSE) ORDER BY path"
+            f"WHERE NOT coalesce({SETTLED}, FALSE) {f'OR {FURTHER_PENDING}' if self.frames > 1 else ''} ORDER BY path"
         )
 
     def _put_photograph(self, photograph: Photograph) -> int:
@@ -285,7 +318,7 @@ class CollectionWriter(Collection):
         statement = (
             f"INSERT INTO images (path, {names}) VALUES (?, {marks}) ON CONFLICT (path) DO UPDATE SET {overwrite} RETURNING id"
         )
-        return int(self._rows(statement, (os.fsencode(file.path), *map(values.get, columns)))[0][0])
+        return int(self._rows(statement, (stored_path(file.path, file.frame), *map(values.get, columns)))[0][0])
 
     def _put_blob(self, table: str, number: int, blob: bytes) -> None:
         self._execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (number, blob, zlib.crc32(blob)))
@@ -301,7 +334,7 @@ class CollectionWriter(Collection):
             "model_name": model.name,
             "model_parts": json.dumps(model.parts),
             "model_stamp": model.stamp,
-            "token_dim": model.config.heads.token_dim,
+            "token_dim": model.config.heads.encoded_token_dim,
         }.items():
             self._set_meta(key, value)
 
@@ -344,7 +377,7 @@ class CollectionWriter(Collection):
     def _holds_images_of(self, root: Path) -> bool:
         """Whether that folder may be the one that these images were in: some known file is there, or none is known."""
         paths = self._rows("SELECT path FROM images ORDER BY id LIMIT ?", (ROOT_SAMPLE,))
-        return not paths or any((root / os.fsdecode(path)).exists() for (path,) in paths)
+        return not paths or any(is_there(root / file_and_frame(path)[0]) for (path,) in paths)
 
 
 def storable(

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from aladin.errors import ConfigError
+from aladin.frames import MOST_FRAMES
 
 Section = TypeVar("Section")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 MIN_DECODE_MB = 192  # a decoding process below that cannot read ordinary photographs
 ENCODING_MB = 448  # what the process itself needs beside its decoders: ONNX Runtime, the network, one batch
+HUB_DIMS = 8  # that the correction of hubs adds to every vector and token
 DepthForm = Literal["last", "mean", "gated"]  # which layers' states a head reads: the last one's, or all, aggregated
 Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
 
@@ -58,10 +60,19 @@ class HeadsConfig:
     alignment_depth: DepthForm = "last"
     post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
     pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
+    hub_centres: int = 0  # in each bank of the correction of hubs (aladin/hubs.py); 0: none
+    hub_scale: float = 20.0  # inverse temperature of nearness
+    hub_weight: float = 0.6  # of nearness, subtracted from every score
 
     def __post_init__(self) -> None:
         _at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
-        _at_least(0, self, "post_layers")
+        _at_least(0, self, "post_layers", "hub_centres", "hub_weight")
+        _above_zero(self, "hub_scale")
+
+    @property
+    def encoded_token_dim(self) -> int:
+        """How many numbers a token has that leaves the model."""
+        return self.token_dim + HUB_DIMS * (self.hub_centres > 0)
 
     @property
     def depth(self) -> tuple[DepthForm, DepthForm, int]:
@@ -289,10 +300,13 @@ class IndexConfig:
     follow_symlinks: bool = False  # links may lead out of the folder
     confirm_deletes: bool = False  # forget the images whose files are gone
     retry_failed: bool = False  # read files again that could not be read before
+    frames: int = 0  # pictures of a file that holds several; 0: as many as the collection has been told before, at first 1
 
     def __post_init__(self) -> None:
         _at_least(1, self, "batch_images")
-        _at_least(0, self, "workers", "max_memory_mb")
+        _at_least(0, self, "workers", "max_memory_mb", "frames")
+        if self.frames > MOST_FRAMES:
+            raise ConfigError(f"frames is {self.frames}; expected at most {MOST_FRAMES}")
         _at_least(MIN_DECODE_MB, self, "decode_memory_mb")
         _above_zero(self, "decode_seconds")
         least = ENCODING_MB + MIN_DECODE_MB

@@ -23,7 +23,16 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from aladin.checkpoints import bert_name, listed, save_model
-from aladin.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig, Pooling, QuirksConfig
+from aladin.config import (
+    BackboneConfig,
+    DepthForm,
+    HeadsConfig,
+    ImageConfig,
+    LimitsConfig,
+    ModelConfig,
+    Pooling,
+    QuirksConfig,
+)
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.model import Aladin
 from aladin.official import RELEASED
@@ -32,7 +41,8 @@ from aladin.vinvl.detections import BOX_NUMBERS, GEOMETRY
 ENCODER = "img_txt_enc."
 VINVL = f"{ENCODER}oscar_model."  # an ALADIN checkpoint holds a whole VinVL one under this name
 MATCHING = f"{ENCODER}final_projection_net."
-MATCHING_HEADS = 4  # of the original's matching head: no weight tells
+MATCHING_HEADS = 4  # of the original's matching head and of its depth aggregation: no weight tells
+GATES = f"{ENCODER}depth_aggregator_model_matching."  # which weigh every layer's states for the matching head
 # In every checkpoint and read by nobody: two projections of ALADIN's, VinVL's pooler and classifiers, positions as a list, and
 # scale and shift of a distillation loss.
 UNUSED = re.compile(
@@ -42,9 +52,10 @@ UNUSED = re.compile(
     r"|img_txt_enc\.oscar_model\.bert\.embeddings\.position_ids"
     r"|distillation_loss\.wb)"
 )
-# What the original can add to the network, of which there are no released weights.
+# What else the original can add to the network. Its weights do not tell how it computes: which of the two sides of the fusion
+# comes first, how many heads a transformer has and what it reads.
 ADDED = re.compile(
-    r"img_txt_enc\.(depth_aggregator_model_(matching|alignment)|feature_fusion|transformer_encoder_[12]|post_oscar_transformer)\."
+    r"img_txt_enc\.(depth_aggregator_model_alignment|feature_fusion|transformer_encoder_[12]|post_oscar_transformer)\."
 )
 # PyTorch raises whatever a damaged file leads it to.
 DAMAGED = (
@@ -183,6 +194,8 @@ def original_name(name: str) -> str:
     part, rest = name.split(".", 1)
     if part == "matching_head":
         return MATCHING + rest
+    if part == "matching_depth":
+        return GATES + rest.replace("attention.", "self_attn.", 1).replace("gate.", "gate_ffn.", 1)
     rest = rest.replace("region_embedding.linear.", "img_embedding.").removeprefix("region_embedding.")
     return f"{VINVL}bert.{bert_name(rest)}"
 
@@ -195,11 +208,12 @@ def fill(model: Aladin, original: Original, source: Path) -> None:
     own, weights, is_aladin = model.state_dict(), original.weights, original.is_aladin
     names = {name: original_name(name) for name in own if is_aladin or not name.startswith("matching_head.")}
     unknown = {name for name in weights.keys() - set(names.values()) if not UNUSED.fullmatch(name)}
-    added = {name for name in unknown if ADDED.match(name)} | _depth_settings(original.settings)
+    added = {name for name in unknown if ADDED.match(name)} | _other_depths(original.settings)
     if added:
         raise ModelError(
-            f"{source} has {listed(added)}, parts that the paper's released models do not have; expected none of these: "
-            "convert a checkpoint that was trained without depth aggregation and further transformers"
+            f"{source} has {listed(added)}, parts that no released model has and whose weights do not tell how they compute; "
+            "expected none of these: convert a checkpoint that was trained without further transformers, and without depth "
+            "aggregation but for the matching head"
         )
     missing = set(names.values()) - weights.keys()
     if missing or unknown:
@@ -229,7 +243,8 @@ def _model_config(original: Original, vinvl: Path, source: Path) -> ModelConfig:
             "number: get the checkpoint again"
         )
     feed_forward = original.weights.get(f"{MATCHING}layers.0.linear1.bias", torch.empty(backbone.dim)).numel()
-    heads = HeadsConfig(_pooling(original.settings, source), backbone.dim, layers, MATCHING_HEADS, feed_forward)
+    pooling, depth = _pooling(original.settings, source), _matching_depth(original)
+    heads = HeadsConfig(pooling, backbone.dim, layers, MATCHING_HEADS, feed_forward, depth)
     quirks = RELEASED if original.is_aladin else QuirksConfig()
     return ModelConfig(backbone, heads, LimitsConfig(), ImageConfig(source="detector"), quirks)
 
@@ -286,9 +301,22 @@ def _pooling(settings: Any, source: Path) -> Pooling:
     return cast(Pooling, found)
 
 
-def _depth_settings(settings: Any) -> set[str]:
-    """Settings that turn depth aggregation on; its form "mean" has no weights to be seen."""
-    return {f"{name} = {value!r}" for name, value in _settings(settings) if "depth" in name and value in ("mean", "gated")}
+def _matching_depth(original: Original) -> DepthForm:
+    """What the matching head reads, by the settings or, where they do not say, by the weights; "mean" has none to be seen."""
+    gated = any(name.startswith(GATES) for name in original.weights)
+    stated = [form for name, form in _depths(original.settings) if "matching" in name]
+    return stated[0] if stated else "gated" if gated else "last"
+
+
+def _other_depths(settings: Any) -> set[str]:
+    """Settings that turn depth aggregation on elsewhere than for the matching head."""
+    return {f"{name} = {form!r}" for name, form in _depths(settings) if "matching" not in name}
+
+
+def _depths(settings: Any) -> Iterator[tuple[str, DepthForm]]:
+    for name, value in _settings(settings):
+        if "depth" in name and value in ("mean", "gated"):
+            yield name, value
 
 
 def _settings(tree: Any) -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,7 @@ from aladin.config import ENCODING_MB, MIN_DECODE_MB, IndexConfig
 from aladin.decoding_worker import LENGTHS
 from aladin.errors import DataError
 from aladin.listing import FileState
-from aladin.photographs import Decoded, Photograph, Unreadable
+from aladin.photographs import Decoded, Photograph, Unreadable, further_content
 
 COMFORTABLE_DECODE_MB = 512  # with less for each, fewer processes decode instead
 START_SECONDS = 60.0
@@ -55,9 +55,11 @@ class DecodingLimits:
 class Decoders:
     """Decoding processes, each served by a thread of this one. Use `with`, or `close`."""
 
-    def __init__(self, limits: DecodingLimits, follow_symlinks: bool = False) -> None:
+    def __init__(self, limits: DecodingLimits, follow_symlinks: bool = False, frames: int = 1) -> None:
+        """`frames`: at most so many pictures of a file that holds several."""
         self._limits = limits
         self._follow = follow_symlinks
+        self._frames = frames
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="decode")
         self._of_thread = threading.local()
         self._processes: list[_Process] = []
@@ -84,7 +86,7 @@ class Decoders:
         if process is None:
             process = self._of_thread.process = _Process(self._limits)
             self._processes.append(process)
-        request = {"path": os.fspath(root / file.path), "size": size, "follow": self._follow}
+        request = {"path": os.fspath(root / file.path), "size": size, "follow": self._follow, "frames": self._frames}
         return outcome(file, size, *process.ask(request))
 
 
@@ -97,7 +99,21 @@ def outcome(file: FileState, size: int, facts: dict[str, Any], pixels: bytes) ->
     photograph = Photograph(
         file, bytes.fromhex(facts["sha256"]), facts["width"], facts["height"], facts["taken"], facts["metadata"]
     )
-    return Decoded(photograph, np.frombuffer(pixels, dtype=np.uint8).reshape(size, size, 3))
+    first, *others = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, size, size, 3)
+    further = [
+        Decoded(
+            replace(
+                photograph,
+                file=replace(file, frame=picture["frame"]),
+                sha256=further_content(photograph.sha256, picture["frame"]),
+                width=picture["width"],
+                height=picture["height"],
+            ),
+            values,
+        )
+        for picture, values in zip(facts["further"], others, strict=True)
+    ]
+    return Decoded(photograph, first, tuple(further))
 
 
 class _Process:
@@ -120,6 +136,8 @@ class _Process:
         if used and not self._stopped and facts.get("failure") in ("crash", "memory"):
             self.end()
             facts, pixels = self._ask_once(request)
+        if request["frames"] > 1 and not self._stopped and facts.get("failure") in ("crash", "memory", "time"):
+            return self.ask(request | {"frames": 1})  # its further pictures were too much
         return facts, pixels
 
     def stop(self) -> None:

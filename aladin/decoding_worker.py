@@ -20,11 +20,13 @@ from PIL import Image, PngImagePlugin
 
 from aladin.errors import DataError
 from aladin.listing import sidecar_names
+from aladin.long_paths import within_reach
 from aladin.pictures import (
     DECODER_FAILURES,
     FACT_KEYS,
     MAX_SIDECAR_BYTES,
     exif_facts,
+    further_pictures,
     open_image,
     resized,
     sidecar_facts,
@@ -58,11 +60,19 @@ def _send(answers: BinaryIO, facts: dict[str, Any], pixels: bytes) -> None:
 
 
 def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The facts and pixels of the file asked for, or a reason for having none; never raises for what a file contains."""
+    """The facts of the file asked for and the pixels of its pictures, one after the other, or a reason for having none; never
+    raises for what a file contains.
+    """
     try:
         data = _read_bytes(request["path"], request["follow"])
-        image = resized(open_image(data, name="it", draft_size=request["size"]), request["size"])
-        return _facts(request["path"], data), image.tobytes()
+        size = request["size"]
+        pixels = [resized(open_image(data, name="it", draft_size=size), size).tobytes()]
+        facts = _facts(request["path"], data) | {"further": []}
+        if request["frames"] > 1:
+            for number, picture in further_pictures(data, request["frames"]):
+                facts["further"].append({"frame": number, "width": picture.width, "height": picture.height})
+                pixels.append(resized(picture, size).tobytes())
+        return facts, b"".join(pixels)
     except FileNotFoundError:
         return {"failure": "vanished", "reason": "vanished while the folder was read"}, b""
     except MemoryError:
@@ -90,7 +100,9 @@ def _facts(path: str, data: bytes) -> dict[str, Any]:
 
 def _read_bytes(path: str, follow: bool) -> bytes:
     """The content of a regular file; what has become a pipe or a link since it was listed is refused without waiting."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    with within_reach(path) as (name, folder):
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        descriptor = os.open(name, flags, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -22,6 +22,7 @@ from jaxtyping import Float32, Int64
 from aladin.collection import Collection, ImageRow
 from aladin.fingerprints import SIDE, Known, content_of, read_fingerprints
 from aladin.listing import sidecar_names
+from aladin.long_paths import status_of
 
 Level = Literal["exact", "same", "alike"]
 LEVELS: tuple[Level, ...] = ("exact", "same", "alike")
@@ -54,13 +55,16 @@ class Duplicates:
 
 
 def find_duplicates(collection: Collection, level: Level = "same", progress: Progress = lambda done, total: None) -> Duplicates:
-    """Groups of two images or more, of those that can be found and whose files are as the collection knows them.
+    """Groups of two images or more, of those that can be found and whose files are as the collection knows them; of a file with
+    several pictures the first counts.
 
     From level "same" on every content is read once for its fingerprint, which is then kept in the collection's cache.
     `progress` counts the files read, then the images compared, once for each level.
     """
     root, rows, changed = collection.root, list[ImageRow](), list[ImageRow]()
     for row in collection.images("ok"):
+        if row.frame:
+            continue
         (rows if _as_indexed(root, row) else changed).append(row)
     unreadable: tuple[ImageRow, ...] = ()
     prints: Known = {}
@@ -85,7 +89,7 @@ def _as_indexed(root: Path, row: ImageRow) -> bool:
     """Whether the file's size and time are those that it had when it was indexed."""
     path = os.path.join(root, row.path)  # noqa: PTH118, a Path is dear where there are a million
     try:
-        status = os.stat(path)  # noqa: PTH116
+        status = status_of(path)
     except OSError:
         return False
     if status.st_size != row.size or status.st_mtime_ns > row.mtime_ns:
@@ -98,7 +102,7 @@ def _sidecar_has(path: str, mtime_ns: int) -> bool:
     folder, _, name = path.rpartition("/")
     for sidecar in sidecar_names(name):
         try:
-            return os.stat(f"{folder}/{sidecar}").st_mtime_ns == mtime_ns  # noqa: PTH116
+            return status_of(f"{folder}/{sidecar}").st_mtime_ns == mtime_ns
         except OSError:
             continue
     return False

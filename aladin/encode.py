@@ -5,6 +5,7 @@ and gives `vector` and `regions`. Vectors and tokens come L2-normalised, regions
 normalised inside the graph.
 """
 
+import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from aladin.errors import DataError, ModelError
+from aladin.hub_terms import as_queries
 from aladin.model_folder import ModelFolder
 from aladin.text import TypedWord, WordPieces
 
@@ -74,6 +76,13 @@ class Encoder:
         cut = (len(text.strip()) > MAX_CHARACTERS for text in texts)
         return EncodedTexts(vectors, words, word_mask, tuple(a or b for a, b in zip(pieces.truncated, cut, strict=True)))
 
+    def encode_queries(self, texts: list[str]) -> EncodedTexts:
+        """As `encode_texts`, for texts that images are searched by: without the texts' own correction of hubs."""
+        encoded = self.encode_texts(texts)
+        if not self.model.config.heads.hub_centres:
+            return encoded
+        return dataclasses.replace(encoded, vectors=as_queries(encoded.vectors), words=as_queries(encoded.words))
+
     def typed_words(self, text: str) -> tuple[TypedWord, ...]:
         """The text's words as they were typed; their pieces are rows of its `words` in `encode_texts`."""
         return self._word_pieces.typed_words(_readable(text))
@@ -83,7 +92,7 @@ class Encoder:
         feeds = [{"pixels": pixels[row : row + 1]} for row in range(len(pixels))]
         rows = self._run(self._image_session, "image.onnx", IMAGE_GRAPH[1], feeds)
         vectors, regions = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-        expected = (self.model.config.image.grid**2, self.model.config.heads.token_dim)
+        expected = (self.model.config.image.grid**2, self.model.config.heads.encoded_token_dim)
         if regions.shape[1:] != expected:
             raise ModelError(
                 f"{self.model.path / 'image.onnx'} gives regions of shape {regions.shape[1:]} and model.toml says {expected}; "

@@ -11,12 +11,11 @@ from aladin.checkpoints import load_model
 from aladin.datasets import Dataset
 from aladin.errors import ModelError
 from aladin.evaluation import Progress, Stages, precision_context, quiet
-from aladin.features import Features, cached_features
+from aladin.features import Features, cached_features, image_input
 from aladin.model import Aladin
 from aladin.model_folder import model_config
 from aladin.pairs import scored_pairs
 from aladin.regions import RegionSet, check_photographs, region_set
-from aladin.tensors import ImageInput
 from aladin.text import Pieces, WordPieces
 
 IMAGES_AT_ONCE = 64  # whose regions are in memory: 32 MB at lite's sizes
@@ -25,6 +24,15 @@ IMAGES_AT_ONCE = 64  # whose regions are in memory: 32 MB at lite's sizes
 def has_pair_head(folder: Path) -> bool:
     """Whether the model folder's weights can read image and caption together; an exported folder's cannot."""
     return (folder / "model.safetensors").is_file() and model_config(folder).heads.pair_head
+
+
+def check_pair_head(folder: Path) -> None:
+    """ModelError unless the model folder has a pair head with its weights."""
+    if not has_pair_head(folder):
+        raise ModelError(
+            f"{folder} has no weights of a pair head; give a folder that `aladin train` wrote by a recipe that trains "
+            '"pair_head", such as recipes/entangled.toml (`aladin evaluate` takes it by --pair-model)'
+        )
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,7 @@ class PairReader:
 
     @classmethod
     def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> "PairReader":
-        """The model of a folder; ModelError if it has no pair head. Photographs' features are kept in `cache`."""
-        if not has_pair_head(folder):
-            raise ModelError(
-                f"{folder} has no weights of a pair head; give a folder that `aladin train` wrote by a recipe that trains "
-                '"pair_head", such as recipes/entangled.toml'
-            )
+        """The model of a folder that passes `check_pair_head`. Photographs' features are kept in `cache`."""
         model = load_model(folder)
         config, tokenizer = model.config, folder / "tokenizer.json"
         images: Features | RegionSet
@@ -75,13 +78,7 @@ class PairReader:
                 progress(before + within, len(images))
 
             with precision_context(self.precision):
-                read = self._image_input(wanted[start : start + IMAGES_AT_ONCE])
+                read = image_input(self.model, self.images, wanted[start : start + IMAGES_AT_ONCE])
                 scores[some] = scored_pairs(self.model, read, self.captions, pairs, tell).float().numpy()
             done = int(last)
         return scores
-
-    def _image_input(self, rows: Int[np.ndarray, " images"]) -> ImageInput:
-        if isinstance(self.images, RegionSet):
-            return self.images.batch(rows)
-        maps = torch.from_numpy(self.images.maps[0, rows]).float()
-        return self.model.image_input(maps, torch.from_numpy(self.images.tags[0, rows].astype(np.int64)))

@@ -20,7 +20,7 @@ from aladin.config import Pooling
 from aladin.datasets import Dataset, Example
 from aladin.encode import Encoder
 from aladin.errors import ModelError
-from aladin.features import Features, cached_features
+from aladin.features import Features, cached_features, image_input
 from aladin.images import Pixels, open_image, to_pixels
 from aladin.judgements import Agreement, Judgements, agreement
 from aladin.judging import Values, judged_values
@@ -96,30 +96,19 @@ def precision_context(precision: str) -> AbstractContextManager[object]:
 
 
 @torch.inference_mode()
-def encode_images(model: Aladin, features: Features, precision: str = "fp32", view: int = 0) -> EncodedSet:
-    """Every image of `features`, as the given view shows it."""
+def encode_images(
+    model: Aladin, images: Features | RegionSet, precision: str = "fp32", progress: Progress = quiet
+) -> EncodedSet:
+    """Every image, of photographs the whole picture."""
+    total = images.maps.shape[1] if isinstance(images, Features) else len(images)
     parts = []
-    for rows in _blocks(features.maps.shape[1], BATCH):
-        maps = torch.from_numpy(features.maps[view, rows]).float()
-        classes = torch.from_numpy(features.tags[view, rows].astype(np.int64))
+    for rows in _blocks(total, BATCH):
         with precision_context(precision):
-            parts.append(model.encoded_images(model.image_states(model.image_input(maps, classes))))
+            read = image_input(model, images, np.arange(rows.start, rows.stop))
+            encoded = model.encoded_images(model.image_states(read))
+        parts.append(EncodedSet(encoded.vectors, encoded.tokens))  # and not its states
+        progress(rows.stop, total)
     return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))
-
-
-@torch.inference_mode()
-def encode_regions(model: Aladin, data: RegionSet, precision: str = "fp32", progress: Progress = quiet) -> EncodedSet:
-    """Every image of `data`, by the regions that a detector found."""
-    vectors: list[Tensor] = []
-    tokens: list[Tokens] = []
-    for rows in _blocks(len(data), BATCH):
-        images = data.batch(range(rows.start, rows.stop))
-        with precision_context(precision):
-            encoded = model.encoded_images(model.image_states(images))
-        vectors.append(encoded.vectors)
-        tokens.append(encoded.tokens)
-        progress(rows.stop, len(data))
-    return EncodedSet(torch.cat(vectors), concatenate(tokens))
 
 
 @torch.inference_mode()
@@ -170,16 +159,15 @@ def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Pat
     model = load_model(folder)
     config = model.config
     tokenizer = WordPieces.load(folder / "tokenizer.json", config.limits.caption_pieces)
+    read: Features | RegionSet
     if model.image_network is None:
-        regions = region_set(dataset, folder / "tokenizer.json", config)
-        with stages.stage("images") as tell:
-            images = encode_regions(model, regions, precision, tell)
+        read = region_set(dataset, folder / "tokenizer.json", config)
     else:
         check_photographs(dataset)
         with stages.stage("image features") as tell:
-            features = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, tell)
-        with stages.stage("images"):
-            images = encode_images(model, features, precision)
+            read = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, tell)
+    with stages.stage("images") as tell:
+        images = encode_images(model, read, precision, tell)
     with stages.stage("captions"):
         captions = encode_captions(model, tokenizer.encode(list(dataset.captions)), precision)
     return EncodedData(images, captions, dataset.owners, config.heads.pooling)

@@ -17,7 +17,7 @@ from aladin.errors import DataError
 from aladin.images import open_image, to_pixels
 from aladin.pictures import upright_size
 from aladin.quantized import token_blob, tokens_from_blobs
-from aladin.queries import EncodedPart, EncodedQuery
+from aladin.queries import EncodedPart, EncodedQuery, content_of_file
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,17 @@ def explain(query: EncodedQuery, regions: Float32[np.ndarray, "regions dim"], pi
     return Explanation(sum(share.contribution for share in shares), tuple(shares))
 
 
-def explain_file(query: EncodedQuery, path: Path, encoder: Encoder) -> Explanation:
-    """Why the image in a file has its score: the same as a collection gives that has read this file."""
-    if not path.is_file():
-        raise DataError(f"there is no image file {path}; give the path of one")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give another image") from None
+def explain_file(query: EncodedQuery, path: Path, encoder: Encoder, frame: int = 0) -> Explanation:
+    """Why the image in a file, or a further picture of it, has its score: the same as a collection gives that has read it."""
+    data = content_of_file(path)
     settings = encoder.model.config.image
-    encoded = encoder.encode_images(to_pixels(open_image(data, str(path), settings.size), settings.size)[None])
+    image = open_image(data, str(path), settings.size, frame)
+    encoded = encoder.encode_images(to_pixels(image, settings.size)[None])
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {path}; give another image")
     # As a collection stores them, so that the score is that of a search to its last digit.
-    stored = tokens_from_blobs([token_blob(encoded.regions[0])], encoder.model.config.heads.token_dim)
-    return explain(query, stored.restored()[0], Box(0, 0, *upright_size(data)), settings.grid)
+    stored = tokens_from_blobs([token_blob(encoded.regions[0])], encoder.model.config.heads.encoded_token_dim)
+    return explain(query, stored.restored()[0], Box(0, 0, *(image.size if frame else upright_size(data))), settings.grid)
 
 
 def _words(part: EncodedPart, similarity: Float32[np.ndarray, "regions words"], boxes: tuple[Box, ...]) -> list[Share]:

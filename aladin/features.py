@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from jaxtyping import Float16, Int16
+from jaxtyping import Float16, Int, Int16
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,7 +23,10 @@ from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import DataError
 from aladin.grid import MAP_SHRINKAGE, GridNetwork, top_classes
 from aladin.images import Pixels, open_image, to_pixels
+from aladin.model import Aladin
 from aladin.onnx_graph import to_onnx
+from aladin.regions import RegionSet
+from aladin.tensors import ImageInput
 
 BLOCK = 32  # pictures between two records of progress
 MIN_CROP = 0.4  # smallest share of the picture's area that a view shows
@@ -74,6 +77,20 @@ def cached_features(
             _replace(state, str(stop))
         progress(stop, total)
     return Features(maps, classes)
+
+
+def image_input(
+    model: Aladin,
+    images: Features | RegionSet,
+    rows: Int[np.ndarray, " images"],
+    views: int | Int[np.ndarray, " images"] = 0,
+    keep: Int[Tensor, "images kept"] | None = None,
+) -> ImageInput:
+    """Some images as the transformer reads them: photographs by these views and, with `keep`, by these regions alone."""
+    if isinstance(images, RegionSet):
+        return images.batch(rows)
+    maps = torch.from_numpy(images.maps[views, rows]).float()
+    return model.image_input(maps, torch.from_numpy(images.tags[views, rows].astype(np.int64)), keep)
 
 
 def view_pixels(picture: Image.Image, size: int, view: int, seed: int) -> Pixels:

@@ -23,16 +23,18 @@ import re
 from dataclasses import dataclass
 
 from aladin.errors import ConfigError
+from aladin.frames import FILE_PATH, FRAME
 
 MAX_CHARACTERS = 4000
 MAX_DEPTH = 40  # of brackets and negations inside each other
-PATH = "CAST(path AS TEXT)"  # stored as the bytes of the file system
+PATH = f"CAST({FILE_PATH} AS TEXT)"  # stored as the bytes of the file system
 FOLDER = f"rtrim({PATH}, replace({PATH}, '/', ''))"  # with its slash: what remains when the last name's letters are taken off
 MODIFIED = "strftime('%Y-%m-%dT%H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 COLUMNS = {
     "path": PATH,  # relative to the collection's folder
     "folder": f"rtrim({FOLDER}, '/')",  # '' for the images that are in no folder below
     "name": f"substr({PATH}, length({FOLDER}) + 1)",
+    "frame": FRAME,  # which of the file's pictures, 0 for the first
     "size": "size",  # bytes
     "width": "width",  # px, upright
     "height": "height",

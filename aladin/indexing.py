@@ -60,6 +60,8 @@ def index_folder(
     started = time.perf_counter()
     config = config or IndexConfig()
     collection.use_model(encoder.model)
+    if config.frames:
+        collection.use_frames(config.frames)
     if config.retry_failed:
         collection.try_failed_again()
     _check_root(collection)
@@ -70,7 +72,7 @@ def index_folder(
     with closing(_batches(collection, encoder.model.config.image.size, config)) as batches:
         for batch in batches:
             _store(collection, encoder, batch, tally)
-            done += len(batch)
+            done += sum(_is_a_file(item) for item in batch)
             progress(done, comparison.unread)
     forgotten = collection.forget_offline() if config.confirm_deletes else 0
     seconds = time.perf_counter() - started
@@ -134,16 +136,41 @@ def _warning(collection: CollectionWriter, comparison: Comparison) -> str | None
 
 
 def _batches(collection: CollectionWriter, size: int, config: IndexConfig) -> Generator[list[Decoded | Unreadable], None, None]:
-    """The unread files in batches, decoded ahead while one batch is encoded."""
-    ahead: deque[Future[Decoded | Unreadable]] = deque()
-    root, batch = collection.root, config.batch_images
-    with Decoders(DecodingLimits.of(config), config.follow_symlinks) as decoders:
-        for file in collection.unread():
-            ahead.append(decoders.submit(root, file, size))
-            if len(ahead) == (1 + BATCHES_AHEAD) * batch:
-                yield [ahead.popleft().result() for _ in range(batch)]
-        while ahead:
-            yield [ahead.popleft().result() for _ in range(min(batch, len(ahead)))]
+    """The pictures of the unread files in batches, decoded ahead while one batch is encoded."""
+    batch: list[Decoded | Unreadable] = []
+    frames = collection.frames
+    with Decoders(DecodingLimits.of(config), config.follow_symlinks, frames) as decoders:
+        # Many pictures of each file wait in memory, so of fewer files.
+        ahead = config.batch_images * (1 + BATCHES_AHEAD if frames == 1 else 1)
+        for picture in _pictures(_decoded(collection, decoders, size, ahead)):
+            batch.append(picture)
+            if len(batch) == config.batch_images:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def _decoded(collection: CollectionWriter, decoders: Decoders, size: int, ahead: int) -> Iterator[Decoded | Unreadable]:
+    """The unread files, of which so many are decoded while they wait."""
+    waiting: deque[Future[Decoded | Unreadable]] = deque()
+    for file in collection.unread():
+        waiting.append(decoders.submit(collection.root, file, size))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _pictures(files: Iterator[Decoded | Unreadable]) -> Iterator[Decoded | Unreadable]:
+    """Every picture of each file, its first one last: a file counts as read once that is stored."""
+    for item in files:
+        yield from item.further if isinstance(item, Decoded) else ()
+        yield item
+
+
+def _is_a_file(item: Decoded | Unreadable) -> bool:
+    return isinstance(item, Unreadable) or item.photograph.file.frame == 0
 
 
 def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded | Unreadable], tally: _Tally) -> None:
@@ -156,7 +183,13 @@ def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded |
                     tally.skip(item.reason)
                 else:
                     collection.mark_failed(item.file, item.reason)
-            elif (twin := collection.encoded_twin(item.photograph.sha256)) is not None:
+                    collection.keep_frames(item.file.path, [])
+                continue
+            if _is_a_file(item):
+                collection.keep_frames(item.photograph.file.path, [other.photograph.file.frame for other in item.further])
+            elif _is_removed(collection, item):
+                continue
+            if (twin := collection.encoded_twin(item.photograph.sha256)) is not None:
                 _store_known(collection, item.photograph, twin, tally)
             else:
                 new.append(item)
@@ -164,8 +197,13 @@ def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded |
             _store_new(collection, encoder, new, tally)
 
 
+def _is_removed(collection: CollectionWriter, item: Decoded) -> bool:
+    known = collection.image_at(item.photograph.file.path, item.photograph.file.frame)
+    return known is not None and known.status == "removed"
+
+
 def _store_known(collection: CollectionWriter, photograph: Photograph, twin: ImageRow, tally: _Tally) -> None:
-    before = collection.image_at(photograph.file.path)
+    before = collection.image_at(photograph.file.path, photograph.file.frame)
     if before is None and twin.status == "offline":
         collection.move(twin, photograph.file)
         tally.moved += 1
@@ -188,7 +226,7 @@ def _store_new(collection: CollectionWriter, encoder: Encoder, new: list[Decoded
             usable.append(item.photograph)
         else:
             collection.mark_failed(item.photograph.file, "has no finite vector from this model")
-    known = sum(collection.image_at(photograph.file.path) is not None for photograph in usable)
+    known = sum(collection.image_at(photograph.file.path, photograph.file.frame) is not None for photograph in usable)
     collection.add(usable, encoded.vectors[good_rows], encoded.regions[good_rows])
     tally.updated += known
     tally.added += len(usable) - known

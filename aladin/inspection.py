@@ -57,5 +57,5 @@ def status_of(place: Path) -> Status:
             generation=collection.generation,
             bytes=sum(file.stat().st_size for file in files if file.is_file()),
             unused_bytes=collection.unused_bytes(),
-            written_by=holder_of(place.with_name(place.name + ".lock")),
+            written_by=holder_of(place),
         )

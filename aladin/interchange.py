@@ -9,7 +9,7 @@ come in, and the images are encoded when the folder is indexed next.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,11 @@ import numpy as np
 from aladin.collection import Collection, ImageRow
 from aladin.collection_writer import CollectionWriter
 from aladin.errors import DataError, IndexMismatch
+from aladin.explain import Explanation
+from aladin.frames import file_and_frame, stored_path
+from aladin.listing import FileState
 from aladin.model_folder import ModelFolder
+from aladin.search import Hit
 
 PART_ROWS = 100_000
 BLOCK_ROWS = 1000
@@ -62,6 +66,7 @@ def export_coco(collection: Collection, out: Path) -> int:
     annotations: list[dict[str, Any]] = []
     for row in collection.images("ok"):
         image = {"id": row.id, "file_name": row.path, "width": row.width, "height": row.height}
+        image |= {"frame": row.frame} if row.frame else {}
         images.append(image | ({"date_captured": row.taken} if row.taken else {}))
         for caption in _captions_of(row):
             annotations.append({"id": len(annotations) + 1, "image_id": row.id, "caption": caption})
@@ -71,6 +76,34 @@ def export_coco(collection: Collection, out: Path) -> int:
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}; make room or name another place") from None
     return len(images)
+
+
+def hits_as_coco(query: str, hits: Sequence[Hit]) -> dict[str, Any]:
+    """The hits of a search as COCO's captions JSON, in their order: each is annotated with the query as its caption.
+
+    What COCO does not know stands beside it: an annotation's rank, score and probability, and the regions of each word where
+    the hits were explained, whose boxes are x, y, width and height in px as COCO's are.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for hit in hits:
+        image = {"id": hit.id, "file_name": hit.path, "width": hit.width, "height": hit.height}
+        images.append(image | ({"frame": hit.frame} if hit.frame else {}))
+        annotation = {"id": hit.rank, "image_id": hit.id, "caption": query, "rank": hit.rank, "score": hit.score}
+        annotation |= {"probability": hit.probability} if hit.probability is not None else {}
+        annotations.append(annotation | ({"regions": _regions(hit.explanation)} if hit.explanation else {}))
+    return {"info": {"description": f"found by: {query}"}, "images": images, "annotations": annotations}
+
+
+def _regions(explanation: Explanation) -> list[dict[str, Any]]:
+    return [
+        {
+            "word": share.word,
+            "bbox": [share.box.x, share.box.y, share.box.width, share.box.height],
+            "contribution": share.contribution,
+        }
+        for share in explanation.shares
+    ]
 
 
 def import_clip_retrieval(collection: CollectionWriter, source: Path, model: ModelFolder) -> Imported:
@@ -95,7 +128,9 @@ def import_clip_retrieval(collection: CollectionWriter, source: Path, model: Mod
                         collection.describe(path, _metadata(row))
                         described += 1
                     else:
-                        collection.put_encoded(path, _facts(row), *(array[place] for array in arrays))
+                        facts = _facts(row)
+                        file = FileState(path, facts["size"], facts["mtime_ns"], _frame(row))
+                        collection.put_encoded(file, facts, *(array[place] for array in arrays))
                         encoded += 1
     return Imported(encoded, described, outside)
 
@@ -107,7 +142,9 @@ def import_coco(collection: CollectionWriter, source: Path) -> Imported:
         names = {image["id"]: str(image["file_name"]) for image in content["images"]}
         captions: dict[str, list[str]] = {name: [] for name in names.values()}
         for annotation in content.get("annotations", []):
-            captions[names[annotation["image_id"]]].append(str(annotation["caption"]))
+            texts, text = captions[names[annotation["image_id"]]], str(annotation["caption"])
+            if text not in texts:  # several pictures of one file have its captions
+                texts.append(text)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror}; give a COCO captions JSON") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -183,7 +220,7 @@ def _columns(root: Path, rows: list[ImageRow]) -> Any:
     kinds = {int: pyarrow.int64(), bytes: pyarrow.binary(), str: pyarrow.string()}
     table: dict[str, Any] = {
         "image_path": pyarrow.array([os.fsencode(root / row.path).decode("utf-8", "replace") for row in rows]),
-        "path": pyarrow.array([os.fsencode(row.path) for row in rows], pyarrow.binary()),
+        "path": pyarrow.array([stored_path(row.path, row.frame) for row in rows], pyarrow.binary()),
         "caption": pyarrow.array([next(iter(_captions_of(row)), None) for row in rows], pyarrow.string()),
         "metadata": pyarrow.array([json.dumps(row.metadata) for row in rows], pyarrow.string()),
     }
@@ -247,11 +284,15 @@ def _row_blocks(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 def _path_below(root: Path, row: dict[str, Any]) -> str | None:
     """The row's path relative to the root; None when it lies elsewhere."""
     stored = row.get("path")
-    path = os.fsdecode(stored) if isinstance(stored, bytes) else row.get("image_path")
+    path = file_and_frame(stored)[0] if isinstance(stored, bytes) else row.get("image_path")
     if not isinstance(path, str) or not path or "\0" in path:
         return None
     relative = os.path.normpath(os.path.relpath(path, root) if Path(path).is_absolute() else path)
     return None if relative == "." or relative.split("/")[0] == ".." else relative
+
+
+def _frame(row: dict[str, Any]) -> int:
+    return file_and_frame(row["path"])[1] if isinstance(row.get("path"), bytes) else 0
 
 
 def _facts(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from aladin.errors import DataError
+from aladin.long_paths import status_of, within_reach
 
 # Which files are looked at; what they are is then decided by their content alone.
 EXTENSIONS = frozenset(
@@ -28,6 +30,7 @@ class FileState:
     path: str  # relative to the root, as in ImageRow
     size: int  # bytes
     mtime_ns: int  # of the file or of its sidecar, whichever is later
+    frame: int = 0  # which of its pictures is meant, where it holds several
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class _Listing:
     def names(self, folder: str) -> tuple[list[str], list[str]]:
         """Names of a folder's image files and of its folders. Names alone, since a folder may hold a million files."""
         path = os.path.join(self._root, folder)  # noqa: PTH118, a Path is dear where there are a million
-        status = os.stat(path, follow_symlinks=self._follow or not folder)  # noqa: PTH116
+        status = status_of(path, follow_symlinks=self._follow or not folder)
         self._sidecars = set()
         if (status.st_dev, status.st_ino) in self._folders:
             self._ignored("the same file as another")
@@ -93,13 +96,13 @@ class _Listing:
         self._folders.add((status.st_dev, status.st_ino))
         files: list[str] = []
         folders: list[str] = []
-        with os.scandir(path) as entries:
+        with _entries(path) as entries:
             for entry in entries:
                 self._sort(entry, files, folders)
         return sorted(files), sorted(folders)
 
     def _sort(self, entry: os.DirEntry[str], files: list[str], folders: list[str]) -> None:
-        extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+        extension = os.path.splitext(entry.name.rstrip(" ."))[1].lower()  # noqa: PTH122
         if entry.name.startswith("."):
             self._ignored("hidden")
         elif entry.is_symlink() and not self._follow:
@@ -136,7 +139,23 @@ class _Listing:
         return self._stat(_below(folder, present[0])).st_mtime_ns if present else 0
 
     def _stat(self, path: str) -> os.stat_result:
-        return os.stat(os.path.join(self._root, path), follow_symlinks=self._follow)  # noqa: PTH116, PTH118
+        return status_of(os.path.join(self._root, path), follow_symlinks=self._follow)  # noqa: PTH118
+
+
+@contextmanager
+def _entries(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """What a folder holds, at a path of any length."""
+    with within_reach(path) as (name, above):
+        if above is None:
+            with os.scandir(name) as entries:
+                yield entries
+            return
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=above)
+    try:
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

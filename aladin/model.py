@@ -14,8 +14,11 @@ from aladin.depth import PostLayers, alignment_depth, matching_depth
 from aladin.errors import ConfigError
 from aladin.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, cell_pooling, class_names, grid_network
 from aladin.heads import MatchingHead, PairHead
+from aladin.hubs import HubCorrection, Side, filled
 from aladin.tensors import ImageInput, Tokens
 from aladin.text import WordPieces
+
+CORRECTED_POOLINGS = ("MrSw", "MrAVGw")  # in which the dimensions that correct hubs add the same to every word's best region
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Aladin(nn.Module):
         self.alignment_head = official.alignment_head(config)
         self.matching_head = MatchingHead(config.heads, config.backbone.dim)
         self.pair_head = PairHead(config.backbone.dim) if config.heads.pair_head else None
+        self.hub_correction = HubCorrection(config.heads, config.backbone.dim) if config.heads.hub_centres else None
         self.image_network = image_network
         if image_network is None:
             return
@@ -111,11 +115,16 @@ class Aladin(nn.Module):
 
     def encoded_captions(self, states: Tokens) -> Encoded:
         words = self.alignment_head.words(self.alignment_depth(states))
-        return Encoded(states, words, self.matching_head(self.matching_depth(states)))
+        return self._corrected(states, words, self.matching_head(self.matching_depth(states)), "captions")
 
     def encoded_images(self, states: Tokens) -> Encoded:
         regions = self.alignment_head.regions(self.alignment_depth(states))
-        return Encoded(states, regions, self.matching_head(self.matching_depth(states)))
+        return self._corrected(states, regions, self.matching_head(self.matching_depth(states)), "images")
+
+    def _corrected(self, states: Tokens, tokens: Tokens, vectors: Float[Tensor, "batch dim"], side: Side) -> Encoded:
+        if self.hub_correction is not None:
+            vectors, tokens = self.hub_correction(vectors, tokens, side)
+        return Encoded(states, tokens, vectors)
 
     def _read_on(self, states: Tokens) -> Tokens:
         return states if self.post_layers is None else self.post_layers(states, self.config.heads.deep)
@@ -184,7 +193,7 @@ def with_dropout(model: Aladin, share: float) -> Aladin:
 def with_projection(model: Aladin, token_dim: int) -> Aladin:
     """The same model with a fresh projection of its tokens to `token_dim`; ConfigError if it has one of another width.
 
-    It begins as a random rotation cut short, which nearly keeps cosines.
+    It is a random rotation cut short, until training gives it the tokens' principal axes.
     """
     before, dim = model.config, model.config.backbone.dim
     if before.heads.token_dim == token_dim:
@@ -198,6 +207,37 @@ def with_projection(model: Aladin, token_dim: int) -> Aladin:
     model.alignment_head = official.alignment_head(model.config)
     for weight in model.alignment_head.parameters():
         nn.init.orthogonal_(weight)
+    return model
+
+
+def with_hub_correction(
+    model: Aladin, heads: HeadsConfig, images: Float[Tensor, "images dim"], captions: Float[Tensor, "captions dim"]
+) -> Aladin:
+    """The same model with the correction of hubs that `heads` describes, by matching vectors of training data.
+
+    ConfigError where the model has one already, where its scores would change otherwise than by what is subtracted, and with
+    less data than centres.
+    """
+    before = model.config
+    if model.hub_correction is not None:
+        raise ConfigError("this model's hubs are corrected already; give the model from before that")
+    if before.heads.pooling not in CORRECTED_POOLINGS or before.quirks.zero_padding:
+        raise ConfigError(
+            f"hubs are corrected in models whose alignment is one of {', '.join(CORRECTED_POOLINGS)}, without zero padding; "
+            f"this one has {before.heads.pooling}{' and zero padding' if before.quirks.zero_padding else ''}"
+        )
+    corrected = dataclasses.replace(
+        before.heads, hub_centres=heads.hub_centres, hub_scale=heads.hub_scale, hub_weight=heads.hub_weight
+    )
+    model.hub_correction = filled(HubCorrection(corrected, before.backbone.dim), images, captions)
+    model.config = dataclasses.replace(before, heads=corrected)
+    return model
+
+
+def without_hub_correction(model: Aladin) -> Aladin:
+    """The same model as it was trained: what it learns or is averaged with would make its banks those of another model."""
+    model.config = dataclasses.replace(model.config, heads=dataclasses.replace(model.config.heads, hub_centres=0))
+    model.hub_correction = None
     return model
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import struct
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from aladin.errors import DataError
+from aladin.frames import chosen_frames
 
 # Decided by content, never by the file's name; nothing outside this list is ever opened. JPEG's opener reads MPO too.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -33,8 +35,8 @@ DECODER_FAILURES = (
 FACT_KEYS = ("camera", "lens", "iso", "f_number", "exposure_s", "focal_mm", "latitude", "longitude", "description", "sidecar")
 
 
-def open_image(source: Path | bytes, name: str = "", draft_size: int = 0) -> Image.Image:
-    """The picture upright (EXIF orientation applied), in RGB; the first frame of an animation; alpha over white.
+def open_image(source: Path | bytes, name: str = "", draft_size: int = 0, frame: int = 0) -> Image.Image:
+    """The picture upright (EXIF orientation applied), in RGB; of an animation or of pages the first; alpha over white.
 
     `name` stands for the source in errors. With `draft_size`, a JPEG may come decoded at a reduced size of at least twice
     that many pixels a side, which is several times faster. DataError for anything that cannot be decoded. Colour profiles
@@ -43,7 +45,9 @@ def open_image(source: Path | bytes, name: str = "", draft_size: int = 0) -> Ima
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats(source)) as image:
-            if draft_size:
+            if frame:
+                image.seek(frame)
+            elif draft_size:
                 image.draft("RGB", (2 * draft_size, 2 * draft_size))
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
@@ -55,6 +59,32 @@ def open_image(source: Path | bytes, name: str = "", draft_size: int = 0) -> Ima
         raise DataError(f"{label} {_unknown(source)}") from None
     except DECODER_FAILURES as error:
         raise DataError(f"{label} cannot be decoded ({_said(error)}); expected one of {', '.join(FORMATS)}") from None
+
+
+def further_pictures(data: bytes, most: int) -> Iterator[tuple[int, Image.Image]]:
+    """The pictures of a file beside its first, upright and in RGB, with their numbers; with that one `most`, spread evenly.
+
+    Left out are reduced copies: a TIFF's pages that say so, and what an MPO holds in another size than its first. It ends where
+    one cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
+            first = image.size
+            for number in chosen_frames(getattr(image, "n_frames", 1), most)[1:]:
+                image.seek(number)
+                if image.width * image.height > MAX_PIXELS:
+                    return
+                if not _is_reduced_copy(image, first):
+                    image.load()
+                    yield number, _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, *DECODER_FAILURES):
+        return
+
+
+def _is_reduced_copy(image: Image.Image, first: tuple[int, int]) -> bool:
+    if image.format == "TIFF":
+        return bool(getattr(image, "tag_v2", {}).get(254, 0) & 1)  # NewSubfileType
+    return image.format == "MPO" and image.size != first
 
 
 def resized(image: Image.Image, size: int) -> Image.Image:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 from jaxtyping import Float32
@@ -20,6 +21,7 @@ from aladin.collection import Collection, ImageRow
 from aladin.encode import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.images import open_image, to_pixels
+from aladin.long_paths import read_file, status_of
 from aladin.pictures import upright_size
 from aladin.text import TypedWord
 
@@ -124,7 +126,7 @@ def _encode_texts(parts: Sequence[TextPart], total: float, encoder: Encoder) -> 
     pooling = encoder.model.config.heads.pooling
     if pooling not in ("MrSw", "MrAVGw"):
         raise ModelError(f"the model scores by {pooling}, and search knows MrSw and MrAVGw; train one of those")
-    rows = encoder.encode_texts([part.text for part in parts])
+    rows = encoder.encode_queries([part.text for part in parts])
     encoded = []
     for part, vector, words, mask in zip(parts, rows.vectors, rows.words, rows.word_mask, strict=True):
         if not mask.any():
@@ -143,10 +145,10 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: C
         row, vector, regions = _stored_image(part.source, _opened(collection))
         boxes = Box(0, 0, row.width or 1, row.height or 1).cells(model.grid)
         return EncodedPart(name, weight, vector, regions, "mutual", boxes=boxes)
-    data = _content(part.source, collection)
+    data, frame = _content(part.source, collection)
     whole = name if part.box is None else name.removesuffix(f"[{part.box}]")
-    image = open_image(data, name=whole, draft_size=0 if part.box else model.size)
-    box = Box(0, 0, *upright_size(data))
+    image = open_image(data, name=whole, draft_size=0 if part.box else model.size, frame=frame)
+    box = Box(0, 0, *(image.size if frame else upright_size(data)))
     if part.box is not None:
         box = part.box.within(box.width, box.height)
         image = image.crop((box.x, box.y, box.x + box.width, box.y + box.height))
@@ -174,15 +176,24 @@ def _image(number: int, collection: Collection) -> ImageRow:
         raise DataError(f"the collection has no image {number}; choose another") from None
 
 
-def _content(source: Path | bytes | int, collection: Collection | None) -> bytes:
+def _content(source: Path | bytes | int, collection: Collection | None) -> tuple[bytes, int]:
+    """The content of a file, and which of its pictures is meant."""
     if isinstance(source, bytes):
-        return source
+        return source, 0
     if isinstance(source, int):
         stored = _opened(collection)
-        source = stored.root / _image(source, stored).path
+        row = _image(source, stored)
+        return content_of_file(stored.root / row.path), row.frame
+    return content_of_file(source), 0
+
+
+def content_of_file(source: Path) -> bytes:
+    """The content of an image file; DataError when it cannot be read."""
     try:
-        if source.is_file():
-            return source.read_bytes()
+        if S_ISREG(status_of(source).st_mode):
+            return read_file(source)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except OSError as error:
         raise DataError(f"{source} cannot be read ({error.strerror}); give another image") from None
     raise DataError(f"there is no image file {source}; give the path of one")

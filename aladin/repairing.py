@@ -19,6 +19,7 @@ from typing import Any
 from aladin.collection import connect, failures_named
 from aladin.collection_writer import CollectionWriter, root_to_store
 from aladin.errors import DataError
+from aladin.frames import MOST_FRAMES
 from aladin.model_folder import ModelFolder
 from aladin.stored_format import CHECKED, SCHEMA_VERSION, create_tables, damaged_values, keep_checksums, seal
 from aladin.verification import BLOBS, DAMAGE_SIGNS, Verification, any_text, verify, was_collection
@@ -91,7 +92,7 @@ def _salvage(path: Path, root: Path, model: ModelFolder) -> Repair:
     """A new file of all rows that can still be read; the old one is renamed, never deleted."""
     if not was_collection(path):
         raise DataError(f"{path} is not a collection of aladin; give another --collection")
-    lock = WriterLock(path.with_name(path.name + ".lock"))
+    lock = WriterLock(path)
     fresh, readable = path.with_name(path.name + ".repaired"), path.with_name(path.name + ".readable")
     beside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
     try:
@@ -239,15 +240,17 @@ def _insert(target: sqlite3.Connection, row: dict[str, Any]) -> None:
 def _settings(source: sqlite3.Connection, root: bytes, model: ModelFolder) -> dict[str, Any]:
     """The settings as far as they can be read: the folder is the one given, and a slightly damaged model is the one given."""
     stored: dict[str, Any] = {}
-    for key in ("model_name", "model_parts", "model_stamp", "token_dim", "generation", "device"):
+    for key in ("model_name", "model_parts", "model_stamp", "token_dim", "generation", "device", "frames"):
         with suppress(*DAMAGE_SIGNS):
             found = source.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
             stored |= {key: found[0]} if found else {}
     generation = stored.get("generation")
     settings = {"schema_version": SCHEMA_VERSION, "root": root, "generation": generation if isinstance(generation, int) else 0}
+    frames = stored.get("frames")
+    settings |= {"frames": frames} if isinstance(frames, int) and 1 < frames <= MOST_FRAMES else {}
     expected = json.dumps(model.parts)
     if not stored.get("model_parts") or _nearly(str(stored["model_parts"]), expected):
-        return settings | {"model_name": model.name, "model_parts": expected, "token_dim": model.config.heads.token_dim}
+        return settings | {"model_name": model.name, "model_parts": expected, "token_dim": model.config.heads.encoded_token_dim}
     return settings | {key: stored[key] for key in ("model_name", "model_parts", "token_dim") if key in stored}
 
 

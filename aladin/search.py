@@ -62,6 +62,7 @@ class Hit:
     width: int  # px, upright
     height: int
     explanation: Explanation | None = None  # when asked for
+    frame: int = 0  # which of the file's pictures, as in ImageRow
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ class Searcher:
                     width=row.width or 0,
                     height=row.height or 0,
                     explanation=self._explained(query, row, self.collection.tokens([row.id])) if config.why else None,
+                    frame=row.frame,
                 )
             )
         return tuple(hits)

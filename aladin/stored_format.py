@@ -13,7 +13,8 @@ from typing import Any
 SCHEMA_VERSION = 2
 OLDEST_READABLE = 1
 APPLICATION_ID = 0x414C4144  # "ALAD", in the header of the file
-# An id is never given twice. A path is relative to the root, in the bytes of the file system, which need not be UTF-8.
+# An id is never given twice. A path is relative to the root, in the bytes of the file system, which need not be UTF-8. A
+# further picture of a file has that file's, two slashes and its number (`frames`).
 # A row's generation is that of the collection when the row last changed. Vectors and tokens stand apart, so that a scan of
 # all vectors does not pass over the tokens, which are 25 times larger.
 IMAGES_TABLE = """

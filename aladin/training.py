@@ -5,6 +5,7 @@ the same batches and computes the same losses as one that was not.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from aladin import official
 from aladin.backbone import Backbone
 from aladin.batches import WORDS, Plan, Step, caption_blocks, without_some_words
 from aladin.caption_teacher import CaptionTeacher
@@ -32,8 +34,8 @@ from aladin.checkpoints import load_minilm, load_model, minilm_folder, save_mode
 from aladin.config import BackboneConfig, HeadsConfig, Recipe, from_table, to_table
 from aladin.datasets import Dataset
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
-from aladin.evaluation import EncodedSet, alignment_matrix, encode_captions, encode_images, encode_regions, precision_context
-from aladin.features import Features, cached_features
+from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
+from aladin.features import Features, cached_features, image_input
 from aladin.losses import (
     activity_loss,
     contrastive_distillation_loss,
@@ -57,9 +59,11 @@ from aladin.model import (
     with_fresh_matching_head,
     with_pair_head,
     with_projection,
+    without_hub_correction,
 )
 from aladin.pair_teacher import listed_pairs, pair_teacher, taught_scores
 from aladin.pairs import drawn_pairs, pair_matrix
+from aladin.projection import principal_axes
 from aladin.regions import RegionSet, check_photographs, region_set
 from aladin.scores import alignment_scores, matching_scores
 from aladin.tensors import ImageInput, Tokens
@@ -69,6 +73,7 @@ from aladin.text import Pieces, WordPieces
 WEIGHED = ("alignment", "caption_teacher", "matching", "distillation", "pairs", "entropy", "hidden_l1", "pair_teacher")
 FIRST_LOG_VARIANCE = -2.3  # the original's
 PAIR_IMAGES = 40  # on which the pair head is judged
+AXES_STEPS = 8  # whose tokens a fresh projection begins with
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
 Record = Mapping[str, int | float]  # one line of the log
 
@@ -112,11 +117,25 @@ def learning_set(
     return LearningSet(images, pieces, dataset.owners)
 
 
-def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
-    """The model that training starts from, and its tokenizer.json: a model folder's, or MiniLM-L6 with fresh heads."""
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with."""
+
+    model: Aladin
+    tokenizer: Path  # a tokenizer.json
+    pair_teacher: Aladin | None = None  # the one that the recipe names
+    fresh_projection: bool = False  # it is to become the principal axes of the tokens
+
+
+def start_model(recipe: Recipe, start: Path | None) -> Start:
+    """The model of the folder `start`, or MiniLM-L6 with fresh heads; and the teacher, if the recipe names one.
+
+    ConfigError if the one or the other is not what the recipe needs: it is said before an hour goes into features.
+    """
     torch.manual_seed(recipe.seed)
+    fresh_projection = False
     if start is not None:
-        model = with_dropout(load_model(start), recipe.model.backbone.dropout)
+        model = with_dropout(without_hub_correction(load_model(start)), recipe.model.backbone.dropout)
         if len(recipe.model.image.networks) > len(model.config.image.networks):
             model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
@@ -126,29 +145,25 @@ def start_model(recipe: Recipe, start: Path | None) -> tuple[Aladin, Path]:
         if recipe.model.heads.depth != HeadsConfig().depth:
             model = with_depth(model, recipe.model.heads)
         if "projection" in recipe.train:
+            fresh_projection = recipe.model.heads.token_dim != model.config.heads.token_dim
             model = with_projection(model, recipe.model.heads.token_dim)
         path = start / "tokenizer.json"
     else:
         path = minilm_folder() / "tokenizer.json"
         model = new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces))
-    pair_teacher(recipe, model, path)  # if it cannot be used, that is said before an hour goes into features
-    return model, path
+    return Start(model, path, pair_teacher(recipe, model, path), fresh_projection)
 
 
 class Trainer:
     """One run in the folder `out`: `checkpoint.safetensors` to go on from, `best/` the model folder with the best rsum."""
 
-    def __init__(self, recipe: Recipe, model: Aladin, tokenizer: Path, train: LearningSet, val: LearningSet, out: Path) -> None:
-        self.recipe, self.model, self.tokenizer, self.train_set, self.val_set, self.out = (
-            recipe,
-            model,
-            tokenizer,
-            train,
-            val,
-            out,
-        )
+    def __init__(self, recipe: Recipe, start: Start, train: LearningSet, val: LearningSet, out: Path) -> None:
+        self.recipe, self.train_set, self.val_set, self.out = recipe, train, val, out
+        self.model, self.tokenizer, self._pair_teacher = start.model, start.tokenizer, start.pair_teacher
+        self._fresh_projection = start.fresh_projection
+        assert (start.pair_teacher is None) == (not recipe.teacher), "the start is that of another recipe"
         # Of a detector's regions, whose number differs, all are read.
-        regions = model.config.image.grid**2 if isinstance(train.images, Features) else 1
+        regions = self.model.config.image.grid**2 if isinstance(train.images, Features) else 1
         self.plan = Plan(
             train.owners,
             recipe.batch_images,
@@ -162,15 +177,14 @@ class Trainer:
         self.score_fit = nn.Parameter(torch.tensor([0.5, 0.5]))
         # Learned with `learned_weights` only: the logarithm of each loss's variance.
         self.log_variances = nn.Parameter(torch.full((len(WEIGHED),), FIRST_LOG_VARIANCE))
-        self.optimizer = _optimizer(recipe, model, self.score_fit, self.log_variances)
-        self.averaged = _averaged(model, recipe.averaged_steps) if recipe.averaged_steps else None
+        self.optimizer = _optimizer(recipe, self.model, self.score_fit, self.log_variances)
+        self.averaged = _averaged(self.model, recipe.averaged_steps) if recipe.averaged_steps else None
         self.total_steps = recipe.epochs * self.plan.steps_per_epoch
         self.next_step = 0
         self.best_rsum = -math.inf
         self.frozen = "backbone" not in recipe.train and "image_network" not in recipe.train
         self._bank: StateBank | None = None
         self._caption_teacher: CaptionTeacher | None = None
-        self._pair_teacher = pair_teacher(recipe, model, tokenizer)
 
     def run(self, reporter: Reporter) -> None:
         """Train to the end, from the last checkpoint of the folder if there is one."""
@@ -183,6 +197,8 @@ class Trainer:
             check_minilm_pieces(self.tokenizer)
             with precision_context(self.recipe.precision):
                 self._caption_teacher = CaptionTeacher.build(_minilm(), self.train_set.pieces, self.train_set.owners)
+        if self._fresh_projection and self.next_step == 0:
+            self._begin_projection()
         epoch_start, saved = time.monotonic(), time.monotonic()
         with self._log() as log:
             for step in self.plan.steps(self.next_step, self.total_steps):
@@ -198,6 +214,24 @@ class Trainer:
                 elif time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved = time.monotonic()
+
+    @torch.no_grad()
+    def _begin_projection(self) -> None:
+        """The projection as what loses least without learning: the principal axes of what the first steps read."""
+        self.model.eval()
+        (projection,) = self.model.alignment_head.parameters()
+        projection.copy_(principal_axes(self._whole_tokens(), len(projection)))
+
+    def _whole_tokens(self) -> Iterator[Tokens]:
+        """The regions and words of the first steps, not projected."""
+        config = self.model.config
+        heads = dataclasses.replace(config.heads, token_dim=config.backbone.dim)
+        head = official.alignment_head(dataclasses.replace(config, heads=heads))
+        for step in self.plan.steps(0, min(AXES_STEPS, self.total_steps)):
+            with precision_context(self.recipe.precision):
+                images, captions = self._states(step)
+                tokens = head.regions(self.model.alignment_depth(images)), head.words(self.model.alignment_depth(captions))
+            yield from tokens
 
     @property
     def kept_model(self) -> Aladin:
@@ -221,7 +255,7 @@ class Trainer:
         return record
 
     def _apart_scores(self, model: Aladin) -> dict[str, Float[Tensor, "images captions"]]:
-        images = _encoded(model, self.val_set.images, self.recipe.precision)
+        images = encode_images(model, self.val_set.images, self.recipe.precision)
         captions = encode_captions(model, self.val_set.pieces, self.recipe.precision)
         matrices = {"matching": matching_scores(images.vectors, captions.vectors)}
         if not self.frozen or self.judged_head == "alignment":
@@ -234,7 +268,7 @@ class Trainer:
         images = min(PAIR_IMAGES, int(data.owners[-1]) + 1)
         captions = int(np.searchsorted(data.owners, images))
         with torch.inference_mode(), precision_context(self.recipe.precision):
-            found = _image_input(model, data.images, np.zeros(images, dtype=np.int64), np.arange(images), None)
+            found = image_input(model, data.images, np.arange(images))
             return pair_matrix(model, found, data.pieces[:captions]).float()
 
     @property
@@ -336,7 +370,7 @@ class Trainer:
         loss, data = self.recipe.loss, self.train_set
         listed = listed_pairs(alignment, step.own, loss.pair_teacher_list)
         with torch.inference_mode(), precision_context(self.recipe.precision):
-            images = _image_input(teacher, data.images, step.views, step.images, step.keep)
+            images = image_input(teacher, data.images, step.images, step.views, step.keep)
             said = taught_scores(teacher, images, data.pieces, step.captions, listed)
         if loss.pair_teacher_of == "alignment":
             student, scale = alignment, loss.alignment_scale
@@ -400,7 +434,7 @@ class Trainer:
         if self.model.image_network is not None:
             tail_learns = "image_network" in self.recipe.train and step.epoch >= self.recipe.image_network_from_epoch
             self.model.image_network.region_tails.requires_grad_(tail_learns)
-        return _image_input(self.model, self.train_set.images, step.views, step.images, step.keep)
+        return image_input(self.model, self.train_set.images, step.images, step.views, step.keep)
 
     def _end_epoch(self, epoch: int, cost: dict[str, float], log: Callable[[Record], None], reporter: Reporter) -> None:
         last = self.next_step == self.total_steps
@@ -512,10 +546,9 @@ class StateBank:
         with precision_context(precision):
             for view in range(views):
                 for start in range(0, images, size):
-                    rows = slice(start, start + size)
-                    maps = torch.from_numpy(features.maps[view, rows]).float()
-                    classes = torch.from_numpy(features.tags[view, rows].astype(np.int64))
-                    image_states[view, rows] = model.image_states(model.image_input(maps, classes)).states.bfloat16()
+                    rows = np.arange(start, min(start + size, images))
+                    states = model.image_states(image_input(model, features, rows, view)).states
+                    image_states[view, start : start + size] = states.bfloat16()
                     reporter.progress("frozen states", view * images + start, total)
             done = views * images
             for block in caption_blocks(data.pieces, 2 * size):
@@ -596,25 +629,6 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter, log_varia
 def _averaged(model: Aladin, steps: int) -> AveragedModel:
     """A copy of the model that follows it slowly; its validation rsum is far above that of any single step's weights."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))  # type: ignore[no-untyped-call]
-
-
-def _image_input(
-    model: Aladin,
-    images: Features | RegionSet,
-    views: Int[np.ndarray, " images"],
-    rows: Int[np.ndarray, " images"],
-    keep: Int[Tensor, "images kept"] | None,
-) -> ImageInput:
-    if isinstance(images, RegionSet):
-        return images.batch(rows)
-    maps = torch.from_numpy(images.maps[views, rows]).float()
-    return model.image_input(maps, torch.from_numpy(images.tags[views, rows].astype(np.int64)), keep)
-
-
-def _encoded(model: Aladin, images: Features | RegionSet, precision: str) -> EncodedSet:
-    if isinstance(images, RegionSet):
-        return encode_regions(model, images, precision)
-    return encode_images(model, images, precision)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -120,7 +120,7 @@ def any_text(connection: sqlite3.Connection) -> Iterator[None]:
 def _damage_of_log(path: Path) -> list[str]:
     """What is wrong with the log; nothing while somebody writes it, who would be met amid a frame."""
     found = log_damage(path)
-    return [found] if found and not holder_of(path.with_name(path.name + ".lock")) else []
+    return [found] if found and not holder_of(path) else []
 
 
 def _verified(connection: sqlite3.Connection, size: int, damage_of_log: list[str]) -> Verification:

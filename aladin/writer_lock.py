@@ -1,6 +1,5 @@
 """One writer a collection: a lock that the operating system releases when its holder ends, however it ends."""
 
-import fcntl
 import json
 import os
 import socket
@@ -11,22 +10,31 @@ from pathlib import Path
 
 from aladin.errors import CollectionLocked, DataError
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 PATIENCE = 0.2  # seconds, so that somebody who only asks who holds the lock holds nobody up
+KEPT_TO_OURSELVES = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)  # no process that we start holds the lock too
+LOCKED_BYTE = 1 << 30  # on Windows, where a locked byte cannot be read: one that is not there
 
 
 class WriterLock:
-    """Held from construction to `release`. The file stays where it is: deleting it would let two writers hold two files.
+    """The lock of the collection at a path, held from construction to `release`.
 
-    It says who holds the lock, for the message only; a file left by a process that is gone holds nobody up.
+    Its file stays where it is: deleting it would let two writers hold two files. It says who holds the lock, for the message
+    only; a file left by a process that is gone holds nobody up.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, collection: Path) -> None:
+        path = _path_of(collection)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | KEPT_TO_OURSELVES, 0o666)
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror}); name another place with --collection") from None
         try:
-            _lock(descriptor)
+            _take_patiently(descriptor)
             ours = {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
@@ -34,7 +42,8 @@ class WriterLock:
                 "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]]),  # no more: the rest may be private
             }
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(ours).encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(ours).encode())
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
@@ -51,14 +60,14 @@ class WriterLock:
             self._descriptor = None
 
 
-def holder_of(path: Path) -> str | None:
-    """Who holds the lock at `path` just now, in words; None when nobody does."""
+def holder_of(collection: Path) -> str | None:
+    """Who is writing the collection at a path just now, in words; None when nobody is."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(_path_of(collection), os.O_RDONLY | KEPT_TO_OURSELVES)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _take(descriptor, shared=True)
         return None
     except BlockingIOError:
         return _holder(descriptor)
@@ -68,11 +77,15 @@ def holder_of(path: Path) -> str | None:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
+def _path_of(collection: Path) -> Path:
+    return collection.with_name(collection.name + ".lock")
+
+
+def _take_patiently(descriptor: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -80,9 +93,22 @@ def _lock(descriptor: int) -> None:
             time.sleep(PATIENCE / 10)
 
 
+def _take(descriptor: int, shared: bool = False) -> None:
+    """Lock the file until its descriptor is closed; BlockingIOError when somebody else has it. Who shares, only looks."""
+    if sys.platform == "win32":  # which knows no shared lock: who looks takes it for a moment
+        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
+    else:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
 def _holder(descriptor: int) -> str:
     try:
-        holder = json.loads(os.pread(descriptor, 1000, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        holder = json.loads(os.read(descriptor, 1000))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']} ({holder['command']})"
     except (ValueError, KeyError, TypeError):
         return "a process that has just started"

@@ -33,7 +33,7 @@ from torch import Tensor
 from aladin.backbone import Backbone
 from aladin.config import BackboneConfig, HeadsConfig
 from aladin.datasets import read_dataset
-from aladin.entangled import PairReader
+from aladin.entangled import PairReader, check_pair_head
 from aladin.evaluation import MEMORY, Stages, ThirdStage, encode_dataset, evaluate
 from aladin.heads import AlignmentHead, MatchingHead, PairHead
 from aladin.model_folder import model_config
@@ -259,6 +259,8 @@ def main() -> None:
         parser.error(
             "models are judged on --data, and --entangled judges what --distilled has found: give all of these or none"
         )
+    if arguments.entangled:
+        check_pair_head(arguments.entangled)
     if arguments.plot and (arguments.plot.suffix not in (".svg", ".png") or not arguments.data):
         parser.error("--plot needs a name that ends in .svg or .png, and models that are judged on --data")
     if arguments.sizes and arguments.distilled:

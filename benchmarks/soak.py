@@ -191,6 +191,20 @@ def bombs(scratch: Path, size: float) -> Figures:
     return found
 
 
+def names(scratch: Path, size: float) -> Figures:
+    """F1: files named by any bytes. Target: 5,000 names, all indexed, found and removed."""
+    from tests.test_listing import image_name, names_are_kept
+    from tests.tiny_model import build_tiny_model
+
+    random, tried = np.random.default_rng(1), 0
+    encoder = Encoder.load(build_tiny_model(scratch / "model"), threads=1)
+    for _ in range(max(1, int(20 * size))):
+        raw = {image_name(random.bytes(int(random.integers(1, 120)))) for _ in range(250)}
+        names_are_kept(sorted(raw), scratch, encoder)
+        tried += len(raw)
+    return {"names": tried, "lost": 0}
+
+
 def lock(scratch: Path, size: float) -> Figures:
     """R5: how soon a second writer is told. Target: exit code 5 within 1 s."""
     place, photos, _ = _indexed_examples(scratch)
@@ -201,7 +215,7 @@ def lock(scratch: Path, size: float) -> Figures:
 
 
 PARTS: dict[str, Callable[[Path, float], Figures]] = {
-    part.__name__: part for part in (kills, power, flips, resume, memory, fuzz, bombs, lock)
+    part.__name__: part for part in (kills, power, flips, resume, memory, fuzz, bombs, names, lock)
 }
 
 

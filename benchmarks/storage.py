@@ -20,6 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 from aladin.datasets import Dataset, read_dataset
 from aladin.evaluation import EncodedData, Stages, alignment_matrix, encode_dataset
 from aladin.measures import rsum
+from aladin.projection import principal_axes
 from aladin.scores import matching_scores
 from aladin.tensors import Tokens
 
@@ -48,15 +49,8 @@ def size(form: str, dim: int, rows: int = 1) -> int:
     return int(rows * (dim * BYTES[form] + (SCALE_BYTES if form == "int8" else 0)))
 
 
-def principal_axes(data: EncodedData, dim: int) -> Float[Tensor, "token_dim dim"]:
-    """The directions in which tokens of both kinds vary most; not centred, since cosines are to survive."""
-    states = torch.cat([part.tokens.states[part.tokens.mask] for part in (data.images, data.captions)])
-    vectors: Tensor = torch.linalg.eigh(states.T @ states).eigenvectors  # the largest eigenvalue is the last
-    return vectors[:, -dim:]
-
-
 def projected(tokens: Tokens, axes: Float[Tensor, "token_dim dim"]) -> Tokens:
-    return Tokens(normalize(tokens.states @ axes, dim=-1), tokens.mask)
+    return Tokens(normalize(tokens.states @ axes.T, dim=-1), tokens.mask)
 
 
 def pooled(tokens: Tokens, side: int) -> Tokens:
@@ -111,13 +105,13 @@ def main() -> None:
     for form in BYTES:
         add(f"{count} tokens of {token_dim}", form, size(form, token_dim, count), alignment_rsum(data, regions, words, form))
     for narrow in (128, 64):
-        axes = principal_axes(training, narrow)
+        axes = principal_axes([training.images.tokens, training.captions.tokens], narrow)
         figure = alignment_rsum(data, projected(regions, axes), projected(words, axes), "int8")
         add(f"{count} tokens of {narrow}", "int8", size("int8", narrow, count), figure)
     for side in (5, 4, 3):
         figure = alignment_rsum(data, pooled(regions, side), words, "int8")
         add(f"{side**2} pooled tokens of {token_dim}", "int8", size("int8", token_dim, side**2), figure)
-    axes = principal_axes(training, 128)
+    axes = principal_axes([training.images.tokens, training.captions.tokens], 128)
     figure = alignment_rsum(data, projected(pooled(regions, 4), axes), projected(words, axes), "int8")
     add("16 pooled tokens of 128", "int8", size("int8", 128, 16), figure)
     if arguments.json:

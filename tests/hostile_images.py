@@ -105,6 +105,7 @@ def bombs() -> dict[str, bytes]:
         "many texts.png": png(4, 4, *[chunk(b"zTXt", b"C%d\0\0" % n + zlib.compress(bytes(1 << 20), 9)) for n in range(80)]),
         "profile.png": png(4, 4, chunk(b"iCCP", b"p\0\0" + zeros)),
         "pages.tif": b"II*\0" + struct.pack("<I", 8) + pages,
+        "frames.webp": film_of_webp(65_535),
         "frames.gif": frame[: frame.index(b"\x2c")] + block * 65_535 + b";",
         "exif.jpg": giant_exif(),
         "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99999 99999\n%%EndComments\nshowpage\n",
@@ -122,3 +123,14 @@ def giant_exif() -> bytes:
     segment = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
     plain = encoded(picture((4, 4)), "JPEG")
     return plain[:2] + segment * 50 + plain[2:]
+
+
+def film_of_webp(frames: int) -> bytes:
+    """A WebP of so many frames: one with two, whose last one is repeated."""
+    short = io.BytesIO()
+    first = Image.new("RGB", (4, 4), "red")
+    first.save(short, "WEBP", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")], lossless=True)
+    content = short.getvalue()
+    last = content.rindex(b"ANMF")
+    body = content[8:last] + content[last:] * (frames - 1)
+    return b"RIFF" + struct.pack("<I", len(body)) + body

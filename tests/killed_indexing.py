@@ -1,17 +1,22 @@
 """Runs of `index_folder` that are killed: a server process forks a run each time it is asked, so that a cycle costs little.
 
-    python -m tests.killed_indexing MODEL     (each line of stdin is a run, as JSON; each line of stdout is a process id)
+    python -m tests.killed_indexing MODEL     (each line of stdin is a run, as JSON, each of which prints
+    its process id and then how it ended)
 
 A run notes every image in the journal once it has been told that it is on the disk. It may be told to kill itself before or
 after its n-th statement to the database, which are all the steps that a commit has on our side.
 """
 
 import json
+import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import Future
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,15 @@ from aladin.decoding import Decoders
 from aladin.encode import Encoder
 from aladin.listing import FileState
 from aladin.photographs import Decoded, Unreadable
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: its exit code, negative for the signal that killed it; how long it ran, and how many statements."""
+
+    code: int
+    seconds: float
+    statements: int
 
 
 class KilledRuns:
@@ -37,15 +51,19 @@ class KilledRuns:
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(run) + "\n")
         self._server.stdin.flush()
-        return self._line()
+        return int(self._line())
 
-    def wait(self) -> int:
-        """The exit code of the run, negative for the signal that killed it."""
-        return self._line()
-
-    def _line(self) -> int:
+    def ended_within(self, seconds: float) -> bool:
+        """Wait that long, or until the run has ended; whether it has."""
         assert self._server.stdout is not None
-        return int(self._server.stdout.readline())
+        return bool(select.select([self._server.stdout], [], [], seconds)[0])
+
+    def wait(self) -> Ended:
+        return Ended(**json.loads(self._line()))
+
+    def _line(self) -> str:
+        assert self._server.stdout is not None
+        return self._server.stdout.readline()
 
     def __enter__(self) -> "KilledRuns":
         return self
@@ -66,31 +84,32 @@ class DecodersHere(Decoders):
         from aladin.decoding import outcome
         from aladin.decoding_worker import answer
 
-        return outcome(file, size, *answer({"path": os.fspath(root / file.path), "size": size, "follow": False}))
+        return outcome(
+            file, size, *answer({"path": os.fspath(root / file.path), "size": size, "follow": False, "frames": self._frames})
+        )
 
 
 def main() -> None:
     encoder = Encoder.load(Path(sys.argv[1]), threads=1)
     import onnxruntime  # noqa: F401  # once, instead of in every run
 
+    count = mmap.mmap(-1, 8)  # shared with the run, however that ends
     for line in sys.stdin:
-        run = json.loads(line)
+        run, count[:], started = json.loads(line), bytes(8), time.perf_counter()
         child = os.fork()
         if not child:
+            _die_at(run.pop("statement"), run.pop("after"), count)
             _run(encoder, **run)
         print(child, flush=True)
         _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        seconds = time.perf_counter() - started
+        print(json.dumps(asdict(Ended(os.waitstatus_to_exitcode(status), seconds, int.from_bytes(count)))), flush=True)
 
 
-def _run(
-    encoder: Encoder, folder: str, place: str, journal: str, statement: int, after: bool, processes: bool, batch: int
-) -> None:
+def _run(encoder: Encoder, folder: str, place: str, journal: str, processes: bool, batch: int) -> None:
     descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     if not processes:
         setattr(indexing, "Decoders", DecodersHere)  # noqa: B010, the name is the module's own
-    if statement:
-        _die_at(statement, after)
 
     def note(done: int, total: int) -> None:
         with Collection.open(Path(place)) as reader:
@@ -107,18 +126,21 @@ def _run(
     os._exit(0)
 
 
-def _die_at(statement: int, after: bool) -> None:
-    left = statement
+def _die_at(statement: int, after: bool, count: mmap.mmap) -> None:
+    """Count the statements, and die at one of them if it is not 0."""
+    executed = 0
     for name in ("_rows", "_execute"):
         original = getattr(CollectionWriter, name)
 
         def counted(self: Any, *arguments: Any, original: Any = original) -> Any:
-            nonlocal left
-            left -= 1
-            if left == 0 and not after:
+            nonlocal executed
+            executed += 1
+            count[:] = executed.to_bytes(8)
+            now = executed == statement
+            if now and not after:
                 os.kill(os.getpid(), signal.SIGKILL)
             value = original(self, *arguments)
-            if left == 0:
+            if now:
                 os.kill(os.getpid(), signal.SIGKILL)
             return value
 

@@ -116,13 +116,27 @@ def test_json_tells_what_was_asked_of_what_and_every_hit(aladin: Run, photos: Pa
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     for hit in answer["hits"]:
         scores = {"score", "matching_score", "alignment_score", "probability"}
-        assert hit.keys() == {"rank", "id", "path", "width", "height", "explanation"} | scores
+        assert hit.keys() == {"rank", "id", "path", "frame", "width", "height", "explanation"} | scores
         assert hit["score"] == hit["alignment_score"]
 
 
 def test_jsonl_is_one_hit_a_line(aladin: Run, photos: Path) -> None:
     whole = json.loads(aladin("search", photos, "red", "--json").out)["hits"]
     assert [json.loads(line) for line in aladin("search", photos, "red", "--jsonl").out.splitlines()] == whole
+
+
+def test_coco_has_the_hits_in_their_order_with_the_query_as_caption(aladin: Run, photos: Path) -> None:
+    hits = json.loads(aladin("search", photos, "red", "--json", "--why").out)["hits"]
+    coco = json.loads(aladin("search", photos, "red", "--coco", "--why").out)
+    assert coco["info"] == {"description": "found by: red"}
+    assert [image["id"] for image in coco["images"]] == [hit["id"] for hit in hits]
+    assert [image["file_name"] for image in coco["images"]] == [os.path.relpath(hit["path"], photos) for hit in hits]
+    for annotation, hit in zip(coco["annotations"], hits, strict=True):
+        assert (annotation["id"], annotation["image_id"], annotation["caption"]) == (hit["rank"], hit["id"], "red")
+        assert (annotation["score"], len(annotation["regions"])) == (hit["score"], 1)
+        assert annotation["regions"][0]["bbox"] == list(hit["explanation"]["shares"][0]["box"].values())
+    nothing = aladin("search", photos, "red", "--where", "width > 9999", "--coco")
+    assert {key: json.loads(nothing.out)[key] for key in ("images", "annotations")} == {"images": [], "annotations": []}
 
 
 def test_tsv_is_the_form_of_a_pipe(aladin: Run, photos: Path) -> None:

@@ -1,12 +1,15 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from aladin import pair_teacher
 from aladin.checkpoints import load_model, save_model
 from aladin.cli import main
-from tests.tiny_learning import losses, tiny_model, write_pictures, write_tokenizer
+from aladin.model import Aladin
+from tests.tiny_learning import TINY, losses, tiny_model, write_pictures, write_tokenizer
 
 RECIPE = """
 train = ["backbone", "matching_head"]
@@ -70,6 +73,27 @@ def test_a_recipe_data_and_a_folder_make_a_model(files: Path, tmp_path: Path, ca
     # Asked again, there is nothing left to do.
     assert exit_code(arguments(files, out)) == 0
     assert capsys.readouterr().out == printed.out
+
+
+def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = files / "model" / "tokenizer.json"
+    headed = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, pair_head=True))
+    save_model(tiny_model(tokenizer, headed, seed=5), tokenizer, tmp_path / "teacher")
+    recipe = tmp_path / "taught.toml"
+    recipe.write_text(
+        'train = ["matching_head"]\nepochs = 1\nbatch_images = 4\nviews = 1\n[loss]\nalignment = 0.0\npair_teacher = 1.0\n'
+    )
+    loaded: list[Path] = []
+
+    def load(folder: Path) -> Aladin:
+        loaded.append(folder)
+        return load_model(folder)
+
+    monkeypatch.setattr(pair_teacher, "load_model", load)
+    command = arguments(files, tmp_path / "run", recipe=recipe, teacher=tmp_path / "teacher")
+    assert exit_code(command) == 0
+    assert loaded == [tmp_path / "teacher"]
+    assert all("loss pair_teacher" in step for step in losses(tmp_path / "run").values())
 
 
 def test_a_seed_given_on_the_command_line_replaces_the_recipes(files: Path, tmp_path: Path) -> None:

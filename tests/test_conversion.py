@@ -23,7 +23,7 @@ from aladin.model import Aladin
 from aladin.official import RELEASED
 from aladin.regions import check_photographs, region_set
 from aladin.scores import alignment_scores
-from aladin.tensors import ImageInput
+from aladin.tensors import ImageInput, Tokens
 from aladin.text import WordPieces
 from tests import official_reference
 from tests.tiny_official import (
@@ -32,6 +32,7 @@ from tests.tiny_official import (
     Sizes,
     aladin_checkpoint,
     aladin_shapes,
+    linear,
     random_images,
     random_weights,
     vinvl_shapes,
@@ -346,12 +347,12 @@ def test_nothing_is_written_when_a_weight_is_missing(weights: dict[str, Tensor],
         (f"{VINVL}bert.encoder.layer.2.output.dense.bias", r"unknown img_txt_enc\.oscar_model\.bert\.encoder\.layer\.2\."),
         (
             f"{ENCODER}depth_aggregator_model_matching.gate_ffn.bias",
-            r"has img_txt_enc\.depth_aggregator_model_matching\.gate_ffn",
+            r"lacks img_txt_enc\.depth_aggregator_model_matching\.gate_ffn\.weight, .* and 2 more",
         ),
-        (f"{ENCODER}depth_aggregator_model_alignment.self_attn.in_proj_bias", "parts that the paper's released models do not"),
-        (f"{ENCODER}feature_fusion.alphas.0.weight", "parts that the paper's released models do not have"),
-        (f"{ENCODER}transformer_encoder_1.layers.0.norm1.bias", "parts that the paper's released models do not have"),
-        (f"{ENCODER}post_oscar_transformer.layers.0.norm1.bias", "parts that the paper's released models do not have"),
+        (f"{ENCODER}depth_aggregator_model_alignment.self_attn.in_proj_bias", "whose weights do not tell how they compute"),
+        (f"{ENCODER}feature_fusion.alphas.0.weight", "whose weights do not tell how they compute"),
+        (f"{ENCODER}transformer_encoder_1.layers.0.norm1.bias", "whose weights do not tell how they compute"),
+        (f"{ENCODER}post_oscar_transformer.layers.0.norm1.bias", "whose weights do not tell how they compute"),
     ],
 )
 def test_anything_else_is_refused_by_its_name(
@@ -372,6 +373,7 @@ def with_settings(weights: dict[str, Tensor], **changes: object) -> dict[str, ob
     ("settings", "expected"),
     [
         ({"depth_aggregation_alignment": "mean"}, "has depth-aggregation-alignment = 'mean', parts that"),
+        ({"depth_aggregation_matching": "gated"}, r"lacks img_txt_enc\.depth_aggregator_model_matching\.gate_ffn"),
         ({"tern_layers": 4}, "a matching head of 2 layers and tern-layers 4 in its settings"),
         ({"alignment_mode": "best"}, "has alignment-mode 'best'; expected one of MrSw,"),
         ({"alignment_mode": "mean"}, "alignment-mode 'mean', which in the original depends on the padding"),
@@ -387,6 +389,48 @@ def test_settings_that_describe_another_network_are_refused(
 
 def test_another_pooling_is_taken_over(weights: dict[str, Tensor], vinvl: Path, tmp_path: Path) -> None:
     assert converted(with_settings(weights, alignment_mode="symm"), vinvl, tmp_path).config.heads.pooling == "symm"
+
+
+def gates(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The checkpoint's weights with those of a gated depth aggregation for the matching head."""
+    name, dim = f"{ENCODER}depth_aggregator_model_matching", TINY.dim
+    shapes = {f"{name}.self_attn.in_proj_weight": (3 * dim, dim), f"{name}.self_attn.in_proj_bias": (3 * dim,)}
+    shapes |= linear(f"{name}.self_attn.out_proj", dim, dim) | linear(f"{name}.gate_ffn", 1, dim)
+    return weights | random_weights(shapes, seed=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["gated", "mean"])
+def test_the_matching_head_reads_all_hidden_states_where_the_checkpoint_says_so(
+    weights: dict[str, Tensor], vinvl: Path, tmp_path: Path, bert: BertModel, form: str
+) -> None:
+    content = aladin_checkpoint(gates(weights))
+    if form == "mean":
+        content = with_settings(weights, depth_aggregation_matching="mean")
+    model = converted(content, vinvl, tmp_path)
+    assert model.config.heads.depth == (form, "last", 0)
+    pieces = WordPieces.load(tmp_path / "out" / "tokenizer.json", 50).encode(CAPTIONS)
+    ids, mask = torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask)
+    every = torch.stack(bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states)
+    assert len(every) == 1 + TINY.layers
+    shares = torch.full((len(every), *mask.shape, 1), 1 / len(every))
+    if form == "gated":
+        name, own = f"{ENCODER}depth_aggregator_model_matching.", gates(weights)
+        parts = {key.removeprefix(name): weight for key, weight in own.items() if key.startswith(name)}
+        attention = nn.MultiheadAttention(TINY.dim, 4, batch_first=True).eval()
+        attention.load_state_dict({key.removeprefix("self_attn."): parts[key] for key in parts if key.startswith("self_attn.")})
+        attended = torch.stack([attention(states, states, states, key_padding_mask=~mask)[0] for states in every])
+        shares = (attended @ parts["gate_ffn.weight"].T + parts["gate_ffn.bias"]).sigmoid()
+    expected = model.matching_head(Tokens((shares * every).sum(dim=0), mask))
+    found = model.encoded_captions(model.caption_states(ids, mask))
+    assert_close(found.vectors, expected, atol=1e-5, rtol=0)
+    # The alignment head goes on reading the last one.
+    assert_close(found.tokens.states[found.tokens.mask], words_of(every[-1], found.tokens.mask), atol=1e-5, rtol=0)
+
+
+def words_of(states: Tensor, mask: Tensor) -> Tensor:
+    """The real words of an alignment head that puts nothing in front."""
+    return nn.functional.normalize(states[:, 1:], dim=-1)[mask]
 
 
 def test_a_weight_of_another_shape_is_refused_by_its_name(weights: dict[str, Tensor], vinvl: Path, tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from aladin.checkpoints import load_model, save_model
 from aladin.config import HeadsConfig, LossConfig, Recipe
 from aladin.depth import FusedState, GatedState, MeanState, PostLayers, alignment_depth, matching_depth
 from aladin.errors import ConfigError
-from aladin.export import text_graph
+from aladin.export import ImageGraph, image_graph, text_graph
+from aladin.int8_graph import quantized, write_graphs
 from aladin.model import Aladin, with_depth
+from aladin.smoothing import smoothed
 from aladin.tensors import Tokens
 from aladin.training import start_model
-from tests.tiny_learning import FAST, TINY, Recorder, few_examples, losses, tiny_model, trainer, write_tokenizer
+from tests.tiny_learning import FAST, TINY, Recorder, few_examples, losses, picture, tiny_model, trainer, write_tokenizer
 
 DIM, DEPTH = TINY.backbone.dim, 3
 FORMS = ("last", "mean", "gated")
@@ -217,17 +219,37 @@ def test_an_exported_graph_computes_the_same(models: dict[tuple[str, str, int], 
     np.testing.assert_allclose(words[word_mask], expected.tokens.states[expected.tokens.mask].numpy(), atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [("gated", "gated", 1), ("mean", "mean", 0), ("last", "last", 2)])
+def test_an_exported_graph_of_images_computes_the_same_and_in_int8_nearly(
+    models: dict[tuple[str, str, int], Aladin], tmp_path: Path, settings: tuple[str, str, int]
+) -> None:
+    model = models[settings]
+    pixels = torch.from_numpy(np.stack([picture(number) for number in range(3)]))
+    vectors, regions = ImageGraph(model)(pixels)
+    graph = image_graph(smoothed(model))
+    for count in (1, 3):  # whatever the batch
+        session = onnxruntime.InferenceSession(graph.SerializeToString())
+        found = session.run(None, {"pixels": pixels[:count].numpy()})
+        np.testing.assert_allclose(found[0], vectors[:count].numpy(), atol=1e-4)
+        np.testing.assert_allclose(found[1], regions[:count].numpy(), atol=1e-4)
+    write_graphs({"image.onnx": quantized(graph)}, tmp_path)
+    small = onnxruntime.InferenceSession(str(tmp_path / "image.onnx")).run(None, {"pixels": pixels.numpy()})
+    assert (small[0] * vectors.numpy()).sum(axis=-1).min() > 0.99
+    assert (small[1] * regions.numpy()).sum(axis=-1).min() > 0.99
+
+
 def test_training_from_a_model_without_depth_adds_it_fresh_and_only_once(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     plain = tiny_model(tokenizer)
     save_model(plain, tokenizer, tmp_path / "plain")
     recipe = Recipe(model=dataclasses.replace(TINY, heads=heads("gated", "mean", 1)))
-    model, _ = start_model(recipe, tmp_path / "plain")
+    model = start_model(recipe, tmp_path / "plain").model
     assert model.config.heads.depth == ("gated", "mean", 1)
     kept = plain.state_dict()
     assert all(torch.equal(weight, kept[name]) for name, weight in model.state_dict().items() if name in kept)
     save_model(model, tokenizer, tmp_path / "deep")
-    again, _ = start_model(recipe, tmp_path / "deep")
+    again = start_model(recipe, tmp_path / "deep").model
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in again.state_dict().items())
     with pytest.raises(ConfigError, match=r"but the model to start from has \('gated', 'mean', 1\); give the same"):
         with_depth(again, heads("mean", "mean", 1))

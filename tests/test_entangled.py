@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from aladin import entangled
 from aladin.checkpoints import save_model
 from aladin.datasets import read_dataset
-from aladin.entangled import PairReader, has_pair_head
+from aladin.entangled import PairReader, check_pair_head, has_pair_head
 from aladin.errors import ModelError
 from aladin.evaluation import Stages
+from aladin.features import image_input
 from aladin.model import Aladin, new_model
 from aladin.pairs import pair_matrix
 from aladin.text import WordPieces
@@ -34,7 +35,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> PairReader:
 
 
 def every_pair(reader: PairReader) -> np.ndarray:
-    images = reader._image_input(np.arange(PICTURES))
+    images = image_input(reader.model, reader.images, np.arange(PICTURES))
     with torch.inference_mode():
         return pair_matrix(reader.model, images, reader.captions).numpy()
 
@@ -59,7 +60,7 @@ def test_only_the_images_of_a_block_are_in_memory(reader: PairReader, monkeypatc
     fetched = []
     fetch = Aladin.image_input
     monkeypatch.setattr(
-        Aladin, "image_input", lambda self, maps, classes: fetched.append(len(maps)) or fetch(self, maps, classes)
+        Aladin, "image_input", lambda self, maps, *others: fetched.append(len(maps)) or fetch(self, maps, *others)
     )
     monkeypatch.setattr(entangled, "IMAGES_AT_ONCE", 2)
     reader.scores(np.array([6, 0, 0, 3, 6, 1]), np.array([0, 1, 2, 3, 4, 5]))
@@ -75,7 +76,7 @@ def test_a_model_folder_reads_photographs(tmp_path: Path) -> None:
     reader = PairReader.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", stages)
     scores = reader.scores(np.array([2, 0]), np.array([1, 5]))
     with torch.inference_mode():
-        expected = pair_matrix(model, reader._image_input(np.arange(3)), reader.captions)
+        expected = pair_matrix(model, image_input(model, reader.images, np.arange(3)), reader.captions)
     assert_close(torch.from_numpy(scores), expected[[2, 0], [1, 5]], atol=1e-5, rtol=1e-4)
     assert list(stages.seconds) == ["image features"]
 
@@ -100,12 +101,12 @@ def test_a_model_folder_reads_a_detectors_regions(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_pair_heads_weights_is_refused(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
-    dataset = read_dataset(write_pictures(tmp_path / "pictures", 2))
     save_model(tiny_model(tokenizer), tokenizer, tmp_path / "plain")
     save_model(tiny_model(tokenizer, WITH_HEAD), tokenizer, tmp_path / "headed")
     assert has_pair_head(tmp_path / "headed")
+    check_pair_head(tmp_path / "headed")
     (tmp_path / "headed" / "model.safetensors").unlink()  # as an exported folder
     for folder in ("plain", "headed", "nowhere"):
         assert not has_pair_head(tmp_path / folder)
         with pytest.raises(ModelError, match=rf"{folder} has no weights of a pair head; give a folder that `aladin train`"):
-            PairReader.load(tmp_path / folder, dataset, "fp32", tmp_path / "cache", Stages())
+            check_pair_head(tmp_path / folder)

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,13 +11,15 @@ from click.testing import CliRunner
 
 from aladin.checkpoints import save_model
 from aladin.cli.export import export
+from aladin.config import HUB_DIMS
 from aladin.datasets import read_dataset
 from aladin.encode import Encoder
 from aladin.errors import ModelError
 from aladin.evaluation import Stages
 from aladin.export import ImageGraph, TextGraph, export_model, image_graph, text_graph
+from aladin.hub_terms import as_queries
 from aladin.int8_graph import quantized, write_graphs
-from aladin.model import Aladin
+from aladin.model import Aladin, with_hub_correction
 from aladin.text import WordPieces
 from tests.tiny_learning import PAIRS, TINY, captions, picture, tiny_model, write_pictures, write_tokenizer
 
@@ -65,6 +69,29 @@ def test_the_exported_graphs_encode_as_the_model_does_whatever_the_batch(exporte
     np.testing.assert_allclose(sentences.vectors, text_vectors.numpy(), atol=1e-4)
     np.testing.assert_array_equal(sentences.word_mask, mask.numpy())
     np.testing.assert_allclose(sentences.words[mask.numpy()], words.numpy()[mask.numpy()], atol=1e-4)
+
+
+def test_a_correction_of_hubs_is_in_the_exported_graphs(folder: Path, model: Aladin, tmp_path: Path) -> None:
+    bank = torch.nn.functional.normalize(torch.randn(6, TINY.backbone.dim, generator=torch.Generator().manual_seed(0)), dim=1)
+    heads = dataclasses.replace(TINY.heads, hub_centres=4)
+    corrected = with_hub_correction(copy.deepcopy(model), heads, bank, bank.flip(1))
+    save_model(corrected, folder / "tokenizer.json", tmp_path / "corrected")
+    data = read_dataset(write_pictures(tmp_path / "pictures", 8))
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    assert export_model(tmp_path / "corrected", out, data, "pictures", "fp32", "", cache, Stages())[1].cosine > 0.9999
+    pixels = np.stack([picture(number) for number in range(3)])
+    with torch.no_grad():
+        vectors, regions = ImageGraph(corrected.eval())(torch.from_numpy(pixels))
+    encoder = Encoder.load(out, threads=1)
+    images = encoder.encode_images(pixels)
+    assert images.regions.shape[2] == TINY.heads.token_dim + HUB_DIMS
+    np.testing.assert_allclose(images.vectors, vectors.numpy(), atol=1e-4)
+    np.testing.assert_allclose(images.regions, regions.numpy(), atol=1e-4)
+    found, asked = encoder.encode_texts(captions(1)), encoder.encode_queries(captions(1))
+    np.testing.assert_array_equal(asked.vectors, as_queries(found.vectors))
+    np.testing.assert_array_equal(asked.words, as_queries(found.words))
+    spread = images.vectors @ (found.vectors - asked.vectors).T  # the captions' own terms
+    np.testing.assert_allclose(spread, np.broadcast_to(spread[:1], spread.shape), atol=1e-6)
 
 
 def test_weights_that_both_graphs_need_are_stored_once(exported: Path, model: Aladin) -> None:

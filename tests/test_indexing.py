@@ -27,6 +27,7 @@ from tests.tiny_model import COLOURS
 
 ODD_NAMES = [
     b"-leading-dash.png", b"new\nline.png", b"tab\t.png", b"\xff\xfe bytes.png", b"x" * 251 + b".png", b" .png", b"a .jpg",
+    b"dot.png.", b"space.png ",
     b"UPPER.PNG", b"upper.png", b"'quote\".png", b"$(rm).png", b"%s.png", b"back\\slash.png",
     *(name.encode() for name in ("\N{DOG FACE}.png", "\u202egnp.png", "caf\u00e9.png", "cafe\u0301.png")),
 ]  # fmt: skip

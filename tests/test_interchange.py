@@ -12,11 +12,14 @@ import pytest
 import aladin.interchange
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
+from aladin.datasets import read_dataset
 from aladin.encode import Encoder
 from aladin.errors import DataError, IndexMismatch
 from aladin.indexing import index_folder
-from aladin.interchange import export_clip_retrieval, export_coco, import_clip_retrieval, import_coco
+from aladin.interchange import export_clip_retrieval, export_coco, hits_as_coco, import_clip_retrieval, import_coco
 from aladin.model_folder import ModelFolder
+from aladin.queries import Query, TextPart
+from aladin.search import SearchConfig, search
 from aladin.verification import verify
 from tests.conftest import paint, stored
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM
@@ -164,6 +167,27 @@ def test_coco_has_every_image_and_caption_and_captions_come_back(
         assert row is not None
         assert (row.status, row.metadata["captions"]) == ("ok", ["a blue picture", "the sky"])
         assert next(collection.vector_blocks())[1].shape[1] == DIM
+
+
+def test_hits_as_coco_are_read_by_our_readers_and_laid_out_as_pycocotools_expects(
+    place: Path, photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    with Collection.open(place) as collection:
+        hits = search(collection, encoder, Query((TextPart("red"),)), SearchConfig(top=3)).hits
+    path = tmp_path / "hits.json"
+    path.write_text(json.dumps(hits_as_coco("red", hits)))
+    content = json.loads(path.read_text())
+    # What COCO.createIndex and COCO.loadRes of pycocotools use of a captions file.
+    images = {image["id"]: image for image in content["images"]}
+    by_image = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    assert images.keys() == by_image.keys() == {hit.id for hit in hits}
+    assert len({annotation["id"] for annotation in content["annotations"]}) == len(hits)
+    assert all({"id", "file_name", "width", "height"} <= image.keys() for image in images.values())
+    dataset = read_dataset(path, images=photos)
+    assert {example.id: example.captions for example in dataset.examples} == {hit.path: ("red",) for hit in hits}
+    with CollectionWriter.create(tmp_path / "other.sqlite", photos) as other:
+        assert import_coco(other, path).described == 3
+        assert {row.path for row in other.images() if row.metadata == {"captions": ["red"]}} == {hit.path for hit in hits}
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"images": 3}', b'{"images": [], "annotations": [{"image_id": 9}]}'])

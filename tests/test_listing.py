@@ -6,24 +6,33 @@ import socket
 import stat
 import subprocess
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aladin.boxes import Box
+from aladin.cli.collection import _numbers_of
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
+from aladin.config import IndexConfig
+from aladin.duplicates import find_duplicates
 from aladin.encode import Encoder
 from aladin.errors import DataError
+from aladin.explain import explain_file
 from aladin.indexing import index_folder
 from aladin.listing import FileState, Unlisted, list_images
+from aladin.queries import ImagePart, Query, TextPart, encode_query
+from aladin.search import Searcher
+from aladin.server.files import read_below
 from tests.conftest import paint
 
-# Any bytes that a file system takes, in which a name ends like an image's.
-names = st.binary(min_size=1, max_size=120).map(
-    lambda raw: raw.replace(b"\0", b"0").replace(b"/", b"_").lstrip(b".")[:200] + b"x.png"
-)
+
+def image_name(raw: bytes) -> bytes:
+    """A name as a file system takes it, which ends like an image's, of any bytes."""
+    return raw.replace(b"\0", b"0").replace(b"/", b"_").lstrip(b".")[:200] + b"x.png"
 
 
 def listed(root: Path, follow: bool = False) -> set[str]:
@@ -33,15 +42,20 @@ def listed(root: Path, follow: bool = False) -> set[str]:
     return set(paths)
 
 
-@given(raw=st.lists(names, min_size=1, max_size=25, unique=True))
+@given(raw=st.lists(st.binary(min_size=1, max_size=120).map(image_name), min_size=1, max_size=25, unique=True))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_name_is_listed_stored_found_and_removed(raw: list[bytes], tmp_path: Path, encoder: Encoder) -> None:
-    root = tmp_path / "names"
+    names_are_kept(raw, tmp_path, encoder)
+
+
+def names_are_kept(raw: list[bytes], scratch: Path, encoder: Encoder) -> None:
+    """Files of these names are indexed under them, found by them and removed by them."""
+    root = scratch / "names"
     shutil.rmtree(root, ignore_errors=True)
-    picture = paint(tmp_path / "red.png", "red").read_bytes()
+    picture = paint(scratch / "red.png", "red").read_bytes()
     root.mkdir()
     for number, name in enumerate(raw):
-        (root / os.fsdecode(name)).write_bytes(picture + bytes([number]))
+        (root / os.fsdecode(name)).write_bytes(picture + number.to_bytes(2))
     with CollectionWriter.create(default_place(root), root) as collection:
         assert index_folder(collection, encoder).added == len(raw)
         assert {os.fsencode(row.path) for row in collection.images("ok")} == set(raw)
@@ -52,21 +66,66 @@ def test_any_name_is_listed_stored_found_and_removed(raw: list[bytes], tmp_path:
         assert len(collection) == len(raw) - 1
 
 
-def test_long_nested_paths_are_read_and_those_too_long_for_the_system_are_said(tmp_path: Path, encoder: Encoder) -> None:
-    root = tmp_path / "deep"
+def test_an_image_at_a_path_longer_than_the_system_takes_is_as_good_as_any(tmp_path: Path, encoder: Encoder) -> None:
+    """Found, asked by, explained by its copy, compared, gone, back, and removed; its sidecar is read."""
+    root, picture = tmp_path / "deep", paint(tmp_path / "red.png", "red").read_bytes()
     root.mkdir()
+    paint(root / "blue.png", "blue")
+    path = "/".join(["d" * 250] * 20) + "/red.png"  # 5,027 bytes
+    above = make_deep(root, path, {"red.png": picture, "red.png.json": b'{"place": "sea"}'})
+    place = default_place(root)
+    with CollectionWriter.create(place, root) as collection:
+        assert index_folder(collection, encoder).added == 2
+        assert index_folder(collection, encoder).unchanged == 2
+        row = collection.image_at(path)
+        assert row is not None
+        assert (row.status, row.metadata) == ("ok", {"sidecar": {"place": "sea"}})
+        searcher = Searcher(collection, encoder)
+        assert [hit.path for hit in searcher.search(Query((TextPart("red"),))).hits] == [path, "blue.png"]
+        assert [hit.path for hit in searcher.search(Query((ImagePart(root / path),))).hits] == ["blue.png"]
+        assert searcher.search(Query((ImagePart(row.id, box=Box(0, 0, 9, 9)),))).searched == 1
+        assert read_below(root, path) == picture  # as the server reads it
+        again = explain_file(encode_query(Query((TextPart("red"),)), encoder), root / path, encoder)
+        assert again == searcher.explain(Query((TextPart("red"),)), row.id)
+        os.close(make_deep(root, path, {"copy.png": picture}))
+        index_folder(collection, encoder)
+        assert [[found.path for found in group.images] for group in find_duplicates(collection).groups] == [
+            [path, path.replace("red", "copy")]
+        ]
+        assert _numbers_of(collection, root, root / path) == _numbers_of(collection, root, Path(path)) == [row.id]
+        os.unlink("red.png", dir_fd=above)
+        assert index_folder(collection, encoder, IndexConfig(confirm_deletes=True)).forgotten == 1
+    os.close(above)
+    assert [item for item in list_images(root) if isinstance(item, Unlisted)] == []
+    subprocess.run(["rm", "-rf", root], check=True)
+
+
+def test_a_moved_folder_is_known_by_an_image_at_a_long_path(tmp_path: Path, encoder: Encoder) -> None:
+    root, place = tmp_path / "deep", tmp_path / "c.sqlite"
+    path = "/".join(["d" * 250] * 20) + "/red.png"
+    root.mkdir()
+    os.close(make_deep(root, path, {"red.png": paint(tmp_path / "red.png", "red").read_bytes()}))
+    with CollectionWriter.create(place, root) as collection:
+        index_folder(collection, encoder)
+    root.rename(tmp_path / "moved")
+    with CollectionWriter.create(place, tmp_path / "moved") as collection:
+        assert index_folder(collection, encoder).unchanged == 1
+    subprocess.run(["rm", "-rf", tmp_path / "moved"], check=True)
+
+
+def make_deep(root: Path, path: str, contents: dict[str, bytes]) -> int:
+    """Files in the folder of a path too long to be named at once; a descriptor of that folder."""
     here = os.open(root, os.O_RDONLY)
-    for _ in range(20):  # 20 x 251 bytes: beyond what one path may have
-        os.mkdir("d" * 250, dir_fd=here)
-        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+    for name in path.split("/")[:-1]:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
-    os.close(here)
-    paint(root / ("d" * 250) / ("d" * 250) / "a.png", "red")
-    found = list(list_images(root))
-    assert [item.path.count("/") for item in found if isinstance(item, FileState)] == [2]
-    assert [item.reason for item in found if isinstance(item, Unlisted)] == ["cannot be listed (File name too long)"]
-    subprocess.run(["rm", "-rf", root], check=True)
+    for name, content in contents.items():
+        with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=here), "wb") as file:
+            file.write(content)
+    return here
 
 
 # F2: links and things that are no files.

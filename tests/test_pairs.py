@@ -130,7 +130,7 @@ def test_a_start_without_the_head_gets_a_fresh_one(tmp_path: Path, tokenizer: Pa
     plain = tiny_model(tokenizer)
     save_model(plain, tokenizer, tmp_path / "plain")
     recipe = Recipe(train=("backbone", "pair_head"), loss=LossConfig(alignment=0.0, pairs=1.0, pairs_scale=0.0))
-    model, _ = start_model(recipe, tmp_path / "plain")
+    model = start_model(recipe, tmp_path / "plain").model
     assert model.config.heads.pair_head
     assert model.pair_head is not None
     before = plain.state_dict()

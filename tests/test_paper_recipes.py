@@ -23,7 +23,7 @@ from aladin.errors import ConfigError
 from aladin.model import Aladin, new_model
 from aladin.scores import alignment_scores
 from aladin.text import WordPieces
-from aladin.training import Trainer, learning_set
+from aladin.training import Start, Trainer, learning_set
 from tests import tiny_learning
 from tests.tiny_learning import Recorder, losses, write_tokenizer
 from tests.tiny_official import random_images, write_features
@@ -69,7 +69,7 @@ def run_of(recipe: Recipe, folder: Path) -> Trainer:
     model = new_model(SIZES, WordPieces.load(tokenizer, SIZES.limits.caption_pieces), pretrained=False)
     dataset = read_dataset(folder / "captions.jsonl", images=features)
     data = learning_set(dataset, model, tokenizer, recipe.views, folder / "cache", lambda done, total: None)
-    return Trainer(recipe, model, tokenizer, data, data, folder / "run")
+    return Trainer(recipe, Start(model, tokenizer), data, data, folder / "run")
 
 
 def weights(model: Aladin) -> dict[str, torch.Tensor]:
@@ -153,7 +153,7 @@ def test_losses_that_weigh_themselves_learn_their_weights_and_a_resumed_run_keep
     used = torch.tensor([True, False, True, True, False, True, True, False])  # no caption teacher, no pairs, no pair teacher
     assert (run.log_variances[used] != before[used]).all()
     assert torch.equal(run.log_variances[~used], before[~used])
-    again = Trainer(both, run.model, run.tokenizer, run.train_set, run.val_set, run.out)
+    again = Trainer(both, Start(run.model, run.tokenizer), run.train_set, run.val_set, run.out)
     again.run(Recorder())
     assert torch.equal(again.log_variances, run.log_variances)
 

@@ -90,33 +90,33 @@ def test_a_second_indexing_command_ends_with_5_and_says_who_is_first(tmp_path: P
 
 
 def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:
-    assert holder_of(tmp_path / "lock") is None
-    lock = WriterLock(tmp_path / "lock")
-    assert f"process {os.getpid()} on " in (holder_of(tmp_path / "lock") or "")
+    assert holder_of(tmp_path / "c.sqlite") is None
+    lock = WriterLock(tmp_path / "c.sqlite")
+    assert f"process {os.getpid()} on " in (holder_of(tmp_path / "c.sqlite") or "")
     with pytest.raises(CollectionLocked):
-        WriterLock(tmp_path / "lock")
+        WriterLock(tmp_path / "c.sqlite")
     lock.release()
-    assert holder_of(tmp_path / "lock") is None
-    WriterLock(tmp_path / "lock").release()
+    assert holder_of(tmp_path / "c.sqlite") is None
+    WriterLock(tmp_path / "c.sqlite").release()
 
 
 def test_the_lock_of_a_stopped_holder_is_still_its_own(tmp_path: Path) -> None:
     script = "import sys, time; from pathlib import Path; from aladin.writer_lock import *\n"
-    script += "lock = WriterLock(Path(sys.argv[1] + '2')); print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", script, tmp_path / "lock"], stdout=subprocess.PIPE) as child:
+    script += "lock = WriterLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path / "c.sqlite"], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         child.send_signal(signal.SIGSTOP)
         with pytest.raises(CollectionLocked):
-            WriterLock(tmp_path / "lock2")
+            WriterLock(tmp_path / "c.sqlite")
         child.send_signal(signal.SIGKILL)
-    WriterLock(tmp_path / "lock2").release()
+    WriterLock(tmp_path / "c.sqlite").release()
 
 
 def test_a_lock_file_of_nonsense_holds_nobody_up(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_bytes(b"\xff{not json")
-    WriterLock(tmp_path / "lock").release()
-    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    (tmp_path / "c.sqlite.lock").write_bytes(b"\xff{not json")
+    WriterLock(tmp_path / "c.sqlite").release()
+    assert json.loads((tmp_path / "c.sqlite.lock").read_text())["pid"] == os.getpid()
 
 
 # Any order of everything.

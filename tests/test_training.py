@@ -29,7 +29,7 @@ from aladin.config import (
 )
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.model import Aladin
-from aladin.training import StateBank, Trainer, check_captions
+from aladin.training import Start, StateBank, Trainer, check_captions
 from tests.tiny_learning import (
     FAST,
     INTERRUPTED,
@@ -195,22 +195,95 @@ def test_a_projection_begins_near_the_cosines_it_is_to_keep_and_is_not_replaced(
     save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "wide")
     recipe = dataclasses.replace(with_loss(), train=("projection",))
 
-    def narrowed(token_dim: int, start: str) -> Aladin:
+    def narrowed(token_dim: int, start: str) -> Start:
         heads = dataclasses.replace(TINY.heads, token_dim=token_dim)
         return training.start_model(
             dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, heads=heads)), tmp_path / start
-        )[0]
+        )
 
-    model = narrowed(dim - 1, "wide")
+    assert narrowed(dim - 1, "wide").fresh_projection
+    model = narrowed(dim - 1, "wide").model
     rows = model.alignment_head.projection.weight.detach()
     assert model.config.heads.token_dim == len(rows) == dim - 1
     torch.testing.assert_close(rows @ rows.T, torch.eye(dim - 1))
     stored = load_model(tmp_path / "wide").state_dict()
     assert all(torch.equal(weight, stored[name]) for name, weight in weights(model).items() if "alignment_head" not in name)
     save_model(model, tokenizer, tmp_path / "narrow")
-    assert torch.equal(narrowed(dim - 1, "narrow").alignment_head.projection.weight, rows)
+    again = narrowed(dim - 1, "narrow")
+    assert torch.equal(again.model.alignment_head.projection.weight, rows)
+    assert not again.fresh_projection
     with pytest.raises(ConfigError, match=f"projects its tokens to {dim - 1} already"):
         narrowed(dim - 2, "narrow")
+
+
+NARROWING = dataclasses.replace(
+    with_loss(), train=("projection",), epochs=3, batch_images=3, views=2, kept_regions=3, averaged_steps=3
+)
+
+
+def narrow_model(folder: Path, token_dim: int = 5) -> Aladin:
+    config = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, token_dim=token_dim))
+    return tiny_model(write_tokenizer(folder), config)
+
+
+@pytest.mark.parametrize("train", [("projection",), ("backbone", "projection")])
+def test_a_fresh_projection_begins_with_the_principal_axes_of_what_the_first_steps_read(
+    train: tuple[str, ...], tmp_path: Path
+) -> None:
+    still = OptimizerConfig(learning_rate=0.0, new_learning_rate=0.0, weight_decay=0.0)
+    model = narrow_model(tmp_path)
+    before = model.alignment_head.projection.weight.detach().clone()
+    recipe = dataclasses.replace(NARROWING, train=train, optimizer=still)
+    run = trainer(recipe, tmp_path, model, fresh_projection=True)
+    run.run(Recorder())
+    whole = tiny_model(write_tokenizer(tmp_path))
+    whole.load_state_dict({name: weight for name, weight in weights(model).items() if "alignment_head" not in name})
+    tokens = []
+    with torch.no_grad():
+        for step in run.plan.steps(0, training.AXES_STEPS):
+            maps = torch.from_numpy(run.train_set.images.maps[step.views, step.images]).float()  # type: ignore[union-attr]
+            classes = torch.from_numpy(run.train_set.images.tags[step.views, step.images]).long()  # type: ignore[union-attr]
+            pieces, mask = (torch.from_numpy(a[step.captions]) for a in (run.train_set.pieces.ids, run.train_set.pieces.mask))
+            for found in (
+                whole.encoded_images(whole.image_states(whole.image_input(maps, classes, step.keep))).tokens,
+                whole.encoded_captions(whole.caption_states(pieces, mask)).tokens,
+            ):
+                tokens.append(found.states[found.mask])
+    every = torch.cat(tokens)
+    best = torch.linalg.svd(every, full_matrices=False).Vh[:5]
+    rows = run.model.alignment_head.projection.weight.detach()
+    torch.testing.assert_close(rows @ rows.T, torch.eye(5), atol=1e-5, rtol=0)
+    kept, most, random = ((every @ axes.T).square().sum() for axes in (rows, best, torch.linalg.qr(before.T).Q.T))
+    assert random < 0.9 * most
+    assert kept > 0.999 * most  # states are kept and multiplied in bfloat16
+    assert torch.equal(run.kept_model.alignment_head.projection.weight, rows)
+
+
+def test_a_resumed_run_does_not_look_for_the_axes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopping(Recorder):
+        def progress(self, what: str, done: int, total: int) -> None:
+            if (what, done) == ("training steps", 4):
+                raise KeyboardInterrupt
+
+    def run(folder: str) -> Trainer:
+        return trainer(NARROWING, tmp_path / folder, narrow_model(tmp_path / folder), fresh_projection=True)
+
+    whole = run("whole")
+    whole.run(Recorder())
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped").run(Stopping())
+    monkeypatch.setattr(training, "principal_axes", None)
+    resumed = run("stopped")
+    resumed.run(Recorder())
+    assert losses(resumed.out) == losses(whole.out)
+    assert torch.equal(resumed.model.alignment_head.projection.weight, whole.model.alignment_head.projection.weight)
+
+
+def test_too_few_tokens_for_a_projection_are_refused(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(NARROWING, epochs=1, captions_per_image=1, kept_regions=1)
+    run = trainer(recipe, tmp_path, narrow_model(tmp_path, TINY.backbone.dim - 1), pictures=2, fresh_projection=True)
+    with pytest.raises(DataError, match=r"there are \d+ tokens to find 15 principal axes of; .* or lower token_dim"):
+        run.run(Recorder())
 
 
 def test_a_projection_that_is_not_there_cannot_learn(tmp_path: Path) -> None:
@@ -277,7 +350,7 @@ def test_the_states_of_frozen_parts_are_those_that_the_model_computes(tmp_path: 
     data = learning_set(model, tokenizer, 5, views=2)
     bank = StateBank.build(model, data, "fp32", Recorder())
     recipe = dataclasses.replace(RECIPES["distil"], batch_images=5, views=2, kept_regions=4)
-    step = next(iter(Trainer(recipe, model, tokenizer, data, data, tmp_path / "run").plan.steps(0, 1)))
+    step = next(iter(Trainer(recipe, Start(model, tokenizer), data, data, tmp_path / "run").plan.steps(0, 1)))
     maps = torch.from_numpy(data.images.maps[step.views, step.images]).float()
     classes = torch.from_numpy(data.images.tags[step.views, step.images]).long()
     with torch.no_grad():
@@ -317,7 +390,8 @@ def test_the_best_model_is_the_one_of_the_best_epoch(tmp_path: Path) -> None:
     """Measured again from its folder, it has the rsum that the log says was best."""
     run = trainer(dataclasses.replace(RECIPES["align"], epochs=5, validate_every=1), tmp_path)
     run.run(Recorder())
-    again = Trainer(run.recipe, load_model(run.out / "best"), run.tokenizer, run.train_set, run.val_set, tmp_path / "again")
+    start = Start(load_model(run.out / "best"), run.tokenizer)
+    again = Trainer(run.recipe, start, run.train_set, run.val_set, tmp_path / "again")
     assert again.validate()["alignment rsum"] == run.best_rsum
 
 
@@ -468,10 +542,10 @@ def test_data_of_a_single_image_cannot_be_learned_from() -> None:
 def test_a_model_starts_from_a_folder_or_from_pretrained_weights(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1, fresh_matching_head=False), tmp_path)
     run.run(Recorder())
-    model, tokenizer = training.start_model(run.recipe, run.out / "best")
-    assert tokenizer == run.out / "best" / "tokenizer.json"
+    start = training.start_model(run.recipe, run.out / "best")
+    assert start.tokenizer == run.out / "best" / "tokenizer.json"
     expected = load_model(run.out / "best").state_dict()
-    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+    assert all(torch.equal(weight, expected[name]) for name, weight in start.model.state_dict().items())
 
 
 def test_dropout_is_the_recipes_whatever_model_it_starts_from(tmp_path: Path) -> None:
@@ -479,7 +553,7 @@ def test_dropout_is_the_recipes_whatever_model_it_starts_from(tmp_path: Path) ->
     save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "start")
     backbone = dataclasses.replace(TINY.backbone, dropout=0.25)
     recipe = dataclasses.replace(with_loss(), model=dataclasses.replace(ModelConfig(), backbone=backbone))
-    model, _ = training.start_model(recipe, tmp_path / "start")
+    model = training.start_model(recipe, tmp_path / "start").model
     assert model.config == dataclasses.replace(TINY, backbone=backbone)
     assert {module.p for module in model.backbone.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
 
@@ -490,7 +564,7 @@ def test_a_fresh_matching_head_is_another_one_for_each_seed_and_nothing_else_is_
     stored = load_model(run.out / "best").state_dict()
 
     def renewed(seed: int) -> dict[str, torch.Tensor]:
-        return weights(training.start_model(dataclasses.replace(run.recipe, seed=seed), run.out / "best")[0])
+        return weights(training.start_model(dataclasses.replace(run.recipe, seed=seed), run.out / "best").model)
 
     one, again, other = renewed(1), renewed(1), renewed(2)
     matrix = "matching_head.layers.0.linear1.weight"

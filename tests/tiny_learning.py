@@ -32,8 +32,9 @@ from aladin.config import (
 from aladin.features import Features
 from aladin.grid import GridNetwork, top_classes
 from aladin.model import Aladin, new_model
+from aladin.pair_teacher import pair_teacher
 from aladin.text import WordPieces
-from aladin.training import LearningSet, Trainer
+from aladin.training import LearningSet, Start, Trainer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 220), "white": (240, 240, 240), "black": (10, 10, 10)}
 PAIRS = list(itertools.permutations(COLOURS, 2))  # 20: above, below
@@ -142,12 +143,15 @@ class Recorder:
         self.epochs.append((epoch, record))
 
 
-def trainer(recipe: Recipe, folder: Path, model: Aladin | None = None, pictures: int = 8) -> Trainer:
+def trainer(
+    recipe: Recipe, folder: Path, model: Aladin | None = None, pictures: int = 8, fresh_projection: bool = False
+) -> Trainer:
     """A run in `folder`/run on the first pictures, from `model` or from random weights."""
     tokenizer = write_tokenizer(folder)
     model = model or tiny_model(tokenizer)
     train, val = (learning_set(model, tokenizer, pictures, views) for views in (recipe.views, 1))
-    return Trainer(recipe, model, tokenizer, train, val, folder / "run")
+    start = Start(model, tokenizer, pair_teacher(recipe, model, tokenizer), fresh_projection)
+    return Trainer(recipe, start, train, val, folder / "run")
 
 
 def losses(out: Path) -> dict[int, dict[str, float]]:

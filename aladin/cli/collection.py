@@ -14,6 +14,7 @@ from aladin.collection_writer import CollectionWriter
 from aladin.config import IndexConfig
 from aladin.encode import Encoder
 from aladin.errors import CollectionLocked, DataError
+from aladin.frames import MOST_FRAMES, named_picture, picture_name
 from aladin.indexing import IndexReport
 from aladin.model_folder import ModelFolder, shipped_model
 from aladin.repairing import repair as mend
@@ -38,6 +39,11 @@ READING = (
     "--confirm-deletes", is_flag=True, help="Forget the images whose files are gone, instead of keeping them offline."
 )
 @click.option("--retry-failed", is_flag=True, help="Read files again that could not be read before.")
+@click.option(
+    "--frames",
+    type=click.IntRange(1, MOST_FRAMES),
+    help="Read up to so many pictures of a file with several: an animation, pages.  [default: as before, at first 1]",
+)
 @with_options((*READING, JSON, MODEL, PLACE, QUIET))
 def index(
     folder: Path, rebuild: bool, as_json: bool, model: Path | None, collection: Path | None, quiet: bool, **options: Any
@@ -195,17 +201,20 @@ def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool
             click.echo(_summary(report), err=True)
 
 
-def _config(workers: int | None = None, max_memory: int | None = None, **flags: bool) -> IndexConfig:
-    return IndexConfig(workers=workers or 0, max_memory_mb=max_memory or 0, **flags)
+def _config(workers: int | None = None, max_memory: int | None = None, frames: int | None = None, **flags: bool) -> IndexConfig:
+    return IndexConfig(workers=workers or 0, max_memory_mb=max_memory or 0, frames=frames or 0, **flags)
 
 
 def _numbers_of(opened: Collection, folder: Path, path: Path) -> list[int]:
-    """The ids of the image at a path, or of all below a folder; DataError when there is none."""
+    """The ids of the image at a path, of all below a folder, or of one picture, "cat.gif[2]"; DataError when there is none."""
     below_root = {os.path.relpath(os.path.realpath(path.parent) / Path(path.name), opened.root), os.fspath(path)}
     for name in sorted(below_root):
         numbers = opened.ids_below(os.path.normpath(name))
         if numbers:
             return numbers
+        image = opened.image_at(*named_picture(os.path.normpath(name)))
+        if image is not None:
+            return [image.id]
     raise DataError(f"the collection of {printable(str(folder))} has no image at {printable(str(path))}; see `aladin status`")
 
 
@@ -217,7 +226,7 @@ def _print_failures(folder: Path, place: Path, report: IndexReport) -> None:
             if number == SHOWN_FAILURES:
                 click.echo("skipped: and more", err=True)
                 return
-            click.echo(f"skipped: {printable(str(folder / row.path))} {row.reason}", err=True)
+            click.echo(f"skipped: {printable(picture_name(str(folder / row.path), row.frame))} {row.reason}", err=True)
 
 
 def _summary(report: IndexReport) -> str:

@@ -163,22 +163,18 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
 
 
 def _pairs_of(asked: Request) -> int:
-    """The n of three-stage, 0 for none; ConfigError where it cannot be had."""
-    from aladin.entangled import has_pair_head
+    """The n of three-stage, 0 for none; an error where it cannot be had."""
+    from aladin.entangled import check_pair_head, has_pair_head
 
     if asked.pairs and asked.pairs > asked.rerank:
         raise ConfigError(
             f"--pairs is {asked.pairs} and --rerank {asked.rerank}; the third stage reads what the second has put in order: "
             "give a --rerank of at least --pairs"
         )
-    folder, readable = asked.pair_folder, has_pair_head(asked.pair_folder)
-    if (asked.pairs or asked.pair_model) and not readable:
-        raise ConfigError(
-            f"{printable(str(folder))} has no weights of a pair head for --pairs; give with --pair-model a folder that "
-            "`aladin train` wrote by recipes/entangled.toml"
-        )
+    if asked.pairs or asked.pair_model:
+        check_pair_head(asked.pair_folder)
     if asked.pairs is None:
-        return min(PAIRS, asked.rerank) if readable else 0
+        return min(PAIRS, asked.rerank) if has_pair_head(asked.pair_folder) else 0
     return asked.pairs
 
 

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("text", required=False)
 @with_options(PARTS)
+@click.option("--frame", default=0, type=click.IntRange(0), help="Which picture of a file with several, from 0.")
 @click.option("--png", type=click.Path(path_type=Path), help="Draw it into this file.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
 @MODEL
-def explain(image: Path, text: str | None, png: Path | None, as_json: bool, model: Path | None, **options: Any) -> None:
+def explain(
+    image: Path, text: str | None, frame: int, png: Path | None, as_json: bool, model: Path | None, **options: Any
+) -> None:
     """Tell why IMAGE has the score that a search for TEXT gives it.
 
     Each word has chosen the region of the image that agrees with it most; what the words add makes up the score. Boxes are
@@ -39,23 +42,24 @@ def explain(image: Path, text: str | None, png: Path | None, as_json: bool, mode
     query = QueryOptions(**options).query(text=text)
     encoder = Encoder.load(model or shipped_model())
     encoded = encode_query(query, encoder)
-    explanation = explain_file(encoded, image, encoder)
+    explanation = explain_file(encoded, image, encoder, frame)
     if encoded.truncated:
         click.echo("aladin: the query is longer than the model reads; its end was left out", err=True)
     if png is not None:
-        _draw(image, explanation, str(query), png)
+        _draw(image, frame, explanation, str(query), png)
     if as_json:
         _print_json(image, str(query), explanation)
     elif sys.stdout.isatty() or png is None:
         _print_table(explanation)
 
 
-def _draw(image: Path, explanation: "Explanation", title: str, png: Path) -> None:
+def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: Path) -> None:
     from aladin.drawing import drawn
     from aladin.images import open_image
+    from aladin.queries import content_of_file
 
     try:
-        drawn(open_image(image), explanation, title).save(png, format="PNG")
+        drawn(open_image(content_of_file(image), str(image), frame=frame), explanation, title).save(png, format="PNG")
     except OSError as error:
         raise DataError(f"{printable(str(png))} cannot be written ({error.strerror or error}); give another --png") from None
 

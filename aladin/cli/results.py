@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aladin.explain import Explanation
+from aladin.frames import picture_name
 from aladin.search import Hit, Results, as_json
 
-Form = Literal["table", "tsv", "json", "jsonl", "print0"]
+Form = Literal["table", "tsv", "json", "jsonl", "coco", "print0"]
 JOINER = "\u200d"  # holds many emoji together; a format character, but a harmless one
 
 
@@ -29,13 +30,17 @@ class Answer:
     def path(self, hit: Hit) -> str:
         return os.path.join(self.folder, hit.path)  # noqa: PTH118, a Path would drop a leading ./
 
+    def name(self, hit: Hit) -> str:
+        """The path for people: with the number of a further picture of the file."""
+        return printable(picture_name(self.path(hit), hit.frame))
+
 
 def print_answer(answer: Answer, form: Form | None) -> None:
     """All hits in that form; without one, a table on a terminal and TSV elsewhere."""
     if form == "table" or (form is None and sys.stdout.isatty()):
         _print_table(answer)
         return
-    writers = {"json": _json, "jsonl": _jsonl, "print0": _nul_ended}
+    writers = {"json": _json, "jsonl": _jsonl, "coco": _coco, "print0": _nul_ended}
     write_bytes(writers.get(form or "tsv", _tsv)(answer))
 
 
@@ -66,7 +71,7 @@ def _print_table(answer: Answer) -> None:
         table.add_column(column, justify="right")
     table.add_column("path", overflow="fold")
     for hit in answer.results.hits:
-        path = Text(printable(answer.path(hit)))
+        path = Text(answer.name(hit))
         if hit.explanation is not None:
             path.append(f"\n{printable(in_words(hit.explanation))}", style="dim")
         probability = [f"{hit.probability:.0%}" if hit.probability is not None else ""] if likely else []
@@ -89,7 +94,8 @@ def _tsv(answer: Answer) -> bytes:
 
 
 def _nul_ended(answer: Answer) -> bytes:
-    return b"".join(os.fsencode(answer.path(hit)) + b"\0" for hit in answer.results.hits)
+    """Every file once, though several of its pictures be hits."""
+    return b"".join(os.fsencode(path) + b"\0" for path in dict.fromkeys(map(answer.path, answer.results.hits)))
 
 
 def _json(answer: Answer) -> bytes:
@@ -110,6 +116,12 @@ def _json(answer: Answer) -> bytes:
 
 def _jsonl(answer: Answer) -> bytes:
     return b"".join(json_line(_hit_table(answer, hit)) for hit in answer.results.hits)
+
+
+def _coco(answer: Answer) -> bytes:
+    from aladin.interchange import hits_as_coco
+
+    return json_line(hits_as_coco(answer.query, answer.results.hits), indent=2)
 
 
 def _hit_table(answer: Answer, hit: Hit) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import aladin.search as engine
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, with_options
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import CONDITIONS, PARTS, QueryOptions
-from aladin.cli.results import Answer, Form, print_answer, printable
+from aladin.cli.results import Answer, Form, print_answer
 from aladin.collection import Collection, default_place
 from aladin.encode import Encoder
 from aladin.errors import CollectionLocked
@@ -42,6 +42,7 @@ SEARCHING = (
     click.option("--why", is_flag=True, help="For each hit, which region each word chose and what it added to the score."),
     click.option("--json", "form", flag_value="json", help="One JSON object."),
     click.option("--jsonl", "form", flag_value="jsonl", help="One JSON object a hit."),
+    click.option("--coco", "form", flag_value="coco", help="A COCO captions JSON: each hit with the query as its caption."),
     click.option("--tsv", "form", flag_value="tsv", help="Score, tab, path: the default where stdout is no terminal."),
     click.option("-0", "--print0", "form", flag_value="print0", help="Paths only, each ended by NUL, for xargs -0."),
     click.option("--no-index", is_flag=True, help="Do not look for new and changed files."),
@@ -141,7 +142,7 @@ def _remark(query: Query, answer: Answer, options: SearchOptions) -> None:
     if query.where is not None and not results.searched:
         options.note("no image meets the condition")
     if results.nearest:
-        names = ", ".join(f"{printable(answer.path(hit))} ({hit.probability:.0%})" for hit in results.nearest)
+        names = ", ".join(f"{answer.name(hit)} ({hit.probability:.0%})" for hit in results.nearest)
         options.note(f"nothing here matches; the nearest are {names}")
     elif results.hits and results.answered is False:
         options.note("nothing here seems to match; these are the nearest")

@@ -62,7 +62,8 @@ def train(
         settings = dataclasses.replace(settings, teacher=str(teacher))
     train_data = read_dataset(train_path, train_split, train_images, skip_bad)
     val_data = read_dataset(val_path, val_split, val_images, skip_bad)
-    model, tokenizer = start_model(settings, start)
+    begin = start_model(settings, start)
+    model, tokenizer = begin.model, begin.tokenizer
     with TerminalReporter() as reporter:
         if skip_bad and model.image_network is not None:
             train_data = without_undecodable(train_data, reporter.counting("training images looked at"))
@@ -74,7 +75,7 @@ def train(
         features = cache or out / "features"
         learn = learning_set(train_data, model, tokenizer, settings.views, features, reporter.counting("training images"))
         judge = learning_set(val_data, model, tokenizer, 1, features, reporter.counting("validation images"))
-        trainer = Trainer(settings, model, tokenizer, learn, judge, out)
+        trainer = Trainer(settings, begin, learn, judge, out)
         trainer.run(reporter)
     best = f"best validation rsum of the {trainer.judged_head} head: {trainer.best_rsum:.1f}"
     click.echo(f"{best}; the model is in {out / 'best'}")

@@ -1,0 +1,66 @@
+"""`aladin correct-hubs`: a trained model with dual bank normalisation inside its vectors and tokens."""
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from aladin.cli.progress import progress_shown
+from aladin.config import HeadsConfig
+from aladin.datasets import Dataset, read_dataset
+
+MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
+
+
+@click.command("correct-hubs")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Training images with captions.")
+@click.option("--split", help="Split of the data to use, where it names splits.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
+@click.option("--centres", type=click.IntRange(min=1), default=500, show_default=True, help="In the bank of each side.")
+@click.option("--scale", type=float, default=HeadsConfig.hub_scale, show_default=True, help="Inverse temperature of nearness.")
+@click.option("--weight", type=float, default=HeadsConfig.hub_weight, show_default=True, help="Of nearness in scores.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features in, for the next time.")
+def correct_hubs(
+    model: Path,
+    out: Path,
+    data: Path,
+    split: str | None,
+    images: Path | None,
+    centres: int,
+    scale: float,
+    weight: float,
+    cache: Path | None,
+) -> None:
+    """Write to OUT the trained MODEL with its hubs corrected, for `aladin evaluate` and `aladin export`.
+
+    Hubs are images near every caption, and captions near every image, whatever they show. How near each is to training data at
+    large is subtracted from its scores. Nothing is trained; to train on, start from MODEL, the one before.
+
+    \b
+    aladin correct-hubs runs/lite/best runs/corrected --data train.zip
+    """
+    from aladin.checkpoints import load_model, save_model
+    from aladin.evaluation import Stages, encode_dataset
+    from aladin.model import with_hub_correction
+
+    trained = load_model(model)
+    dataset = sample(read_dataset(data, split, images))
+    stages = Stages(lambda name: progress_shown(name, quiet=False))
+    with ExitStack() as stack:
+        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        encoded = encode_dataset(model, dataset, "fp32", folder, stages)
+    heads = replace(trained.config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
+    corrected = with_hub_correction(trained, heads, encoded.images.vectors, encoded.captions.vectors)
+    counts = {"images": len(dataset), "captions": dataset.caption_count}
+    save_model(corrected, model / "tokenizer.json", out, {"hub_correction": {"data": data.name, **counts}})
+    click.echo(f"{out}: {centres} centres a side, of {counts['images']:,} images and {counts['captions']:,} captions")
+
+
+def sample(dataset: Dataset) -> Dataset:
+    """At most MAX_IMAGES of a data set, evenly spread over it."""
+    step = -(-len(dataset) // MAX_IMAGES)
+    return replace(dataset, examples=dataset.examples[::step])

@@ -1,0 +1,44 @@
+"""The pictures of a file that holds several: how the collection names them, and which of many are taken.
+
+The first is the file's own row. Each further one has a row at a path that no file can have: the file's, two slashes and the
+picture's number. So it sorts, and is removed, with what lies below the file's path.
+"""
+
+import os
+import re
+
+MOST_FRAMES = 100  # of one file: their pixels are held at once
+CONSIDERED_FRAMES = 1000  # of an animation of ten thousand, those of its beginning
+MARK = b"//"
+
+# The same in SQL, of the column images.path.
+FILE_PATH = "iif(instr(path, x'2f2f'), substr(path, 1, instr(path, x'2f2f') - 1), path)"
+FRAME = "iif(instr(path, x'2f2f'), CAST(CAST(substr(path, instr(path, x'2f2f') + 2) AS TEXT) AS INTEGER), 0)"
+
+
+def stored_path(path: str, frame: int = 0) -> bytes:
+    """What the collection calls one picture of the file at a path."""
+    return os.fsencode(path) + (b"%s%d" % (MARK, frame) if frame else b"")
+
+
+def file_and_frame(stored: bytes) -> tuple[str, int]:
+    """The file's path and the number of its picture."""
+    path, mark, number = stored.partition(MARK)
+    return os.fsdecode(path), int(number) if mark and number.isdigit() else 0
+
+
+def picture_name(path: str, frame: int) -> str:
+    """What people call it: the first by its file, the others as in ImageMagick, "cat.gif[2]", counted from 0."""
+    return f"{path}[{frame}]" if frame else path
+
+
+def named_picture(name: str) -> tuple[str, int]:
+    """The path and number that `picture_name` was given."""
+    found = re.fullmatch(r"(.+)\[([1-9][0-9]{0,8})\]", name, re.DOTALL)
+    return (found[1], int(found[2])) if found else (name, 0)
+
+
+def chosen_frames(count: int, most: int) -> list[int]:
+    """Which of `count` pictures are taken: all, or `most` of them spread evenly; always the first."""
+    count = min(count, CONSIDERED_FRAMES)
+    return list(range(count)) if count <= most else [number * count // most for number in range(most)]
