@@ -139,6 +139,11 @@ class ModelConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     quirks: QuirksConfig = field(default_factory=QuirksConfig)
 
+    @property
+    def vector_dim(self) -> int:
+        """How many numbers an image's or a caption's vector has that leaves the model."""
+        return self.backbone.dim + self.heads.encoded_token_dim - self.heads.token_dim
+
 
 Part = Literal["backbone", "image_network", "matching_head", "projection", "pair_head"]
 AlignmentLoss = Literal["hinge", "infonce"]

@@ -2,8 +2,8 @@
 
 - "exact": the same file content, byte by byte (SHA-256).
 - "same": the same picture saved, resized or recoloured again: of the 64 bits of their fingerprints at most 10 differ, and the
-  model's vectors have a cosine of 0.6 or more.
-- "alike": nearly the same scene, such as a burst or a mirrored copy: a cosine of 0.92 or more.
+  model's vectors have a cosine of 0.66 or more.
+- "alike": nearly the same scene, such as a burst or a mirrored copy: a cosine of 0.93 or more.
 
 Each level includes those before it. What is alike need not be alike to all of its group: likeness is handed on. How the
 numbers were found is in docs/collections.md; `benchmarks/duplicates.py` prints what they come to.
@@ -28,8 +28,8 @@ Level = Literal["exact", "same", "alike"]
 LEVELS: tuple[Level, ...] = ("exact", "same", "alike")
 MAX_BITS = 10  # of 64 that differ
 LEAST_SIGNS = SIDE**2 - 2.0 * MAX_BITS  # product of two fingerprints as 1 and -1
-MIN_COSINE = 0.6  # of two pictures with nearly the same bits
-ALIKE_COSINE = 0.92
+MIN_COSINE = 0.66  # of two pictures with nearly the same bits
+ALIKE_COSINE = 0.93
 BLOCK_CELLS = 2**24  # pairs compared at once: 64 MB
 
 Progress = Callable[[int, int], None]

@@ -3,26 +3,35 @@
 A collection of random vectors and tokens of the shipped model's shape (stage 1 and stage 2 do the work they would do on
 photographs; only the text encoder sees real words) is served by `aladin serve` in a process of its own. First one client asks
 alone; then all clients ask at once, each a new sentence as soon as the last is answered, and come again after 503 as told.
-Meanwhile /healthz is asked twenty times a second. Printed: searches answered a second, p50 and p95 of those answered (without
-the waiting that Retry-After asks for), how many were sent away, how many got no answer at all, the slowest health check, and
-the server's memory after so many searches. The clients run on the same cores and take their share of them. Options that are
-not known here, such as `--waiting 0`, are handed on to `aladin serve`.
+Meanwhile another process asks /healthz twenty times a second, over a new connection each time.
+
+Printed: requests and searches answered a second, p50 and p95 of those searches (without the waiting that Retry-After asks for),
+how many were sent away and how many got no answer at all; the health checks, and how late the process that makes them was
+itself, which is part of what it measures; which share of the cores the clients took from the server; and the memory of the
+server and its processes together, shared pages counted once. With `--searches 20000` it goes on until so many are answered.
+Options that are not known here, such as `--waiting 0`, are handed on to `aladin serve`.
 """
 
 import argparse
 import asyncio
 import json
+import math
+import multiprocessing
+import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import numpy as np
 
+from aladin.collection import Collection
 from aladin.collection_writer import CollectionWriter
 from aladin.listing import FileState
 from aladin.model_folder import ModelFolder, shipped_model
@@ -30,8 +39,18 @@ from aladin.photographs import Photograph
 
 WORDS = ("dog", "cat", "man", "woman", "child", "snow", "beach", "red", "car", "runs", "jumps", "music", "street", "night")
 BLOCK = 2000
+HEALTH_SECONDS = 0.05  # between two health checks
 START_SECONDS = 1.0  # within which all clients come
 MEMORY_AT = (1000, 2000, 5000, 10_000, 20_000)  # searches
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many clients ask, and until when."""
+
+    clients: int
+    seconds: float
+    searches: float = math.inf  # answered
 
 
 @dataclass
@@ -41,8 +60,11 @@ class Tally:
     seconds: list[float] = field(default_factory=list)  # of searches answered
     sent_away: int = 0
     lost: int = 0
-    health: list[float] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)  # seconds of each check
+    late: list[float] = field(default_factory=list)  # by which the process that checks went on late
     memory: dict[int, float] = field(default_factory=dict)  # MB after so many searches
+    took: float = 0.0  # seconds, all in all
+    client_share: float = 0.0  # of all cores
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,8 @@ class Answer:
 def build(place: Path, root: Path, rows: int) -> None:
     """A collection of `rows` images without files. Every `BLOCK` rows the tokens are the same: to draw them takes longest."""
     model = ModelFolder.open(shipped_model())
-    dim, token_dim, regions = model.config.backbone.dim, model.config.heads.token_dim, model.config.image.grid**2
+    config = model.config
+    dim, token_dim, regions = config.vector_dim, config.heads.encoded_token_dim, config.image.grid**2
     draws = np.random.default_rng(0)
     tokens = draws.normal(size=(BLOCK, regions, token_dim)).astype(np.float32)
     tokens /= np.linalg.norm(tokens, axis=-1, keepdims=True)
@@ -109,10 +132,10 @@ def sentence() -> bytes:
     return json.dumps({"text": " ".join(random.choices(WORDS, k=6)), "top": 20}).encode()
 
 
-async def client(port: int, until: float, tally: Tally) -> None:
+async def client(port: int, over: Callable[[], bool], tally: Tally) -> None:
     connection = Connection(port)
     await asyncio.sleep(random.uniform(0, START_SECONDS))
-    while time.perf_counter() < until:
+    while not over():
         answer = await connection.ask("/v1/search", sentence())
         if answer.status == 200:
             tally.seconds.append(answer.seconds)
@@ -124,60 +147,90 @@ async def client(port: int, until: float, tally: Tally) -> None:
     connection.close()
 
 
-def health(port: int, seconds: float) -> list[float]:
-    """The seconds that each health check took. A process does it: among the clients it would wait for them."""
+def watch_health(port: int, end: Pipe) -> None:
+    """Check until told to end, then tell the seconds of each check, and by how many each began late. A process of its own with
+    plain sockets does it: among the clients it would wait for them.
+    """
+    checks, late = [], []
+    while True:
+        rested = time.perf_counter()
+        if end.poll(HEALTH_SECONDS):
+            break
+        started = time.perf_counter()
+        late.append(started - rested - HEALTH_SECONDS)
+        checks.append(time.perf_counter() - started if healthy(port) else math.inf)
+    end.send((checks, late))
 
-    async def watch() -> list[float]:
-        found, until = [], time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            connection = Connection(port)  # a new one each time, as those who watch a server make
-            answer = await connection.ask("/healthz")
-            connection.close()
-            found.append(answer.seconds if answer.status == 200 else float("inf"))
-            await asyncio.sleep(0.05)
-        return found
 
-    return asyncio.run(watch())
+def healthy(port: int) -> bool:
+    """Over a new connection, as those who watch a server make."""
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    except OSError:
+        return False
+    return answer.startswith(b"HTTP/1.1 200")
 
 
-async def watch_memory(pid: int, until: float, tally: Tally) -> None:
-    """Notes the memory whenever so many searches have been answered."""
-    for count in MEMORY_AT:
-        while len(tally.seconds) < count and time.perf_counter() < until:
+async def watch_memory(pid: int, over: Callable[[], bool], tally: Tally) -> None:
+    """Notes the memory at the start, and whenever so many searches have been answered."""
+    for count in (0, *MEMORY_AT):
+        while len(tally.seconds) < count and not over():
             await asyncio.sleep(0.1)
         if len(tally.seconds) >= count:
-            tally.memory[count] = resident_mb(pid)
+            tally.memory[count] = memory_mb(pid)
 
 
-def loaded(port: int, pid: int, clients: int, seconds: float) -> Tally:
+def loaded(port: int, pid: int, load: Load) -> Tally:
     """The tally of so many clients over so long."""
-    with ProcessPoolExecutor(1) as apart:
-        watching = apart.submit(health, port, seconds)
-        tally, until = Tally(), time.perf_counter() + seconds
+    ours, theirs = multiprocessing.Pipe()
+    watch = multiprocessing.Process(target=watch_health, args=(port, theirs))
+    watch.start()
+    tally, started, busy = Tally(), time.perf_counter(), time.process_time()
 
-        async def all_clients() -> None:
-            await asyncio.gather(watch_memory(pid, until, tally), *(client(port, until, tally) for _ in range(clients)))
+    def over() -> bool:
+        return time.perf_counter() - started > load.seconds or len(tally.seconds) >= load.searches
 
-        asyncio.run(all_clients())
-        tally.health = watching.result()
+    async def all_clients() -> None:
+        await asyncio.gather(watch_memory(pid, over, tally), *(client(port, over, tally) for _ in range(load.clients)))
+
+    asyncio.run(all_clients())
+    tally.took = time.perf_counter() - started
+    tally.client_share = (time.process_time() - busy) / tally.took / (os.cpu_count() or 1)
+    ours.send("end")
+    tally.health, tally.late = ours.recv()
+    watch.join()
     return tally
 
 
-def resident_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
+def memory_mb(pid: int) -> float:
+    """Of a process and those it has started; pages that they share are counted once."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    below = [int(child) for file in children for child in file.read_text().split()]
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    own = int(next(line.split()[1] for line in lines if line.startswith("Pss:"))) / 1024
+    return own + sum(memory_mb(child) for child in below)
 
 
-def report(name: str, tally: Tally, seconds: float) -> None:
+def report(name: str, tally: Tally) -> None:
     taken = np.array(tally.seconds) * 1000
     if not len(taken):
         print(f"{name}: nothing was answered; {tally.sent_away} sent away, {tally.lost} lost")
         return
+    requests = len(taken) + tally.sent_away + tally.lost
     print(
-        f"{name}: {len(taken) / seconds:.1f} searches/s answered, p50 {np.percentile(taken, 50):.0f} ms, "
-        f"p95 {np.percentile(taken, 95):.0f} ms; {tally.sent_away:,} sent away with 503, {tally.lost} lost; "
-        f"health p99 {1000 * np.percentile(tally.health, 99):.0f} ms, slowest {1000 * max(tally.health):.0f} ms"
+        f"{name}, {tally.took:.0f} s: {requests / tally.took:.1f} requests/s, {len(taken) / tally.took:.1f} searches/s, "
+        f"p50 {np.percentile(taken, 50):.0f}, p95 {np.percentile(taken, 95):.0f} ms; "
+        f"of {requests:,} requests {tally.sent_away:,} were sent away with 503, {tally.lost} lost"
     )
+    print(f"  health: {spread(tally.health)}; of which the process that checks was late itself: {spread(tally.late)}")
+    print(f"  the clients took {100 * tally.client_share:.0f} % of the {os.cpu_count()} cores")
+
+
+def spread(seconds: list[float]) -> str:
+    p50, p99, slowest = 1000 * np.percentile(seconds, (50, 99, 100))
+    return f"p50 {p50:.0f}, p99 {p99:.0f}, slowest {slowest:.0f} ms"
 
 
 def main() -> None:
@@ -185,23 +238,27 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--searches", type=int, help="Go on until so many are answered, however long that takes.")
     parser.add_argument("--collection", type=Path, help="Keep the collection there, and use the one that is there.")
     options, of_the_server = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = (options.collection or Path(scratch) / "c.sqlite").resolve()
         if not place.is_file():
             build(place, place.parent, options.rows)
+        with Collection.open(place) as kept:
+            kept.check_model(ModelFolder.open(shipped_model()))
         command = [sys.executable, "-m", "aladin", "serve", str(place.parent), "--collection", str(place)]
         command += ["--port", "0", "--no-index", *of_the_server]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             assert server.stderr is not None
             port = int(server.stderr.readline().split(" at ")[1].split()[0].rstrip("/").rsplit(":", 1)[1])
             try:
-                loaded(port, server.pid, 4, 5.0)  # caches are built, graphs are loaded
-                report("one client", loaded(port, server.pid, 1, 10.0), 10.0)
-                tally = loaded(port, server.pid, options.clients, options.seconds)
-                report(f"{options.clients} clients", tally, options.seconds)
-                print("memory: " + ", ".join(f"{mb:.0f} MB after {count:,}" for count, mb in tally.memory.items()))
+                loaded(port, server.pid, Load(4, 5.0))  # caches are built, graphs are loaded
+                report("one client", loaded(port, server.pid, Load(1, 10.0)))
+                seconds = math.inf if options.searches else options.seconds
+                tally = loaded(port, server.pid, Load(options.clients, seconds, options.searches or math.inf))
+                report(f"{options.clients} clients", tally)
+                print("  memory: " + ", ".join(f"{mb:.0f} MB after {count:,}" for count, mb in tally.memory.items()))
             finally:
                 server.terminate()
 

@@ -43,7 +43,7 @@ def painted_folder(folder: Path, model: Path) -> Path:
 
 
 def config_of(folder: Path, model: Path, **settings: Any) -> ServeConfig:
-    limits = settings.pop("limits", Limits(workers=2))
+    limits = settings.pop("limits", Limits(workers=1, waiting=8))
     return ServeConfig(folder, default_place(folder), model, index=False, limits=limits, **settings)
 
 

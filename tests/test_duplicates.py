@@ -18,7 +18,7 @@ from aladin.cache import cache_folder
 from aladin.cli import main
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
-from aladin.duplicates import LEVELS, Level, find_duplicates
+from aladin.duplicates import ALIKE_COSINE, LEVELS, Level, find_duplicates
 from aladin.encode import Encoder
 from aladin.fingerprints import fingerprint, read_fingerprints
 from aladin.indexing import index_folder
@@ -245,7 +245,7 @@ def test_labels_are_those_of_two_loops_whatever_the_block(rows: int, cells: int,
         signs, everywhere = aladin.duplicates._signs(prints), np.arange(rows)
         links = aladin.duplicates._near([(signs, aladin.duplicates.LEAST_SIGNS), (vectors, 0.6)], quiet)
         same = aladin.duplicates._joined(labels, everywhere, links)
-        alike = aladin.duplicates._joined(same, everywhere, aladin.duplicates._near([(vectors, 0.92)], quiet))
+        alike = aladin.duplicates._joined(same, everywhere, aladin.duplicates._near([(vectors, ALIKE_COSINE)], quiet))
 
     def is_same(a: int, b: int) -> bool:
         one, other = prints[a], prints[b]
@@ -253,7 +253,7 @@ def test_labels_are_those_of_two_loops_whatever_the_block(rows: int, cells: int,
         return labels[a] == labels[b] or (near and float(vectors[a] @ vectors[b]) >= 0.6)
 
     assert_array_equal(same, spread(rows, is_same))
-    assert_array_equal(alike, spread(rows, lambda a, b: is_same(a, b) or float(vectors[a] @ vectors[b]) >= 0.92))
+    assert_array_equal(alike, spread(rows, lambda a, b: is_same(a, b) or float(vectors[a] @ vectors[b]) >= ALIKE_COSINE))
 
 
 def spread(rows: int, linked: Callable[[int, int], bool]) -> np.ndarray:
@@ -275,7 +275,7 @@ def test_thousands_of_copies_are_one_group_in_little_memory(monkeypatch: pytest.
     vectors = np.zeros((len(everywhere), 8), dtype=np.float32)
     vectors[:, 0] = 1
     tracemalloc.start()
-    links = aladin.duplicates._near([(vectors, 0.92)], quiet)
+    links = aladin.duplicates._near([(vectors, ALIKE_COSINE)], quiet)
     labels = aladin.duplicates._joined(everywhere, everywhere, links)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -139,12 +139,11 @@ def test_vectors_and_tokens_are_nearly_what_they_were(shipped: Encoder) -> None:
     assert expected["model"] == shipped.model.fingerprint, "another model is shipped now: renew the file, as said above"
     found: dict = vectors_and_tokens(shipped)
     config = shipped.model.config
-    vector_dim = config.backbone.dim + config.heads.encoded_token_dim - config.heads.token_dim
     for name, photograph in expected["photographs"].items():
-        for part, dim in (("vector", vector_dim), ("tokens", config.heads.encoded_token_dim)):
+        for part, dim in (("vector", config.vector_dim), ("tokens", config.heads.encoded_token_dim)):
             assert cosines(photograph[part], found["photographs"][name][part], dim).min() >= LEAST_COSINE, (name, part)
     for text, vector in expected["texts"].items():
-        assert cosines(vector, found["texts"][text], vector_dim).min() >= LEAST_COSINE, text
+        assert cosines(vector, found["texts"][text], config.vector_dim).min() >= LEAST_COSINE, text
 
 
 STORED = """

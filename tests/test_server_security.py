@@ -492,6 +492,7 @@ def test_bombs_and_archives_are_refused_and_leave_nothing_on_the_disk(
         "many texts.png",
         "profile.png",
         "frames.gif",
+        "frames.webp",
         "exif.jpg",
     }  # their pixels are few
     with client_of(config_of(folder, model_path, tokens=TOKENS)) as client:

@@ -19,7 +19,7 @@ from aladin.model_folder import shipped_model
 @click.option(
     "--tokens", type=click.Path(path_type=Path), help="File with lines such as `search TOKEN`; see also ALADIN_TOKENS."
 )
-@click.option("--workers", default=0, type=click.IntRange(0, 256), help="Searches at once.  [default: one a core]")
+@click.option("--workers", default=0, type=click.IntRange(0, 256), help="Searches at once.  [default: one a core, at most 4]")
 @click.option("--waiting", type=click.IntRange(0), help="Searches that wait for a worker.  [default: half as many]")
 @click.option("--no-index", is_flag=True, help="Do not look for new and changed files.")
 @click.option("--access-log", is_flag=True, help="A line on stderr for every request, never with what it asked for.")

@@ -1,4 +1,4 @@
-"""Requests to queries, and results to answers."""
+"""Requests to queries, and results to answers as JSON: what a searching process does for the one that answers clients."""
 
 from dataclasses import asdict
 
@@ -7,9 +7,12 @@ from aladin.collection import ImageRow
 from aladin.explain import Explanation
 from aladin.filters import parsed, quoted, within_folder
 from aladin.queries import ImagePart, Part, Query, TextPart
-from aladin.search import Hit, SearchConfig
-from aladin.server.browsing import shown
-from aladin.server.problems import Problem
+from aladin.search import Hit, SearchConfig, Seconds
+from aladin.server.browsing import shown, version
+from aladin.server.cursors import Place, cursor_of
+from aladin.server.engine import Engine
+from aladin.server.ids import OpaqueIds
+from aladin.server.rendering import Picture
 from aladin.server.schemas import (
     BoxIn,
     BoxOut,
@@ -18,22 +21,23 @@ from aladin.server.schemas import (
     HitOut,
     ImageIn,
     ImageOut,
+    PageOut,
     QueryIn,
     SearchIn,
     SearchOut,
     ShareOut,
 )
-from aladin.server.searching import Engine
-from aladin.server.service import PREVIEW_SIDE, QUERY_QUALITY, Served, version
+
+Pictures = tuple[Picture | None, ...]  # for each image of a query: the picture sent, or cut out of; None where none is needed
 
 
-def query_of(body: QueryIn, served: Served, engine: Engine) -> tuple[Query, frozenset[int]]:
+def query_of(engine: Engine, body: QueryIn, pictures: Pictures) -> tuple[Query, frozenset[int]]:
     """The query that a body states, and the images of the collection that it cuts something out of: these are no hits."""
     wanted: list[Part] = [TextPart(body.text)] if body.text is not None else []
     wanted += [TextPart(text.text, text.weight) for text in body.texts]
     cut: set[int] = set()
-    for image in body.images:
-        part, number = _image_part(image, served, engine)
+    for image, picture in zip(body.images, pictures, strict=True):
+        part, number = _image_part(engine, image, picture)
         wanted.append(part)
         if number is not None:
             cut.add(number)
@@ -55,28 +59,42 @@ def condition_of(wanted: FilterIn) -> str | None:
     return " AND ".join(conditions) or None
 
 
-def answer(body: SearchIn, served: Served, engine: Engine, took_ms: float = 0.0) -> SearchOut:
-    """Search; call it in a searching thread."""
-    query, cut = query_of(body, served, engine)
+def answer(engine: Engine, body: SearchIn, pictures: Pictures) -> tuple[bytes, Seconds]:
+    """A `SearchOut`, and where the time went."""
+    query, cut = query_of(engine, body, pictures)
     config = SearchConfig(body.top + len(cut), max(body.rerank, body.top), body.min_probability, body.why)
     results = engine.searcher.search(query, config)
-    served.metrics.searched(results.seconds)
     rows = {row.id: row for row in engine.collection.images_of([hit.id for hit in (*results.hits, *results.nearest)])}
-    return SearchOut(
+    found = SearchOut(
         query=str(query),
-        hits=_hits(results.hits, rows, cut, served)[: body.top],
-        nearest=_hits(results.nearest, rows, cut, served),
+        hits=_hits(results.hits, rows, cut, engine.ids)[: body.top],
+        nearest=_hits(results.nearest, rows, cut, engine.ids),
         answered=results.answered,
         searched=results.searched,
         truncated=results.truncated,
         took_ms=round(1000 * sum(asdict(results.seconds).values()), 3),
         stages_ms={stage: round(1000 * seconds, 3) for stage, seconds in asdict(results.seconds).items()},
     )
+    return found.model_dump_json().encode(), results.seconds
 
 
-def image_out(row: ImageRow, served: Served) -> ImageOut:
+def image_facts(engine: Engine, image: str) -> bytes:
+    """An `ImageOut`."""
+    return image_out(engine.row(image), engine.ids).model_dump_json().encode()
+
+
+def page(engine: Engine, after: Place | None, limit: int, wanted: FilterIn) -> bytes:
+    """A `PageOut` of the images after that place."""
+    condition = condition_of(wanted)
+    with engine.collection.snapshot():
+        found = engine.collection.page(after, limit, None if condition is None else parsed(condition))
+    following = None if found.next is None else cursor_of(found.next)
+    return PageOut(images=[image_out(row, engine.ids) for row in found.rows], next=following).model_dump_json().encode()
+
+
+def image_out(row: ImageRow, ids: OpaqueIds) -> ImageOut:
     """An image as clients see it."""
-    opaque = served.ids.of(row.id)
+    opaque = ids.of(row.id)
     camera = row.metadata.get("camera")
     link = f"/v1/images/{opaque}/{{}}?v={version(row)}"
     return ImageOut(
@@ -110,11 +128,11 @@ def explanation_out(found: Explanation) -> ExplanationOut:
     )
 
 
-def _hits(hits: tuple[Hit, ...], rows: dict[int, ImageRow], cut: frozenset[int], served: Served) -> list[HitOut]:
+def _hits(hits: tuple[Hit, ...], rows: dict[int, ImageRow], cut: frozenset[int], ids: OpaqueIds) -> list[HitOut]:
     kept = [hit for hit in hits if hit.id not in cut]
     return [
         HitOut(
-            **image_out(rows[hit.id], served).model_dump(),
+            **image_out(rows[hit.id], ids).model_dump(),
             rank=rank,
             score=hit.score,
             matching_score=hit.matching_score,
@@ -126,18 +144,15 @@ def _hits(hits: tuple[Hit, ...], rows: dict[int, ImageRow], cut: frozenset[int],
     ]
 
 
-def _image_part(image: ImageIn, served: Served, engine: Engine) -> tuple[ImagePart, int | None]:
+def _image_part(engine: Engine, image: ImageIn, picture: Picture | None) -> tuple[ImagePart, int | None]:
     """The part of a query, and the number of the image that it cuts something out of, if it does."""
-    if (image.id is None) == (image.upload is None):
-        raise Problem(422, "an image of the query is named by its id or by its upload; give one of the two")
-    if image.upload is not None:
-        picture = served.uploads.get(image.upload)
+    if image.id is None:
+        assert picture is not None, "what was sent comes with the query"
         return ImagePart(picture.jpeg, image.weight, _box(image.box)), None
-    assert image.id is not None
-    row = served.row(engine.collection, image.id)
+    row = engine.row(image.id)
     if image.box is None:
         return ImagePart(row.id, image.weight), None
-    picture, _ = served.renderer.pool.submit(served.picture_of, image.id, PREVIEW_SIDE, QUERY_QUALITY).result()
+    assert picture is not None, "what is cut out of comes with the query"
     # The box is in px of the photograph, and what is cut is a smaller picture of it.
     scale = picture.width / max(row.width or picture.original_width, 1)
     whole = Box(0, 0, row.width or 1, row.height or 1)

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from aladin import __version__
-from aladin.server import problems, routes_images, routes_search, routes_service
+from aladin.server import failures, routes_images, routes_search, routes_service
 from aladin.server.limits import BodyLimits
 from aladin.server.page import PageFiles
 from aladin.server.responses import PROBLEM_SCHEMA
@@ -49,7 +49,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     for routes in (routes_search, routes_images, routes_service):
         app.include_router(routes.router)
         app.state.routes += [route for route in routes.router.routes if isinstance(route, APIRoute)]
-    problems.install(app)
+    failures.install(app)
     app.add_middleware(BodyLimits, limits=config.limits)
     app.add_middleware(Gate, names=config.names, observe=served.metrics.answered)
     app.openapi = lambda: _documented(app, bool(config.tokens))  # type: ignore[method-assign]

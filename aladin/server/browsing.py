@@ -56,3 +56,8 @@ class BrowsedCollection(Collection):
 def shown(path: str) -> str:
     """A path as text that every program takes: bytes that are not UTF-8 as escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def version(row: ImageRow) -> str:
+    """What changes when the image's content does."""
+    return row.sha256.hex()[:16] if row.sha256 else "0"

@@ -9,7 +9,8 @@ from aladin.collection import ImageRow
 from aladin.collection_writer import CollectionWriter
 from aladin.errors import DataError
 from aladin.indexing import index_folder
-from aladin.server.service import Served, no_image
+from aladin.server.problems import no_image
+from aladin.server.service import Served
 
 FOLDER = "added"  # below the collection's; no part of a name comes from a client
 KINDS = (

@@ -7,7 +7,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from aladin.server.problems import Problem, respond
+from aladin.server.failures import respond
+from aladin.server.problems import Problem
 from aladin.server.settings import Limits
 
 UPLOADS = ("/v1/uploads", "/v1/images")  # whose bodies are pictures

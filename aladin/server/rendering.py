@@ -37,7 +37,7 @@ class Renderer:
         self._limits = limits
         self._local = threading.local()
         self._processes: list[_Process] = []
-        self.pool = ThreadPoolExecutor(limits.searches, thread_name_prefix="render")
+        self.pool = ThreadPoolExecutor(limits.renderings, thread_name_prefix="render")
 
     def render(self, data: bytes, side: int, quality: int) -> Picture:
         """The picture that the bytes contain; call it within `pool`. DataError when there is none."""

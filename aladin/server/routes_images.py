@@ -1,23 +1,20 @@
 """Routes for images: their facts and pictures, leafing through them, uploads to search with, adding and removing."""
 
 import asyncio
-import base64
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
-from aladin.filters import parsed
 from aladin.server import ids, uploads
-from aladin.server.answering import condition_of, image_out
+from aladin.server.answering import image_facts, page
 from aladin.server.changing import add, remove
-from aladin.server.problems import Problem
+from aladin.server.cursors import place_of
+from aladin.server.problems import Problem, no_image
 from aladin.server.rendering import Picture
 from aladin.server.responses import REFUSALS, problems, reply
 from aladin.server.schemas import AddedOut, Date, FilterIn, ImageOut, PageOut, UploadOut
-from aladin.server.searching import Engine
 from aladin.server.security import allowed
 from aladin.server.service import (
     PREVIEW_QUALITY,
@@ -26,7 +23,6 @@ from aladin.server.service import (
     THUMBNAIL_QUALITY,
     THUMBNAIL_SIDE,
     Served,
-    no_image,
 )
 
 router = APIRouter(prefix="/v1", responses=REFUSALS, tags=["images"])
@@ -61,23 +57,16 @@ async def images(
 ) -> Response:
     """All images, the newest first."""
     served: Served = request.app.state.served
-    condition = condition_of(FilterIn(folder=folder, taken_from=taken_from, taken_to=taken_to))
-    after = None if cursor is None else _place(cursor)
-
-    def work(engine: Engine) -> PageOut:
-        with engine.collection.snapshot():
-            page = engine.collection.page(after, limit, None if condition is None else parsed(condition))
-        following = None if page.next is None else _cursor(page.next)
-        return PageOut(images=[image_out(row, served) for row in page.rows], next=following)
-
-    return reply(await served.searches.run(work))
+    wanted = FilterIn(folder=folder, taken_from=taken_from, taken_to=taken_to)
+    after = None if cursor is None else place_of(cursor)
+    return reply(await served.searches.run(page, after, limit, wanted))
 
 
 @router.get("/images/{image}", response_model=ImageOut, dependencies=[allowed("search")])
 async def image(image: OpaqueId, request: Request) -> Response:
     """What is known of an image."""
     served: Served = request.app.state.served
-    return reply(await served.searches.run(lambda engine: image_out(served.row(engine.collection, image), served)))
+    return reply(await served.searches.run(image_facts, image))
 
 
 @router.get("/images/{image}/thumbnail", responses=JPEG, response_class=Response, dependencies=[allowed("search")])
@@ -177,18 +166,3 @@ async def _image_body(request: Request) -> bytes:
     if not data:
         raise Problem(422, "the body is empty; send an image's bytes")
     return data
-
-
-def _cursor(place: tuple[str, int]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
-
-
-def _place(cursor: str) -> tuple[str, int]:
-    try:
-        date, number = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if isinstance(date, str) and type(number) is int and 0 <= number < 1 << 62:
-            date.encode()
-            return date, number
-    except (ValueError, TypeError):
-        pass
-    raise Problem(422, "the cursor is none of this server's; begin without one")

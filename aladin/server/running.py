@@ -16,7 +16,7 @@ from aladin.server.limits import impatient_protocol
 from aladin.server.settings import ServeConfig
 
 CONNECTIONS = 1000  # at once; more are answered 503
-SWITCH_SECONDS = 0.0005  # that a searching thread goes on while the one that answers waits for its turn
+SWITCH_SECONDS = 0.0005  # that another thread goes on while the one that answers waits for its turn
 
 
 class Server(uvicorn.Server):
@@ -67,7 +67,7 @@ def serve(config: ServeConfig, started: Callable[[str], None], access_log: bool 
     logging.getLogger("aladin.access").setLevel(logging.INFO if access_log else logging.WARNING)
     server = Server(uvicorn_config(create_app(config), config), started)
     # A request takes the interpreter's lock several times, after each wait for its socket. With Python's own 5 ms a health
-    # check would take 50 ms or more beside two busy searches.
+    # check would take 50 ms or more beside threads that read new files.
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         asyncio.run(server.serve())

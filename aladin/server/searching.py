@@ -1,95 +1,128 @@
-"""Searches by a few threads at once, each with a connection of its own; more than they can take on at once are sent away.
+"""Searches by a few processes at once, and a short queue before them; what comes beyond is sent away.
 
-Concurrent texts are not gathered into batches: the model encodes each text on its own anyway, so that an answer does not
-depend on its neighbours, and a batch would only wait for its last member.
+Processes, because threads would share the interpreter's lock with one another and with the loop that answers clients: two of
+them do a third less on two cores, and clients wait while the system has taken the processor from the thread with the lock.
+
+Concurrent texts are not gathered into batches: two encoded together save each less than a millisecond of a search's twenty
+(docs/experiments.md), and would first have to wait for one another.
 """
 
 import asyncio
-import os
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from aladin.encode import Encoder
-from aladin.search import Searcher
-from aladin.server.browsing import BrowsedCollection
-from aladin.server.problems import Busy, NoCollection
-from aladin.server.settings import Limits
+import aladin
+from aladin.server.engine import Engine
+from aladin.server.problems import Busy, Interrupted
+from aladin.server.searching_worker import Outcome, Question
+from aladin.server.settings import ServeConfig
 
+START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from aladin.server.searching_worker import main; main()"
 Answer = TypeVar("Answer")
-Work = Callable[["Engine"], Answer]
-
-
-class Engine:
-    """What one thread searches with; it follows the collection's file when another takes its place."""
-
-    def __init__(self, collection: BrowsedCollection, encoder: Encoder, identity: tuple[int, int]) -> None:
-        self.collection = collection
-        self.encoder = encoder
-        self.searcher = Searcher(collection, encoder)
-        self.identity = identity  # of the file: device and inode
+Arguments = ParamSpec("Arguments")
 
 
 class SearchPool:
-    """Threads that search, and a short queue before them."""
+    """Processes that search, each served by a thread that waits for it."""
 
-    def __init__(self, place: Path, encoder: Encoder, limits: Limits) -> None:
-        self._place = place
-        self._encoder = encoder
-        self._most = limits.searches_taken
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._most = config.limits.searches_taken
+        self._count = config.limits.searches
         self._local = threading.local()
-        self._workers = limits.searches
-        self._threads = ThreadPoolExecutor(limits.searches, thread_name_prefix="search")
+        self._processes: list[_Process] = []
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="search")
         self.taken = 0  # waiting or at work
 
-    async def run(self, work: Work[Answer]) -> Answer:
-        """What `work` returns, done in one of the threads. Busy when too many wait; NoCollection before the first index."""
+    async def run(
+        self, work: Callable[Concatenate[Engine, Arguments], Answer], *arguments: Arguments.args, **_: Arguments.kwargs
+    ) -> Answer:
+        """What `work`, a function of a module, returns in one of the processes. Arguments and answer are pickled on their way.
+
+        Busy when too many wait, Interrupted when the process ends before it has answered.
+        """
         if self.taken >= self._most:
             raise Busy
         self.taken += 1
         try:
-            # Shielded: what a client that has left asked for still holds its thread, so it still counts.
-            future = asyncio.get_running_loop().run_in_executor(self._threads, self._work, work)
+            # Shielded: what a client that has left asked for still holds its process, so it still counts.
+            future = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, Question(work, arguments))
         except BaseException:
             self.taken -= 1
             raise
         future.add_done_callback(self._done)
-        return await asyncio.shield(future)
+        answer: Answer = await asyncio.shield(future)
+        return answer
 
-    def _done(self, future: "asyncio.Future[Answer]") -> None:
+    def warm_up(self) -> None:
+        """Start all processes; returns when they can answer."""
+        for started in [self._threads.submit(self._ask, Question(None)) for _ in range(self._count)]:
+            with suppress(Interrupted):  # another has been started
+                started.result()
+
+    def close(self) -> None:
+        """Let every process end its searches, and then itself."""
+        self._threads.shutdown()
+        for process in self._processes:
+            process.end()
+
+    def _done(self, future: "asyncio.Future[Any]") -> None:
         self.taken -= 1
         if not future.cancelled():
             future.exception()  # looked at, though the client may have left
 
-    def close(self) -> None:
-        """Let every thread end its searches and close what it has open: nobody else may."""
-        everybody = threading.Barrier(self._workers)
+    def _ask(self, question: Question) -> Any:
+        process: _Process | None = getattr(self._local, "process", None)
+        if process is None:
+            process = self._local.process = _Process(self._config)
+            self._processes.append(process)
+        outcome = process.ask(question)
+        if outcome.is_bug:
+            raise RuntimeError("a searching process met a bug, see above")
+        if outcome.failure is not None:
+            raise outcome.failure
+        return outcome.value
 
-        def leave() -> None:
-            everybody.wait()
-            engine: Engine | None = getattr(self._local, "engine", None)
-            if engine is not None:
-                engine.collection.close()
 
-        for _ in range(self._workers):
-            self._threads.submit(leave)
-        self._threads.shutdown()
+class _Process:
+    """One searching process; when it ends, another takes its place at once."""
 
-    def _work(self, work: Work[Answer]) -> Answer:
-        return work(self._engine())
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._start()
 
-    def _engine(self) -> Engine:
+    def ask(self, question: Question) -> Outcome:
         try:
-            stat = os.stat(self._place)  # noqa: PTH116, its errors are wanted
-        except OSError:
-            raise NoCollection from None
-        identity = (stat.st_dev, stat.st_ino)
-        engine: Engine | None = getattr(self._local, "engine", None)
-        if engine is not None and engine.identity == identity:
-            return engine
-        if engine is not None:
-            engine.collection.close()
-        engine = self._local.engine = Engine(BrowsedCollection.open(self._place), self._encoder, identity)
-        return engine
+            self._questions.send(question)
+            outcome: Outcome = self._questions.recv()
+        except (OSError, EOFError):
+            self.end()
+            self._start()
+            raise Interrupted from None
+        return outcome
+
+    def end(self) -> None:
+        self._questions.close()  # by which it knows
+        self._process.wait()
+
+    def _start(self) -> None:
+        """A Python that finds what this one finds, and takes no part in Ctrl-C: it ends when there are no more questions."""
+        self._questions, theirs = Pipe()
+        paths = [str(Path(aladin.__file__).parents[1]), *filter(None, sys.path)]
+        places = (str(self._config.place.absolute()), str(self._config.model.absolute()))
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", START, str(theirs.fileno()), *places, json.dumps(paths)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )

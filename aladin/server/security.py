@@ -17,7 +17,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aladin.server.problems import Problem, respond
+from aladin.server.failures import respond
+from aladin.server.problems import Problem
 from aladin.server.settings import RANK, Tokens
 from aladin.server.settings import Scope as TokenScope
 

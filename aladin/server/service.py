@@ -1,24 +1,25 @@
-"""What all routes share: one folder's collection, the threads that search it, and the pictures made from it."""
+"""What all routes share: one folder's collection, the processes that search it, and the pictures made from it."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from aladin.collection import ImageRow
 from aladin.collection_writer import CollectionWriter
 from aladin.encode import Encoder
 from aladin.errors import AladinError
 from aladin.indexing import index_folder
-from aladin.server.browsing import BrowsedCollection, Facets
+from aladin.server.browsing import BrowsedCollection, Facets, version
+from aladin.server.engine import named_row
 from aladin.server.files import read_below
 from aladin.server.ids import OpaqueIds
 from aladin.server.metrics import Metrics
-from aladin.server.problems import Busy, NoCollection, Problem
+from aladin.server.problems import Busy, NoCollection, Problem, no_image
 from aladin.server.rendering import Picture, Renderer
+from aladin.server.schemas import ImageIn
 from aladin.server.searching import SearchPool
 from aladin.server.settings import ServeConfig
 from aladin.server.uploads import PictureCache, Uploads
@@ -56,7 +57,7 @@ class Served:
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
         self.encoder = Encoder.load(config.model)
-        self.searches = SearchPool(config.place, self.encoder, config.limits)
+        self.searches = SearchPool(config)
         self.renderer = Renderer(config.limits)
         self.uploads = Uploads(config.limits)
         self.pictures = PictureCache(config.limits)
@@ -72,7 +73,7 @@ class Served:
 
     def warm_up(self) -> None:
         """Load what the first search would wait for."""
-        self.encoder.encode_texts(["a photograph"])
+        self.searches.warm_up()
         self.ready = True
 
     def close(self) -> None:
@@ -87,18 +88,8 @@ class Served:
             raise no_image(opaque)
         return found
 
-    def row(self, collection: BrowsedCollection, opaque: str) -> ImageRow:
-        """The image with that id; Problem 404 when there is none."""
-        try:
-            row = collection.image(self.number(opaque))
-        except KeyError:
-            raise no_image(opaque) from None
-        if row.status == "removed":
-            raise no_image(opaque)
-        return row
-
     async def aside(self, work: Callable[[], Result]) -> Result:
-        """Small questions to the collection, answered also while all searching threads are busy."""
+        """Small questions to the collection, answered also while all searching processes are busy."""
         return await asyncio.get_running_loop().run_in_executor(self._aside, work)
 
     def counts(self) -> Counts:
@@ -126,12 +117,30 @@ class Served:
             self._rendering -= 1
             self.metrics.stage("render", time.perf_counter() - started)
 
+    async def query_pictures(self, images: Sequence[ImageIn]) -> tuple[Picture | None, ...]:
+        """For each image of a query the picture that was sent, or that a box cuts something out of; None where none is needed.
+
+        Problem 404 where there is no such picture, 422 where an image is named twice or not at all.
+        """
+        return tuple([await self._query_picture(image) for image in images])
+
+    async def _query_picture(self, image: ImageIn) -> Picture | None:
+        opaque = image.id
+        if (opaque is None) == (image.upload is None):
+            raise Problem(422, "an image of the query is named by its id or by its upload; give one of the two")
+        if opaque is None:
+            assert image.upload is not None
+            return self.uploads.get(image.upload)
+        if image.box is None:
+            return None
+        return await self.rendered(lambda: self.picture_of(opaque, PREVIEW_SIDE, QUERY_QUALITY)[0])
+
     def picture_of(self, opaque: str, side: int, quality: int) -> tuple[Picture, str]:
         """An image of the collection re-encoded, and the version of its content. Call it in `renderer.pool`."""
         if not self.config.place.is_file():
             raise NoCollection
         with BrowsedCollection.open(self.config.place) as collection:
-            row, root = self.row(collection, opaque), collection.root
+            row, root = named_row(collection, self.ids, opaque), collection.root
         key = (row.id, version(row), side, quality)
         picture = self.pictures.get(key)
         if picture is None:
@@ -163,13 +172,3 @@ class Served:
 
     def _progress(self, done: int, total: int) -> None:
         self.indexing = Indexing("running", done, total)
-
-
-def no_image(opaque: str) -> Problem:
-    """That an id means nothing."""
-    return Problem(404, f"there is no image {opaque[:20]}; search again, for it may have been removed")
-
-
-def version(row: ImageRow) -> str:
-    """What changes when the image's content does."""
-    return row.sha256.hex()[:16] if row.sha256 else "0"

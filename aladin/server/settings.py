@@ -16,6 +16,7 @@ Scope = Literal["search", "write", "admin"]
 RANK: dict[str, int] = {"search": 0, "write": 1, "admin": 2}  # a scope includes those before it
 TOKENS_VARIABLE = "ALADIN_TOKENS"
 MIN_TOKEN = 16  # characters: shorter ones can be guessed
+MOST_SEARCHES = 4  # processes that search, of some 100 MB each, on a machine of more cores
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -78,7 +79,7 @@ class Limits:
     header_seconds: float = 15.0  # for a request's head
     upload_store_bytes: int = 128 << 20  # of all uploads kept for queries
     upload_seconds: float = 3600.0  # that an upload is kept
-    workers: int = 0  # searches at once; 0: one a core
+    workers: int = 0  # searches at once, each by a process of its own; 0: one a core, and no more than `MOST_SEARCHES`
     waiting: int | None = None  # searches that wait for a worker; None: half as many as there are workers, at least one
     renderings_waiting: int = 256  # pictures that wait to be made
     picture_cache_bytes: int = 96 << 20
@@ -89,6 +90,11 @@ class Limits:
     @property
     def searches(self) -> int:
         """Searches at once."""
+        return self.workers or min(os.cpu_count() or 1, MOST_SEARCHES)
+
+    @property
+    def renderings(self) -> int:
+        """Pictures that are made at once."""
         return self.workers or os.cpu_count() or 1
 
     @property

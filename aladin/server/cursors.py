@@ -1,0 +1,25 @@
+"""Where a page of images ended, as text that a client hands back."""
+
+import base64
+import json
+
+from aladin.server.problems import Problem
+
+Place = tuple[str, int]  # the date and the number of the last image
+
+
+def cursor_of(place: Place) -> str:
+    """Its name."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def place_of(cursor: str) -> Place:
+    """The place that a cursor names; Problem 422 for one that was never given out."""
+    try:
+        date, number = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if isinstance(date, str) and type(number) is int and 0 <= number < 1 << 62:
+            date.encode()
+            return date, number
+    except (ValueError, TypeError):
+        pass
+    raise Problem(422, "the cursor is none of this server's; begin without one")
