@@ -86,7 +86,9 @@ def judged_queries(model: Path, data: Dataset, stages: Stages) -> Judged:
         encoded = encode_dataset(model, data, "fp32", Path(name), stages)
     regions = encoded.images.tokens
     with stages.stage("scores"):
-        captions = _scores(regions, _asked(encoder, encoded.captions.tokens))
+        tokens = encoded.captions.tokens
+        asked = as_queries(tokens.states.numpy(), encoder.model.config.heads)
+        captions = _scores(regions, Tokens(torch.from_numpy(asked), tokens.mask))
         mentions = word_mentions(data)
         if not mentions:
             raise DataError(f"no word is said of {MIN_IMAGES} of the {len(data)} images; give more images with captions")
@@ -209,13 +211,6 @@ def _scores(regions: Tokens, words: Tokens) -> Float32[np.ndarray, "images queri
 def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     encoded = encoder.encode_queries(texts)
     return Tokens(torch.from_numpy(encoded.words), torch.from_numpy(encoded.word_mask))
-
-
-def _asked(encoder: Encoder, captions: Tokens) -> Tokens:
-    """Captions as queries are encoded."""
-    if not encoder.model.config.heads.hub_centres:
-        return captions
-    return Tokens(torch.from_numpy(as_queries(captions.states.numpy())), captions.mask)
 
 
 def _same_meaning(data: Dataset) -> Bool[np.ndarray, "images captions"]:

@@ -78,10 +78,8 @@ class Encoder:
 
     def encode_queries(self, texts: list[str]) -> EncodedTexts:
         """As `encode_texts`, for texts that images are searched by: without the texts' own correction of hubs."""
-        encoded = self.encode_texts(texts)
-        if not self.model.config.heads.hub_centres:
-            return encoded
-        return dataclasses.replace(encoded, vectors=as_queries(encoded.vectors), words=as_queries(encoded.words))
+        encoded, heads = self.encode_texts(texts), self.model.config.heads
+        return dataclasses.replace(encoded, vectors=as_queries(encoded.vectors, heads), words=as_queries(encoded.words, heads))
 
     def typed_words(self, text: str) -> tuple[TypedWord, ...]:
         """The text's words as they were typed; their pieces are rows of its `words` in `encode_texts`."""

@@ -213,25 +213,25 @@ def with_projection(model: Aladin, token_dim: int) -> Aladin:
 def with_hub_correction(
     model: Aladin, heads: HeadsConfig, images: Float[Tensor, "images dim"], captions: Float[Tensor, "captions dim"]
 ) -> Aladin:
-    """The same model with the correction of hubs that `heads` describes, by matching vectors of training data.
+    """The same model with the hub correction that `heads`, otherwise its own, describe, by matching vectors of training data.
 
-    ConfigError where the model has one already, where its scores would change otherwise than by what is subtracted, and with
-    less data than centres.
+    ConfigError for what `check_correctable` refuses, and with less data than centres.
     """
-    before = model.config
-    if model.hub_correction is not None:
+    check_correctable(model.config)
+    model.hub_correction = filled(HubCorrection(heads, model.config.backbone.dim), images, captions)
+    model.config = dataclasses.replace(model.config, heads=heads)
+    return model
+
+
+def check_correctable(config: ModelConfig) -> None:
+    """ConfigError for a model whose hubs are corrected, or whose scores would change otherwise than by what is subtracted."""
+    if config.heads.hub_centres:
         raise ConfigError("this model's hubs are corrected already; give the model from before that")
-    if before.heads.pooling not in CORRECTED_POOLINGS or before.quirks.zero_padding:
+    if config.heads.pooling not in CORRECTED_POOLINGS or config.quirks.zero_padding:
         raise ConfigError(
             f"hubs are corrected in models whose alignment is one of {', '.join(CORRECTED_POOLINGS)}, without zero padding; "
-            f"this one has {before.heads.pooling}{' and zero padding' if before.quirks.zero_padding else ''}"
+            f"this one has {config.heads.pooling}{' and zero padding' if config.quirks.zero_padding else ''}"
         )
-    corrected = dataclasses.replace(
-        before.heads, hub_centres=heads.hub_centres, hub_scale=heads.hub_scale, hub_weight=heads.hub_weight
-    )
-    model.hub_correction = filled(HubCorrection(corrected, before.backbone.dim), images, captions)
-    model.config = dataclasses.replace(before, heads=corrected)
-    return model
 
 
 def without_hub_correction(model: Aladin) -> Aladin:

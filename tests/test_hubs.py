@@ -118,12 +118,12 @@ def test_a_text_as_a_query_is_lowered_by_the_images_terms_alone() -> None:
     layer = correction()
     rows, columns = vectors(4, 5), vectors(6, 6)
     images, (texts, words) = layer(rows, tokens(4, 3, 7), "images")[0], layer(columns, tokens(6, 5, 8), "captions")
-    queries = torch.from_numpy(as_queries(texts.numpy()))
+    queries = torch.from_numpy(as_queries(texts.numpy(), HEADS))
     near = layer.nearness(rows, "images")[:, None]
     assert_close(images @ queries.T, (1 - SHARE) * (rows @ columns.T - HEADS.hub_weight * near))
     assert_close(queries.norm(dim=1), torch.ones(6))
     assert_close(
-        torch.from_numpy(as_queries(words.states.numpy())[2, 1]), torch.cat([words.states[2, 1, :DIM], queries[2, DIM:]])
+        torch.from_numpy(as_queries(words.states.numpy(), HEADS)[2, 1]), torch.cat([words.states[2, 1, :DIM], queries[2, DIM:]])
     )
 
 

@@ -10,6 +10,7 @@ import click
 from aladin.cli.progress import progress_shown
 from aladin.config import HeadsConfig
 from aladin.datasets import Dataset, read_dataset
+from aladin.model_folder import model_config
 
 MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
 
@@ -45,16 +46,17 @@ def correct_hubs(
     """
     from aladin.checkpoints import load_model, save_model
     from aladin.evaluation import Stages, encode_dataset
-    from aladin.model import with_hub_correction
+    from aladin.model import check_correctable, with_hub_correction
 
-    trained = load_model(model)
+    config = model_config(model)
+    check_correctable(config)  # said before minutes go into encoding, as is what is wrong with the settings
+    heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
     dataset = sample(read_dataset(data, split, images))
     stages = Stages(lambda name: progress_shown(name, quiet=False))
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         encoded = encode_dataset(model, dataset, "fp32", folder, stages)
-    heads = replace(trained.config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
-    corrected = with_hub_correction(trained, heads, encoded.images.vectors, encoded.captions.vectors)
+    corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
     counts = {"images": len(dataset), "captions": dataset.caption_count}
     save_model(corrected, model / "tokenizer.json", out, {"hub_correction": {"data": data.name, **counts}})
     click.echo(f"{out}: {centres} centres a side, of {counts['images']:,} images and {counts['captions']:,} captions")
