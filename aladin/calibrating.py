@@ -32,7 +32,6 @@ from aladin.datasets import Dataset
 from aladin.encode import Encoder
 from aladin.errors import DataError, ModelError
 from aladin.evaluation import Stages, alignment_matrix, encode_dataset
-from aladin.hub_terms import as_queries
 from aladin.tensors import Tokens
 from aladin.text import WordPieces
 
@@ -86,9 +85,8 @@ def judged_queries(model: Path, data: Dataset, stages: Stages) -> Judged:
         encoded = encode_dataset(model, data, "fp32", Path(name), stages)
     regions = encoded.images.tokens
     with stages.stage("scores"):
-        tokens = encoded.captions.tokens
-        asked = as_queries(tokens.states.numpy(), encoder.model.config.heads)
-        captions = _scores(regions, Tokens(torch.from_numpy(asked), tokens.mask))
+        tokens = encoded.asked("text_to_image").captions.tokens
+        captions = _scores(regions, tokens)
         mentions = word_mentions(data)
         if not mentions:
             raise DataError(f"no word is said of {MIN_IMAGES} of the {len(data)} images; give more images with captions")

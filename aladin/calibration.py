@@ -107,11 +107,11 @@ def background_of(collection: Collection, encoder: Encoder, calibration: Calibra
     ids = collection.ids_where("1", ())
     if not len(ids):
         return calibration.background
-    found = _kept(collection, len(ids))
+    found = _kept(collection, len(ids), calibration)
     if found is None:
         places = np.linspace(0, len(ids) - 1, min(len(ids), SAMPLED_IMAGES)).astype(np.int64)
         found = background_scores(collection.tokens(ids[places].tolist()), encoder)
-        _keep(found, collection, len(ids))
+        _keep(found, collection, len(ids), calibration)
     return _joined(found, min(len(ids), SAMPLED_IMAGES), calibration.background)
 
 
@@ -132,17 +132,20 @@ def _joined(found: Background, images: int, own: Background) -> Background:
     return Background(mean, math.sqrt(share * found.deviation**2 + (1 - share) * own.deviation**2 + between))
 
 
-def _kept(collection: Collection, images: int) -> Background | None:
+def _kept(collection: Collection, images: int, calibration: Calibration) -> Background | None:
     try:
         kept = json.loads((cache_folder(collection) / NAME).read_bytes())
         drifted = not 1 / MAX_DRIFT <= (images + 1) / (kept["images"] + 1) <= MAX_DRIFT
-        if kept["fingerprint"] != collection.fingerprint or kept["sentences"] != len(BACKGROUND) or drifted:
+        if kept["fingerprint"] != collection.fingerprint or kept["calibration"] != asdict(calibration) or drifted:
             return None
         return Background(float(kept["mean"]), float(kept["deviation"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # missing or damaged
 
 
-def _keep(found: Background, collection: Collection, images: int) -> None:
-    content = asdict(found) | {"images": images, "fingerprint": collection.fingerprint, "sentences": len(BACKGROUND)}
+def _keep(found: Background, collection: Collection, images: int, calibration: Calibration) -> None:
+    # A model that is calibrated again may also encode its sentences in another way.
+    content = asdict(found) | {
+        "images": images, "fingerprint": collection.fingerprint, "calibration": asdict(calibration),
+    }  # fmt: skip
     keep(cache_folder(collection) / NAME, lambda draft: draft.write_text(json.dumps(content), encoding="utf-8"))

@@ -77,9 +77,11 @@ class Encoder:
         return EncodedTexts(vectors, words, word_mask, tuple(a or b for a, b in zip(pieces.truncated, cut, strict=True)))
 
     def encode_queries(self, texts: list[str]) -> EncodedTexts:
-        """As `encode_texts`, for texts that images are searched by: without the texts' own correction of hubs."""
+        """As `encode_texts`, for texts that images are searched by (`hub_terms.as_queries`)."""
         encoded, heads = self.encode_texts(texts), self.model.config.heads
-        return dataclasses.replace(encoded, vectors=as_queries(encoded.vectors, heads), words=as_queries(encoded.words, heads))
+        pieces = encoded.word_mask.sum(axis=1)
+        vectors, words = (as_queries(rows, pieces, heads) for rows in (encoded.vectors, encoded.words))
+        return dataclasses.replace(encoded, vectors=vectors, words=words)
 
     def typed_words(self, text: str) -> tuple[TypedWord, ...]:
         """The text's words as they were typed; their pieces are rows of its `words` in `encode_texts`."""

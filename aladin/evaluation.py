@@ -1,5 +1,6 @@
 """Encoding of a whole data set, its score matrices and the ranks of right answers, in bounded memory."""
 
+import dataclasses
 import math
 import os
 import time
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from aladin.batches import caption_blocks
 from aladin.checkpoints import load_model
-from aladin.config import Pooling
+from aladin.config import HeadsConfig, Pooling
 from aladin.datasets import Dataset, Example
 from aladin.encode import Encoder
 from aladin.errors import ModelError
 from aladin.features import Features, cached_features, image_input
+from aladin.hub_terms import as_queries
 from aladin.images import Pixels, open_image, to_pixels
 from aladin.judgements import Agreement, Judgements, agreement
 from aladin.judging import Values, judged_values
@@ -61,17 +63,36 @@ class EncodedSet:
 
 @dataclass(frozen=True)
 class EncodedData:
-    """A data set as scores need it: `owners` is each caption's image row, `pooling` how the model compares tokens."""
+    """A data set as scores need it: `owners` is each caption's image row, `heads` what the model's heads are."""
 
     images: EncodedSet
     captions: EncodedSet
     owners: Int[np.ndarray, " captions"]
-    pooling: Pooling
+    heads: HeadsConfig
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.heads.pooling
+
+    @property
+    def alike(self) -> tuple[tuple[Direction, ...], ...]:
+        """The directions in groups that share their scores."""
+        return tuple((direction,) for direction in DIRECTIONS) if self.heads.hub_centres else (DIRECTIONS,)
+
+    def asked(self, direction: Direction) -> "EncodedData":
+        """The same as search has it in a direction: captions by which images are searched are queries."""
+        if direction == "image_to_text" or not self.heads.hub_centres:
+            return self
+        vectors, tokens = self.captions.vectors, self.captions.tokens
+        pieces = tokens.mask.sum(dim=1).numpy()
+        states = torch.from_numpy(as_queries(tokens.states.numpy(), pieces, self.heads))
+        queries = EncodedSet(torch.from_numpy(as_queries(vectors.numpy(), pieces, self.heads)), Tokens(states, tokens.mask))
+        return dataclasses.replace(self, captions=queries)
 
     def part(self, fold: Fold) -> "EncodedData":
         """The images of a fold with their captions."""
         owners = self.owners[fold.captions] - fold.images.start
-        return EncodedData(self.images[fold.images], self.captions[fold.captions], owners, self.pooling)
+        return EncodedData(self.images[fold.images], self.captions[fold.captions], owners, self.heads)
 
 
 class Stages:
@@ -170,7 +191,7 @@ def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Pat
         images = encode_images(model, read, precision, tell)
     with stages.stage("captions"):
         captions = encode_captions(model, tokenizer.encode(list(dataset.captions)), precision)
-    return EncodedData(images, captions, dataset.owners, config.heads.pooling)
+    return EncodedData(images, captions, dataset.owners, config.heads)
 
 
 def _by_exported_model(encoder: Encoder, dataset: Dataset, stages: Stages) -> EncodedData:
@@ -179,7 +200,7 @@ def _by_exported_model(encoder: Encoder, dataset: Dataset, stages: Stages) -> En
         images = _exported_images(encoder, dataset.examples, tell)
     with stages.stage("captions") as tell:
         captions = _exported_captions(encoder, dataset.captions, tell)
-    return EncodedData(images, captions, dataset.owners, encoder.model.config.heads.pooling)
+    return EncodedData(images, captions, dataset.owners, encoder.model.config.heads)
 
 
 def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: Progress) -> EncodedSet:
@@ -253,8 +274,9 @@ def evaluate(
     """Ranks by the matching head, by the alignment head, and by both: the `rerank` best of the one re-ranked by the other.
 
     `rerank` 0 leaves the last one out; with it, `third` re-ranks the best of these. A query's candidates are those of its
-    fold; without folds, all. Beside the score matrix of one head and the input, about `memory` bytes are in use, with judges
-    or a third stage 12 bytes for each pair that the second has re-ranked, and what the third stage's scores need.
+    fold; without folds, all. Beside the score matrix of one head and the input, of which the captions stand twice where hubs
+    are corrected, about `memory` bytes are in use, with judges or a third stage 12 bytes for each pair that the second has
+    re-ranked, and what the third stage's scores need.
     """
     whole = [Fold(slice(0, len(data.images.tokens)), slice(0, len(data.owners)))]
     works = [_FoldWork(judges, fold, memory, stages) for fold in folds or whole]
@@ -264,26 +286,40 @@ def evaluate(
 
 def _evaluate_fold(data: EncodedData, work: "_FoldWork", rerank: int, third: ThirdStage | None) -> dict[str, HeadEvaluation]:
     """`data` are those of the fold; judges and third stage know queries and candidates by their rows before it was taken."""
+    found = [_evaluate_directions(data.asked(alike[0]), alike, work, rerank, third) for alike in data.alike]
+    return {name: _both_directions([heads[name] for heads in found]) for name in found[0]}
+
+
+def _both_directions(found: Sequence[HeadEvaluation]) -> HeadEvaluation:
+    ranks = {direction: ranks for head in found for direction, ranks in head.ranks.items()}
+    return HeadEvaluation(ranks, {direction: values for head in found for direction, values in head.judged.items()})
+
+
+def _evaluate_directions(
+    data: EncodedData, directions: Sequence[Direction], work: "_FoldWork", rerank: int, third: ThirdStage | None
+) -> dict[str, HeadEvaluation]:
+    """In directions that share their scores."""
     heads: dict[str, HeadEvaluation] = {}
 
     def all_ranks(scores: Float[np.ndarray, "images captions"]) -> dict[Direction, Ranks]:
-        return {direction: right_answer_ranks(scores, data.owners, direction) for direction in DIRECTIONS}
+        return {direction: right_answer_ranks(scores, data.owners, direction) for direction in directions}
 
     with work.stages.stage("matching"):
         matching = matching_scores(data.images.vectors, data.captions.vectors).numpy()
         ranks = all_ranks(matching)
-    heads["matching"] = HeadEvaluation(ranks, work.by_matrix(matching))
-    staged = _evaluate_stages(data, matching, work, rerank, third) if rerank else {}
+    heads["matching"] = HeadEvaluation(ranks, work.by_matrix(matching, directions))
+    staged = _evaluate_stages(data, directions, matching, work, rerank, third) if rerank else {}
     del matching
     with work.stages.stage("alignment") as tell:
         alignment = alignment_matrix(data.images.tokens, data.captions.tokens, data.pooling, work.memory, tell).numpy()
         ranks = all_ranks(alignment)
-    heads["alignment"] = HeadEvaluation(ranks, work.by_matrix(alignment))
+    heads["alignment"] = HeadEvaluation(ranks, work.by_matrix(alignment, directions))
     return heads | staged
 
 
 def _evaluate_stages(
     data: EncodedData,
+    directions: Sequence[Direction],
     matching: Float[np.ndarray, "images captions"],
     work: "_FoldWork",
     rerank: int,
@@ -291,7 +327,7 @@ def _evaluate_stages(
 ) -> dict[str, HeadEvaluation]:
     """Two stages, and three if there is a third, by their names."""
     two, three = HeadEvaluation({}, {}), HeadEvaluation({}, {})
-    for direction in DIRECTIONS:
+    for direction in directions:
         with work.stages.stage("two-stage") as tell:
             blocks: Iterable[Reranked] = reranked(data, matching, direction, rerank, work.memory, tell)
             blocks = list(blocks) if work.judges or third else blocks
@@ -315,11 +351,13 @@ class _FoldWork:
     def __init__(self, judges: Sequence[Judge], fold: Fold, memory: int, stages: Stages) -> None:
         self.judges, self.fold, self.memory, self.stages = judges, fold, memory, stages
 
-    def by_matrix(self, scores: Float[np.ndarray, "images captions"]) -> dict[Direction, Values]:
+    def by_matrix(
+        self, scores: Float[np.ndarray, "images captions"], directions: Sequence[Direction]
+    ) -> dict[Direction, Values]:
         if not self.judges:
             return {}
         found = {}
-        for direction in DIRECTIONS:
+        for direction in directions:
             by_query = scores if direction == "image_to_text" else scores.T
             with self.stages.stage("judged measures"):
                 blocks = ((rows, by_query[rows]) for rows in _blocks(len(by_query), self._queries_at_once(by_query)))

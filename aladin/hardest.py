@@ -42,6 +42,7 @@ def _first_caption(data: EncodedData, image: int, folds: Sequence[Fold]) -> int:
 
 def _first_image(data: EncodedData, caption: int, folds: Sequence[Fold]) -> int:
     fold: Fold = next(fold for fold in folds if fold.captions.start <= caption < fold.captions.stop)
-    words = data.captions.tokens[caption : caption + 1]
+    asked = EncodedData(data.images, data.captions[caption : caption + 1], data.owners[[caption]], data.heads)
+    words = asked.asked("text_to_image").captions.tokens
     scores = alignment_matrix(data.images.tokens[fold.images], words, data.pooling, MEMORY)
     return int(scores[:, 0].argmax()) + int(fold.images.start)

@@ -93,7 +93,7 @@ def measured(encoder: Encoder, examples: tuple[Example, ...], start: int, random
 
 def cases_of(encoder: Encoder, row: int, regions: Regions, caption: str, random: np.random.Generator) -> list[Case]:
     """What is taken away for one pair; nothing where a caption chooses more than half of the regions."""
-    encoded, typed = encoder.encode_texts([caption]), encoder.typed_words(caption)
+    encoded, typed = encoder.encode_queries([caption]), encoder.typed_words(caption)
     words = encoded.words[0][encoded.word_mask[0]]
     chosen, best = best_regions(token_similarity(regions[None], words)[0])
     every = np.unique(chosen)

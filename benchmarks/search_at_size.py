@@ -92,7 +92,7 @@ def measure(place: Path, seeds: Path, engine: str, as_codes: bool) -> None:
     """One engine on one size, in this process; figures as JSON on stdout."""
     queries = [str(query) for query in np.load(seeds)["queries"]]
     encoder = Encoder.load(shipped_model())
-    asked = encoder.encode_texts(queries).vectors
+    asked = encoder.encode_queries(queries).vectors
     nearest = np.load(place / "nearest.npy")
     if engine == "aladin":
         figures = _aladin(place, encoder, queries, asked, nearest, as_codes)
@@ -278,7 +278,7 @@ def _make(place: Path, seeds: Seeds, rows: int, moved: bool) -> None:
             ]
             with collection.transaction():
                 collection.add(photographs, vectors, seeds.tokens[chosen].astype(np.float32))
-    queries = encoder.encode_texts(seeds.queries).vectors
+    queries = encoder.encode_queries(seeds.queries).vectors
     np.save(place / "nearest.npy", _exact(every, queries))
     (place / "done").touch()
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -155,9 +156,12 @@ def test_a_background_is_kept_until_the_collection_has_changed_much(
     fill(rows, calibrated.model, 20, seed=2)
     assert background_of(rows, calibrated, CALIBRATION).mean > 4
     assert json.loads(file.read_text())["images"] == 65
+    monkeypatch.undo()
+    again = dataclasses.replace(CALIBRATION, slope=2 * CALIBRATION.slope)
+    assert background_of(rows, calibrated, again).mean < 4
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 40}', '{"images": "many", "fingerprint": 1, "sentences": 2}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 40}', '{"images": "many", "fingerprint": 1, "calibration": 2}'])
 def test_a_damaged_cache_is_found_again(rows: CollectionWriter, calibrated: Encoder, content: str) -> None:
     expected = background_of(rows, calibrated, CALIBRATION)
     (file,) = cache_folder(rows).iterdir()

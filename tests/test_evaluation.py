@@ -1,3 +1,4 @@
+import dataclasses
 import weakref
 from collections import Counter
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aladin import evaluation
-from aladin.config import Pooling
+from aladin.config import HeadsConfig, Pooling
 from aladin.evaluation import (
     EncodedData,
     EncodedSet,
@@ -25,6 +26,8 @@ from aladin.evaluation import (
     two_stage_ranks,
 )
 from aladin.graded import Ndcg, RPrecision
+from aladin.hub_terms import as_queries
+from aladin.hubs import HubCorrection, filled
 from aladin.judgements import Judgements, agreement
 from aladin.measures import DIRECTIONS, Direction, right_answer_ranks
 from aladin.protocols import Fold
@@ -34,6 +37,7 @@ from aladin.scores import alignment_scores
 from aladin.tensors import Tokens
 from tests import reference
 from tests.strategies import DIM, TokenBatch, padded, token_batches, unit_rows
+from tests.tiny_learning import TINY
 
 POOLINGS = get_args(Pooling)
 MEMORIES = st.sampled_from([1, 1500, 6000, 2**26])  # bytes: from one pair at a time to all at once
@@ -145,6 +149,31 @@ def test_an_evaluation_ranks_by_each_head_and_by_both(pooling: Pooling) -> None:
             assert found.ranks[head][direction].tolist() == right_answer_ranks(matrix, data.owners, direction).tolist()
         expected = slow_two_stage_ranks(*scores.values(), data.owners, direction, rerank=3)
         assert found.ranks["two-stage k=3"][direction].tolist() == expected
+
+
+def test_where_hubs_are_corrected_images_are_searched_by_queries_and_captions_by_captions() -> None:
+    heads = dataclasses.replace(TINY.heads, hub_centres=6, hub_weight=0.3)
+    plain = random_data(images=12, captions_of_each=3)
+    correction = filled(HubCorrection(heads, DIM), plain.images.vectors, plain.captions.vectors)
+    with torch.no_grad():
+        images = EncodedSet(*correction(plain.images.vectors, plain.images.tokens, "images"))
+        captions = EncodedSet(*correction(plain.captions.vectors, plain.captions.tokens, "captions"))
+    data = EncodedData(images, captions, plain.owners, heads)
+    pieces = captions.tokens.mask.sum(dim=1).numpy()
+    asked = torch.from_numpy(as_queries(captions.tokens.states.numpy(), pieces, heads))
+    queries = EncodedSet(
+        torch.from_numpy(as_queries(captions.vectors.numpy(), pieces, heads)), Tokens(asked, captions.tokens.mask)
+    )
+    found = evaluate(data, rerank=4, memory=2**20, stages=Stages())
+    for direction, texts in (("image_to_text", captions), ("text_to_image", queries)):
+        by_hand = EncodedData(images, texts, plain.owners, heads)
+        scores = {"matching": matching_of(by_hand), "alignment": alignment_of(by_hand)}
+        for head, matrix in scores.items():
+            assert found.ranks[head][direction].tolist() == right_answer_ranks(matrix, data.owners, direction).tolist()
+        expected = slow_two_stage_ranks(*scores.values(), data.owners, direction, rerank=4)
+        assert found.ranks["two-stage k=4"][direction].tolist() == expected
+    other = right_answer_ranks(matching_of(data), data.owners, "text_to_image")
+    assert found.ranks["matching"]["text_to_image"].tolist() != other.tolist()
 
 
 def test_no_re_ranking_leaves_the_two_stages_out() -> None:
@@ -293,7 +322,7 @@ def encoded_data(draw: st.DrawFn) -> EncodedData:
         tokens = [random.integers(-1, 2, (random.integers(1, 4), DIM)).astype(np.float32) for _ in range(rows)]
         return EncodedSet(torch.from_numpy(random.integers(-1, 2, (rows, 2)).astype(np.float32)), padded(tokens))
 
-    return EncodedData(encoded(len(counts)), encoded(len(owners)), np.array(owners), "MrSw")
+    return EncodedData(encoded(len(counts)), encoded(len(owners)), np.array(owners), HeadsConfig(pooling="MrSw"))
 
 
 def random_data(images: int, captions_of_each: int, pooling: Pooling = "MrSw") -> EncodedData:
@@ -304,7 +333,7 @@ def random_data(images: int, captions_of_each: int, pooling: Pooling = "MrSw") -
         return EncodedSet(torch.from_numpy(unit_rows(random, rows)), padded(tokens))
 
     owners = np.repeat(np.arange(images), captions_of_each)
-    return EncodedData(encoded(images), encoded(len(owners)), owners, pooling)
+    return EncodedData(encoded(images), encoded(len(owners)), owners, HeadsConfig(pooling=pooling))
 
 
 def matching_of(data: EncodedData) -> np.ndarray:

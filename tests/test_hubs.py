@@ -18,7 +18,7 @@ from aladin.cli.correct_hubs import correct_hubs
 from aladin.config import HUB_DIMS, Pooling, QuirksConfig
 from aladin.errors import ConfigError
 from aladin.evaluation import alignment_matrix
-from aladin.hub_terms import as_queries
+from aladin.hub_terms import LONG, SHORT, as_queries
 from aladin.hubs import SHARE, HubCorrection, centres, filled
 from aladin.model import with_hub_correction, without_hub_correction
 from aladin.scores import alignment_scores
@@ -114,17 +114,23 @@ def test_a_nearness_beyond_the_room_that_there_is_keeps_the_length_of_one(
 
 
 @torch.no_grad()
-def test_a_text_as_a_query_is_lowered_by_the_images_terms_alone() -> None:
+def test_a_text_as_a_query_is_lowered_by_the_images_terms_alone_and_the_less_the_shorter_it_is() -> None:
     layer = correction()
     rows, columns = vectors(4, 5), vectors(6, 6)
     images, (texts, words) = layer(rows, tokens(4, 3, 7), "images")[0], layer(columns, tokens(6, 5, 8), "captions")
-    queries = torch.from_numpy(as_queries(texts.numpy(), HEADS))
+    pieces = np.array([1, SHORT, SHORT + 1, LONG - 1, LONG, 40])
+    shares = torch.tensor([0, 0, 1 / (LONG - SHORT), 1 - 1 / (LONG - SHORT), 1, 1])
+    queries = torch.from_numpy(as_queries(texts.numpy(), pieces, HEADS))
     near = layer.nearness(rows, "images")[:, None]
-    assert_close(images @ queries.T, (1 - SHARE) * (rows @ columns.T - HEADS.hub_weight * near))
+    assert_close(images @ queries.T, (1 - SHARE) * (rows @ columns.T - HEADS.hub_weight * near * shares))
     assert_close(queries.norm(dim=1), torch.ones(6))
-    assert_close(
-        torch.from_numpy(as_queries(words.states.numpy(), HEADS)[2, 1]), torch.cat([words.states[2, 1, :DIM], queries[2, DIM:]])
-    )
+    asked = torch.from_numpy(as_queries(words.states.numpy(), pieces, HEADS))
+    assert_close(asked[:, 1], torch.cat([words.states[:, 1, :DIM], queries[:, DIM:]], dim=1))
+
+
+def test_a_model_without_terms_of_hubs_searches_by_texts_as_they_are() -> None:
+    texts = vectors(3, 1).numpy()
+    assert as_queries(texts, np.array([1, 7, 20]), TINY.heads) is texts
 
 
 @torch.no_grad()
