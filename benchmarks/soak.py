@@ -10,7 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ def kills(scratch: Path, size: float) -> Figures:
     from tests.test_durability import kill_cycles
     from tests.tiny_model import build_tiny_model
 
-    cycles = max(1, int(5000 * size))
+    cycles = max(1, int(50_000 * size))
     survey = kill_cycles(scratch, build_tiny_model(scratch / "model"), cycles, seed=1)
     return {"cycles": cycles, **survey, "acknowledged rows lost": 0}
 
@@ -214,8 +217,83 @@ def lock(scratch: Path, size: float) -> Figures:
         return {"exit code": ended.returncode, "seconds": round(time.perf_counter() - started, 2)}
 
 
+def refusal(scratch: Path, size: float) -> Figures:
+    """R4: how soon `index` says that the disk is read-only, and that search works there. Target: exit code 1 within 1 s."""
+    disk = scratch / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)
+    try:
+        _, photos, _ = _indexed_examples(disk)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        found: Figures = {}
+        for name, command in {"index": ["index", str(photos)], "search": ["search", str(photos), "a dog"]}.items():
+            started = time.perf_counter()
+            ended = subprocess.run([sys.executable, "-m", "aladin", *command], capture_output=True, check=False)
+            found |= {f"{name}, exit code": ended.returncode, f"{name}, seconds": round(time.perf_counter() - started, 2)}
+            found |= {f"{name}, last line": (ended.stderr.decode().splitlines() or [""])[-1]} if ended.returncode else {}
+        return found
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def queries(scratch: Path, size: float) -> Figures:
+    """Q1: odd texts, asked of a server one after the other. Target: 50,000, an answer or a 4xx within 200 ms each."""
+    from tests.serving import config_of, server_of
+
+    _, photos, _ = _indexed_examples(scratch)
+    statuses: Counter[int] = Counter()
+    seconds: list[tuple[float, str]] = []
+    with server_of(config_of(photos, shipped_model())) as running, closing(HTTPConnection("127.0.0.1", running.port)) as client:
+        for text in ["a dog", *_odd_texts(max(1, int(50_000 * size)))]:
+            content = json.dumps({"text": text}).encode()
+            started = time.perf_counter()
+            client.request("POST", "/v1/search", content, {"Content-Type": "application/json"})
+            with client.getresponse() as answer:
+                answer.read()
+            seconds.append((time.perf_counter() - started, f"{text[:20]!a} of {len(text)}"))
+            statuses[answer.status] += 1
+    slowest, text = max(seconds[1:])  # the first finds the collection's background
+    return {
+        "texts": len(seconds) - 1, "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "p50 ms": round(1000 * float(np.median([second for second, _ in seconds])), 1),
+        "slowest ms": round(1000 * slowest, 1), "slowest": text,
+        "over 200 ms": sum(second > 0.2 for second, _ in seconds[1:]),
+    }  # fmt: skip
+
+
+def _odd_texts(count: int) -> Iterator[str]:
+    """Queries that nobody means: what Q1 names, then characters of one kind or of all kinds, up to a megabyte."""
+    yield from (
+        "",
+        "   ",
+        "a",
+        "\0",
+        "\u202eder",
+        "\ud800",
+        "the of and",
+        "red " * 300_000,
+        "\U0001f600" * 1_000_000,
+        "z" * 1_000_000,
+    )
+    kinds = [
+        (32, 127),
+        (0, 32),
+        (0x4E00, 0x9FFF),
+        (0x590, 0x6FF),
+        (0x1F300, 0x1FAFF),
+        (0x2000, 0x206F),
+        (0xD800, 0xDFFF),
+        (0, 0x10FFFF),
+    ]
+    random = np.random.default_rng(1)
+    for number in range(count - 10):
+        low, high = kinds[number % len(kinds)]
+        length = int(10 ** random.uniform(0, 4.3 if number % 100 else 5.7))
+        yield "".join(map(chr, random.integers(low, high, length)))
+
+
 PARTS: dict[str, Callable[[Path, float], Figures]] = {
-    part.__name__: part for part in (kills, power, flips, resume, memory, fuzz, bombs, names, lock)
+    part.__name__: part for part in (kills, power, flips, resume, memory, fuzz, bombs, names, lock, refusal, queries)
 }
 
 

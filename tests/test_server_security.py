@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+import aladin.server.limits
 from aladin.collection import default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.encode import Encoder
@@ -366,7 +367,8 @@ def test_the_page_has_no_inline_script_or_style_and_nothing_from_elsewhere(clien
 # Uploads.
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path, model_path: Path) -> None:
+def test_a_body_that_is_too_large_is_refused(folder: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aladin.server.limits, "LINGER", 0.3)
     limits = Limits(workers=1, image_bytes=50_000, json_bytes=1000)
     with server_of(config_of(folder, model_path, limits=limits, port=0)) as server:
         stated = exchange(
@@ -383,6 +385,20 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path, mod
             % len(large)
         )
         assert exchange(server.port, head + large).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["stated", "chunked"])
+def test_who_sends_too_much_reads_the_refusal_after_sending_all(folder: Path, model_path: Path, stated: bool) -> None:
+    limits = Limits(workers=1, image_bytes=50_000)
+    body = iter([b"x" * 100_000] * 80)
+    with server_of(config_of(folder, model_path, limits=limits, port=0)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        headers = {"Content-Type": "image/png"} | ({"Content-Length": "8000000"} if stated else {})
+        connection.request("POST", "/v1/uploads", body, headers, encode_chunked=not stated)
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert b"the body is larger than 50,000 bytes; send less" in answer.read()
+        connection.close()
 
 
 def test_a_slow_client_is_left(folder: Path, model_path: Path) -> None:

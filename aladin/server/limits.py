@@ -1,6 +1,7 @@
 """Bodies that arrive: counted while they stream, and not waited for for ever."""
 
 import asyncio
+import contextlib
 
 import h11
 from starlette.datastructures import Headers
@@ -12,6 +13,7 @@ from aladin.server.problems import Problem
 from aladin.server.settings import Limits
 
 UPLOADS = ("/v1/uploads", "/v1/images")  # whose bodies are pictures
+LINGER = 2.0  # seconds for which a refused body is still read: who is cut off in the midst of sending never sees the answer
 
 
 class BodyLimits:
@@ -26,9 +28,12 @@ class BodyLimits:
             await self._app(scope, receive, send)
             return
         most = self._limits.image_bytes if scope["path"] in UPLOADS else self._limits.json_bytes
-        stated = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        stated = headers.get("content-length", "0")
         # A server closes a connection whose body it has not read, so the next request cannot be mistaken.
         if stated.isdigit() and int(stated) > most:
+            if "expect" not in headers:  # with it, nothing is sent before we say so
+                await _pass_over(receive)
             await respond(413, _too_large(most), {"Connection": "close"})(scope, receive, send)
             return
         loop, deadline, arrived, complete = asyncio.get_running_loop(), 0.0, 0, False
@@ -47,10 +52,20 @@ class BodyLimits:
             arrived += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if arrived > most:
+                if not complete:
+                    await _pass_over(receive)
                 raise Problem(413, _too_large(most), {"Connection": "close"})
             return message
 
         await self._app(scope, receive_within_limits, send)
+
+
+async def _pass_over(receive: Receive) -> None:
+    """Read the rest of a body and keep nothing of it, for so long as we linger."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def _too_large(most: int) -> str:
