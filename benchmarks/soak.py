@@ -39,7 +39,7 @@ def kills(scratch: Path, size: float) -> Figures:
     from tests.test_durability import kill_cycles
     from tests.tiny_model import build_tiny_model
 
-    cycles = max(1, int(50_000 * size))
+    cycles = max(1, int(5000 * size))
     survey = kill_cycles(scratch, build_tiny_model(scratch / "model"), cycles, seed=1)
     return {"cycles": cycles, **survey, "acknowledged rows lost": 0}
 
