@@ -33,7 +33,7 @@ from aladin.errors import DataError
 from aladin.explain import Explanation, explain_file
 from aladin.indexing import IndexReport, index_folder
 from aladin.model_folder import shipped_model
-from aladin.queries import ImagePart, Query, TextPart, encode_query
+from aladin.queries import ImagePart, Query, TextPart, encode_query, picture_at
 from aladin.search import Hit, Results, SearchConfig, Searcher
 
 Asked = str | Path | Query  # a text, an image file, or both with more
@@ -152,7 +152,8 @@ class Aladin:
 
     def explain(self, image: str | Path, query: Asked) -> Explanation:
         """What each word adds to that score, and the region that it chose."""
-        return explain_file(encode_query(_query(query), self.encoder), Path(image), self.encoder)
+        path, frame = picture_at(Path(image))
+        return explain_file(encode_query(_query(query), self.encoder), path, self.encoder, frame)
 
     def text_vector(self, text: str) -> Float32[np.ndarray, " dim"]:
         """The vector of a text, of length 1; its product with an image's is the matching score."""

@@ -15,14 +15,22 @@ from jaxtyping import Bool, Float16, Float32, Int8
 
 from aladin.collection import Collection, ImageRow, connect, failures_named
 from aladin.errors import DataError
-from aladin.frames import FILE_PATH, FRAME, file_and_frame, stored_path
+from aladin.frames import FILE_PATH, FRAME, file_and_frame, is_further, stored_path
 from aladin.listing import FileState as FileState
 from aladin.listing import Unlisted
 from aladin.long_paths import is_there
 from aladin.model_folder import ModelFolder
 from aladin.photographs import Photograph as Photograph
 from aladin.quantized import blob_of, token_blob
-from aladin.stored_format import SCHEMA_VERSION, create_tables, keep_checksums, migrate, seal
+from aladin.stored_format import (
+    SCHEMA_VERSION,
+    create_date_indexes,
+    create_tables,
+    has_date_indexes,
+    keep_checksums,
+    migrate,
+    seal,
+)
 from aladin.writer_lock import WriterLock
 
 # An image needs no reading when its file is as it was and it has a vector, or a reason for having none; or is not wanted.
@@ -32,8 +40,8 @@ SETTLED = """(images.status = 'removed' OR images.size = listing.size AND images
 IN_LISTING = f"SELECT 1 FROM listing WHERE listing.path = {FILE_PATH.replace('path', 'images.path')}"
 LISTED, LISTED_AND_SETTLED = f"EXISTS ({IN_LISTING})", f"EXISTS ({IN_LISTING} AND {SETTLED})"
 # A further picture of a file is to be read, which is done with the file.
-FURTHER_PENDING = """EXISTS (SELECT 1 FROM images AS further WHERE further.status = 'pending'
-    AND further.path > CAST(listing.path || '//' AS BLOB) AND further.path < CAST(listing.path || '/0' AS BLOB))"""
+FURTHER_PENDING = f"""EXISTS (SELECT 1 FROM images AS further WHERE further.status = 'pending'
+    AND {is_further("further.path", "listing.path")})"""
 # Below a folder that could not be listed nothing is known to be gone.
 UNKNOWN = """EXISTS (SELECT 1 FROM unlisted WHERE images.path = unlisted.path
     OR substr(images.path, 1, length(unlisted.path) + 1) = CAST(unlisted.path || '/' AS BLOB))"""
@@ -136,11 +144,9 @@ class CollectionWriter(Collection):
 
     def keep_frames(self, path: str, numbers: Sequence[int]) -> None:
         """Of the further pictures of the file at a path, the rows of these alone."""
-        first, end = os.fsencode(path) + b"//", os.fsencode(path) + b"/0"
-        self._execute(
-            f"DELETE FROM images WHERE path > ? AND path < ? AND {FRAME} NOT IN (SELECT value FROM json_each(?))",
-            (first, end, json.dumps(sorted(numbers))),
-        )
+        file, kept = os.fsencode(path), json.dumps(sorted(numbers))
+        others = f"{is_further('path', '?')} AND {FRAME} NOT IN (SELECT value FROM json_each(?))"
+        self._execute(f"DELETE FROM images WHERE {others}", (file, file, kept))
 
     def rebuild(self, model: ModelFolder) -> None:
         """Forget every vector, token and failure, so that all images are read again, by `model`. Opens its transaction."""
@@ -354,6 +360,9 @@ class CollectionWriter(Collection):
             self._execute("COMMIT")
         self._check_format()
         self._keep_checksums()
+        if not has_date_indexes(self._rows):
+            with self.transaction():
+                create_date_indexes(self._execute)
         if self.root != root.resolve() and not self.root.exists() and self._holds_images_of(root):
             with self.transaction():
                 self._set_meta("root", root_to_store(self.path, root))

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +29,7 @@ from aladin.errors import DataError
 from aladin.listing import FileState
 from aladin.photographs import Decoded, Photograph, Unreadable, further_content
 
+BATCHES_AHEAD = 2  # decoded while one is encoded
 COMFORTABLE_DECODE_MB = 512  # with less for each, fewer processes decode instead
 START_SECONDS = 60.0
 FILES_PER_PROCESS = 2000  # then a fresh one takes over, so that no library's leak grows
@@ -68,6 +71,21 @@ class Decoders:
         """The file's image at `size` x `size` with its facts, or why there is none."""
         return self._pool.submit(self._read, root, file, size)
 
+    def batches(self, root: Path, files: Iterable[FileState], size: int, count: int) -> Iterator[list[Decoded | Unreadable]]:
+        """The pictures of the files, `count` at once; the next ones are decoded while their caller works on these.
+
+        Of a file with several the first comes last, so that the file counts as read once that one is stored.
+        """
+        batch: list[Decoded | Unreadable] = []
+        for item in self._in_order(root, files, size, count):
+            for picture in (*item.further, item) if isinstance(item, Decoded) else (item,):
+                batch.append(picture)
+                if len(batch) == count:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
     def close(self) -> None:
         for process in self._processes:
             process.stop()
@@ -80,6 +98,17 @@ class Decoders:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _in_order(self, root: Path, files: Iterable[FileState], size: int, count: int) -> Iterator[Decoded | Unreadable]:
+        # Many pictures of each file wait in memory, so of fewer files.
+        ahead = count * (1 + BATCHES_AHEAD if self._frames == 1 else 1)
+        waiting: deque[Future[Decoded | Unreadable]] = deque()
+        for file in files:
+            waiting.append(self.submit(root, file, size))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def _read(self, root: Path, file: FileState, size: int) -> Decoded | Unreadable:
         process: _Process | None = getattr(self._of_thread, "process", None)

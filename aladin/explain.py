@@ -14,8 +14,9 @@ from aladin.alignment import best_regions, region_factor, token_similarity, word
 from aladin.boxes import Box
 from aladin.encode import Encoder
 from aladin.errors import DataError
-from aladin.images import open_image, to_pixels
-from aladin.pictures import upright_size
+from aladin.frames import picture_name
+from aladin.images import to_pixels
+from aladin.pictures import open_with_size
 from aladin.quantized import token_blob, tokens_from_blobs
 from aladin.queries import EncodedPart, EncodedQuery, content_of_file
 
@@ -57,13 +58,14 @@ def explain_file(query: EncodedQuery, path: Path, encoder: Encoder, frame: int =
     """Why the image in a file, or a further picture of it, has its score: the same as a collection gives that has read it."""
     data = content_of_file(path)
     settings = encoder.model.config.image
-    image = open_image(data, str(path), settings.size, frame)
+    name = picture_name(str(path), frame)
+    image, size = open_with_size(data, name, settings.size, frame)
     encoded = encoder.encode_images(to_pixels(image, settings.size)[None])
     if not encoded.usable[0]:
-        raise DataError(f"the model has no finite vector for {path}; give another image")
+        raise DataError(f"the model has no finite vector for {name}; give another image")
     # As a collection stores them, so that the score is that of a search to its last digit.
     stored = tokens_from_blobs([token_blob(encoded.regions[0])], encoder.model.config.heads.encoded_token_dim)
-    return explain(query, stored.restored()[0], Box(0, 0, *(image.size if frame else upright_size(data))), settings.grid)
+    return explain(query, stored.restored()[0], Box(0, 0, *size), settings.grid)
 
 
 def _words(part: EncodedPart, similarity: Float32[np.ndarray, "regions words"], boxes: tuple[Box, ...]) -> list[Share]:

@@ -12,8 +12,15 @@ CONSIDERED_FRAMES = 1000  # of an animation of ten thousand, those of its beginn
 MARK = b"//"
 
 # The same in SQL, of the column images.path.
-FILE_PATH = "iif(instr(path, x'2f2f'), substr(path, 1, instr(path, x'2f2f') - 1), path)"
-FRAME = "iif(instr(path, x'2f2f'), CAST(CAST(substr(path, instr(path, x'2f2f') + 2) AS TEXT) AS INTEGER), 0)"
+_MARK_IN_PATH = f"instr(path, x'{MARK.hex()}')"
+FILE_PATH = f"iif({_MARK_IN_PATH}, substr(path, 1, {_MARK_IN_PATH} - 1), path)"
+FRAME = f"iif({_MARK_IN_PATH}, CAST(CAST(substr(path, {_MARK_IN_PATH} + {len(MARK)}) AS TEXT) AS INTEGER), 0)"
+
+
+def is_further(path: str, file: str) -> str:
+    """In SQL: whether `path` is that of a further picture of the file at `file`, found by the index of paths."""
+    # '0' is the character after '/'; text joined to bytes is text, which is less than any bytes.
+    return f"({path} > CAST({file} || '{MARK.decode()}' AS BLOB) AND {path} < CAST({file} || '/0' AS BLOB))"
 
 
 def stored_path(path: str, frame: int = 0) -> bytes:

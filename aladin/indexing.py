@@ -4,9 +4,7 @@ Every batch is committed before the next, so that an interrupted run has lost no
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,6 @@ from aladin.listing import FileState, Unlisted
 from aladin.listing import list_images as list_images
 from aladin.photographs import Decoded, Photograph, Unreadable
 
-BATCHES_AHEAD = 2  # decoded while one is encoded
 SUSPICIOUS_SHARE = 0.5  # of the known images gone at once: more than people delete, as when a disk is not there
 
 
@@ -136,37 +133,9 @@ def _warning(collection: CollectionWriter, comparison: Comparison) -> str | None
 
 
 def _batches(collection: CollectionWriter, size: int, config: IndexConfig) -> Generator[list[Decoded | Unreadable], None, None]:
-    """The pictures of the unread files in batches, decoded ahead while one batch is encoded."""
-    batch: list[Decoded | Unreadable] = []
-    frames = collection.frames
-    with Decoders(DecodingLimits.of(config), config.follow_symlinks, frames) as decoders:
-        # Many pictures of each file wait in memory, so of fewer files.
-        ahead = config.batch_images * (1 + BATCHES_AHEAD if frames == 1 else 1)
-        for picture in _pictures(_decoded(collection, decoders, size, ahead)):
-            batch.append(picture)
-            if len(batch) == config.batch_images:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
-def _decoded(collection: CollectionWriter, decoders: Decoders, size: int, ahead: int) -> Iterator[Decoded | Unreadable]:
-    """The unread files, of which so many are decoded while they wait."""
-    waiting: deque[Future[Decoded | Unreadable]] = deque()
-    for file in collection.unread():
-        waiting.append(decoders.submit(collection.root, file, size))
-        if len(waiting) == ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _pictures(files: Iterator[Decoded | Unreadable]) -> Iterator[Decoded | Unreadable]:
-    """Every picture of each file, its first one last: a file counts as read once that is stored."""
-    for item in files:
-        yield from item.further if isinstance(item, Decoded) else ()
-        yield item
+    """The pictures of the unread files."""
+    with Decoders(DecodingLimits.of(config), config.follow_symlinks, collection.frames) as decoders:
+        yield from decoders.batches(collection.root, collection.unread(), size, config.batch_images)
 
 
 def _is_a_file(item: Decoded | Unreadable) -> bool:

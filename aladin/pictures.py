@@ -36,7 +36,7 @@ FACT_KEYS = ("camera", "lens", "iso", "f_number", "exposure_s", "focal_mm", "lat
 
 
 def open_image(source: Path | bytes, name: str = "", draft_size: int = 0, frame: int = 0) -> Image.Image:
-    """The picture upright (EXIF orientation applied), in RGB; of an animation or of pages the first; alpha over white.
+    """The picture upright (EXIF orientation applied), in RGB; alpha over white; of several the one of number `frame`, from 0.
 
     `name` stands for the source in errors. With `draft_size`, a JPEG may come decoded at a reduced size of at least twice
     that many pixels a side, which is several times faster. DataError for anything that cannot be decoded. Colour profiles
@@ -59,6 +59,12 @@ def open_image(source: Path | bytes, name: str = "", draft_size: int = 0, frame:
         raise DataError(f"{label} {_unknown(source)}") from None
     except DECODER_FAILURES as error:
         raise DataError(f"{label} cannot be decoded ({_said(error)}); expected one of {', '.join(FORMATS)}") from None
+
+
+def open_with_size(data: bytes, name: str = "", draft_size: int = 0, frame: int = 0) -> tuple[Image.Image, tuple[int, int]]:
+    """As `open_image`, and the picture's width and height as displayed, which are its own unless it was decoded smaller."""
+    image = open_image(data, name, draft_size, frame)
+    return image, image.size if frame else upright_size(data)
 
 
 def further_pictures(data: bytes, most: int) -> Iterator[tuple[int, Image.Image]]:

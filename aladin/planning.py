@@ -6,8 +6,9 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import wait
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from aladin.config import IndexConfig
 from aladin.decoding import Decoders, DecodingLimits
 from aladin.encode import EncodedImages, Encoder
 from aladin.listing import FileState, Unlisted, list_images
-from aladin.photographs import Decoded, Unreadable
+from aladin.photographs import Decoded, Photograph, Unreadable
 from aladin.quantized import token_blob
 
 PROBED = 64  # images read for the estimate
@@ -28,11 +29,13 @@ SEED = 0  # the same folder gives the same probe
 
 @dataclass(frozen=True)
 class Plan:
-    """What `aladin index` would do. Figures about unreadable files, time and memory come from the probe alone."""
+    """What `aladin index` would do. Figures about unreadable files, pictures, time and memory come from the probe alone."""
 
     images: int  # files named like images
     bytes: int  # of these
-    to_read: int  # of these, new or changed
+    to_read: int  # of these, new or changed, or to be read for further pictures
+    frames: int  # pictures that a file gives at most
+    pictures: int  # that the files to read give
     kinds: dict[str, int]  # files by extension
     passed_over: dict[str, int]  # entries that are no image files, by why
     unlisted: dict[str, int]  # folders and files that cannot be listed, by why
@@ -48,7 +51,7 @@ class Plan:
         """One fact a line."""
         lines = [
             f"images       {self.images:,} ({self.bytes / 1e6:,.1f} MB): {_counted(self.kinds)}",
-            f"to read      {self.to_read:,}",
+            f"to read      {self.to_read:,}{self._further()}",
             f"time         {_duration(self.seconds)} at {self.images_per_second:,.0f} images/s ({self.probed} probed)",
             f"memory       {self.memory_mb:,} MB, all processes together",
             f"disk         {self.disk_bytes / 1e6:,.1f} MB of {self.disk_free_bytes / 1e6:,.0f} MB free",
@@ -66,6 +69,11 @@ class Plan:
             lines.append("             THIS DOES NOT FIT on the disk; name another with --collection")
         return "\n".join(lines)
 
+    def _further(self) -> str:
+        if self.frames == 1 or not self.to_read:
+            return ""
+        return f", with about {self.pictures:,} pictures at up to {self.frames} a file"
+
 
 def plan_for(folder: Path, place: Path, encoder: Encoder, config: IndexConfig) -> Plan:
     """The plan for indexing `folder` into the collection at `place`, which need not exist."""
@@ -73,32 +81,33 @@ def plan_for(folder: Path, place: Path, encoder: Encoder, config: IndexConfig) -
     passed_over: Counter[str] = Counter()
     unlisted: Counter[str] = Counter()
     sample, images, size, to_read = _Sample(PROBED), 0, 0, 0
-    known = Collection.open(place) if place.is_file() else None
-    for found in list_images(folder, config.follow_symlinks, lambda kind: passed_over.update([kind])):
-        if isinstance(found, Unlisted):
-            unlisted[found.reason] += 1
-            continue
-        images, size = images + 1, size + found.size
-        kinds[Path(found.path).suffix.lower()] += 1
-        if known is None or not _settled(known, found):
-            to_read += 1
-            sample.offer(found)
-    if known is not None:
-        known.close()
-    probe = _probe(folder, sample.kept, encoder, config)
+    with Collection.open(place) if place.is_file() else nullcontext() as known:
+        config = replace(config, frames=config.frames or (1 if known is None else known.frames))
+        for found in list_images(folder, config.follow_symlinks, lambda kind: passed_over.update([kind])):
+            if isinstance(found, Unlisted):
+                unlisted[found.reason] += 1
+                continue
+            images, size = images + 1, size + found.size
+            kinds[Path(found.path).suffix.lower()] += 1
+            if known is None or not _settled(known, found, config.frames):
+                to_read += 1
+                sample.offer(found)
+        probe = _probe(folder, sample.kept, encoder, config, known)
     return Plan(
         images=images,
         bytes=size,
         to_read=to_read,
+        frames=config.frames,
+        pictures=round(to_read * probe.pictures_per_file),
         kinds=dict(kinds.most_common()),
         passed_over=dict(passed_over.most_common()),
         unlisted=dict(unlisted.most_common()),
         probed=len(sample.kept),
         unreadable=probe.unreadable,
-        images_per_second=probe.rate,
-        seconds=to_read / probe.rate if probe.rate else 0.0,
+        images_per_second=probe.pictures_per_file / probe.seconds_per_file if sample.kept else 0.0,
+        seconds=to_read * probe.seconds_per_file,
         memory_mb=probe.memory_mb,
-        disk_bytes=to_read * probe.row_bytes,
+        disk_bytes=round(to_read * probe.new_per_file * probe.row_bytes),
         disk_free_bytes=shutil.disk_usage(_existing_part(place)).free,
     )
 
@@ -106,7 +115,9 @@ def plan_for(folder: Path, place: Path, encoder: Encoder, config: IndexConfig) -
 @dataclass(frozen=True)
 class _Probe:
     unreadable: dict[str, int]
-    rate: float  # images a second
+    pictures_per_file: float  # an unreadable one has none
+    new_per_file: float  # of these, those that the collection does not know as they are
+    seconds_per_file: float
     memory_mb: int
     row_bytes: int
 
@@ -128,40 +139,53 @@ class _Sample:
             self.kept[place] = file
 
 
-def _settled(known: Collection, file: FileState) -> bool:
+def _settled(known: Collection, file: FileState, frames: int) -> bool:
+    """Whether the file will not be read, when so many pictures of it are wanted."""
     row = known.image_at(file.path)
     if row is None or row.status == "pending":
         return False
-    return row.status == "removed" or (row.size, row.mtime_ns) == (file.size, file.mtime_ns)
+    if row.status == "removed":
+        return True
+    if (row.size, row.mtime_ns) != (file.size, file.mtime_ns):
+        return False
+    if row.status == "failed" or frames in (1, known.frames):
+        return True
+    # As `CollectionWriter.use_frames` has it: a file that was read for several pictures and has one has no others.
+    return known.frames > 1 and known.ids_below(file.path) == [row.id]
 
 
-def _probe(folder: Path, files: list[FileState], encoder: Encoder, config: IndexConfig) -> _Probe:
+def _is_known(known: Collection, photograph: Photograph) -> bool:
+    """Whether the picture is not encoded again."""
+    row = known.image_at(photograph.file.path, photograph.file.frame)
+    return row is not None and row.status in ("ok", "offline") and row.sha256 == photograph.sha256
+
+
+def _probe(folder: Path, files: list[FileState], encoder: Encoder, config: IndexConfig, known: Collection | None) -> _Probe:
     size, limits = encoder.model.config.image.size, DecodingLimits.of(config)
     blank = encoder.encode_images(np.full((1, size, size, 3), 128, dtype=np.uint8))  # the time to load is not counted
     unreadable: Counter[str] = Counter()
-    with Decoders(limits, config.follow_symlinks) as decoders:
-        coming = [decoders.submit(folder, file, size) for file in files]
-        if coming:
-            coming[0].result()  # nor is the time to start the decoders
+    pictures = new = 0
+    with Decoders(limits, config.follow_symlinks, config.frames) as decoders:
+        wait([decoders.submit(folder, file, size) for file in files[: limits.workers]])  # nor is the time to start the decoders
         started = time.perf_counter()
-        for batch in _in_batches((future.result() for future in coming), config.batch_images):
+        for batch in decoders.batches(folder, files, size, config.batch_images):
             unreadable.update(item.reason.split(" (")[0] for item in batch if isinstance(item, Unreadable))
-            pixels = [item.pixels for item in batch if isinstance(item, Decoded)]
-            if pixels:
-                encoder.encode_images(np.stack(pixels))
+            read = [item for item in batch if isinstance(item, Decoded)]
+            unknown = [item.pixels for item in read if known is None or not _is_known(known, item.photograph)]
+            pictures, new = pictures + len(read), new + len(unknown)
+            if unknown:
+                encoder.encode_images(np.stack(unknown))
         seconds = time.perf_counter() - started
     own, decoder = (_peak_mb(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return _Probe(dict(unreadable), len(files) / seconds if files else 0.0, own + limits.workers * decoder, _row_bytes(blank))
-
-
-def _in_batches(items: Iterator[Decoded | Unreadable], count: int) -> Iterator[list[Decoded | Unreadable]]:
-    batch: list[Decoded | Unreadable] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == count:
-            yield batch
-            batch = []
-    yield batch
+    count = len(files) or 1
+    return _Probe(
+        unreadable=dict(unreadable),
+        pictures_per_file=pictures / count,
+        new_per_file=new / count,
+        seconds_per_file=seconds / count,
+        memory_mb=own + limits.workers * decoder,
+        row_bytes=_row_bytes(blank),
+    )
 
 
 def _row_bytes(encoded: EncodedImages) -> int:

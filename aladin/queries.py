@@ -20,9 +20,10 @@ from aladin.boxes import Box
 from aladin.collection import Collection, ImageRow
 from aladin.encode import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
-from aladin.images import open_image, to_pixels
-from aladin.long_paths import read_file, status_of
-from aladin.pictures import upright_size
+from aladin.frames import named_picture
+from aladin.images import to_pixels
+from aladin.long_paths import is_there, read_file, status_of
+from aladin.pictures import open_with_size
 from aladin.text import TypedWord
 
 UNWANTED_WEIGHT = -1.0  # on Flickr8k's photographs as good as any: a third of the unwanted remain, hardly a wanted one is lost
@@ -40,7 +41,7 @@ class TextPart:
 class ImagePart:
     """Images like one, or like what a box cuts out of it. The image itself is no hit."""
 
-    source: Path | bytes | int  # a file, what a file contains, or the id of an image of the collection
+    source: Path | bytes | int  # a file (or "film.gif[2]"), what a file contains, or the id of an image of the collection
     weight: float = 1.0
     box: Box | None = None
 
@@ -147,8 +148,8 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: C
         return EncodedPart(name, weight, vector, regions, "mutual", boxes=boxes)
     data, frame = _content(part.source, collection)
     whole = name if part.box is None else name.removesuffix(f"[{part.box}]")
-    image = open_image(data, name=whole, draft_size=0 if part.box else model.size, frame=frame)
-    box = Box(0, 0, *(image.size if frame else upright_size(data)))
+    image, size = open_with_size(data, whole, 0 if part.box else model.size, frame)
+    box = Box(0, 0, *size)
     if part.box is not None:
         box = part.box.within(box.width, box.height)
         image = image.crop((box.x, box.y, box.x + box.width, box.y + box.height))
@@ -184,7 +185,14 @@ def _content(source: Path | bytes | int, collection: Collection | None) -> tuple
         stored = _opened(collection)
         row = _image(source, stored)
         return content_of_file(stored.root / row.path), row.frame
-    return content_of_file(source), 0
+    path, frame = picture_at(source)
+    return content_of_file(path), frame
+
+
+def picture_at(name: Path) -> tuple[Path, int]:
+    """The file that a path names and which of its pictures: of "film.gif[2]" that of number 2, unless a file is called so."""
+    path, frame = named_picture(str(name))
+    return (Path(path), frame) if frame and not is_there(name) else (name, 0)
 
 
 def content_of_file(source: Path) -> bytes:
@@ -209,10 +217,11 @@ def _row_of(source: Path | bytes | int, collection: Collection | None) -> int | 
     """The id of the image at that path or with that id, if the collection has it."""
     if not isinstance(source, Path) or collection is None:
         return source if isinstance(source, int) else None
-    real = source.resolve()
+    path, frame = picture_at(source)
+    real = path.resolve()
     if not real.is_relative_to(collection.root):
         return None
-    row = collection.image_at(real.relative_to(collection.root).as_posix())
+    row = collection.image_at(real.relative_to(collection.root).as_posix(), frame)
     return row.id if row else None
 
 

@@ -35,6 +35,13 @@ CREATE TABLE images (
 );
 CREATE INDEX images_by_content ON images (sha256);
 """
+SECOND_CHANGED = "mtime_ns / 1000000000"
+# The images that can be found, by date. Those without a camera's are ordered by the second in which the file was changed, since
+# SQLite indexes nothing that depends on the local clock. A collection of this format may lack them: its next writer adds them.
+DATE_INDEXES = {
+    "images_by_taken": "images (taken DESC) WHERE status = 'ok' AND taken IS NOT NULL",
+    "images_by_change": f"images ({SECOND_CHANGED} DESC) WHERE status = 'ok' AND taken IS NULL",
+}
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) WITHOUT ROWID;
 {IMAGES_TABLE}
@@ -85,7 +92,21 @@ def seal(rows: Rows) -> int:
 def create_tables(execute: Callable[[str], Any]) -> None:
     """The empty tables, within the caller's transaction."""
     _run(execute, SCHEMA)
+    create_date_indexes(execute)
     execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def create_date_indexes(execute: Callable[[str], Any]) -> None:
+    """Those that are not there yet, within the caller's transaction."""
+    for name, columns in DATE_INDEXES.items():
+        execute(f"CREATE INDEX IF NOT EXISTS {name} ON {columns}")
+
+
+def has_date_indexes(rows: Rows) -> bool:
+    """Whether all of them are there."""
+    names = ", ".join(f"'{name}'" for name in DATE_INDEXES)
+    found = rows(f"SELECT count(*) FROM sqlite_master WHERE type = 'index' AND name IN ({names})")
+    return bool(found == [(len(DATE_INDEXES),)])
 
 
 def migrate(execute: Callable[..., Any], version: int) -> None:

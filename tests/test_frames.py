@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,14 @@ from aladin.duplicates import find_duplicates
 from aladin.encode import Encoder
 from aladin.errors import ConfigError
 from aladin.explain import explain_file
-from aladin.frames import MOST_FRAMES, chosen_frames, file_and_frame, named_picture, picture_name, stored_path
+from aladin.frames import MOST_FRAMES, chosen_frames, file_and_frame, is_further, named_picture, picture_name, stored_path
 from aladin.indexing import IndexReport, index_folder
 from aladin.interchange import export_clip_retrieval, import_clip_retrieval
 from aladin.listing import FileState
 from aladin.photographs import Decoded
-from aladin.pictures import further_pictures, open_image
-from aladin.queries import ImagePart, Query, TextPart, encode_query
+from aladin.pictures import further_pictures, open_with_size
+from aladin.planning import plan_for
+from aladin.queries import ImagePart, Query, TextPart, encode_query, picture_at
 from aladin.repairing import _salvage, repair
 from aladin.search import SearchConfig, Searcher
 from tests.conftest import paint
@@ -39,6 +42,16 @@ from tests.tiny_model import COLOURS
 
 __all__ = ["aladin", "bare"]  # the fixtures
 SIZE = (32, 24)
+
+
+DATABASE = sqlite3.connect(":memory:")
+CONFIG = IndexConfig(workers=1)
+
+
+def colour_of(image: Image.Image) -> str:
+    """The colour that it is nearest to."""
+    mean = np.asarray(image).mean(axis=(0, 1)) / 255
+    return min(COLOURS, key=lambda name: float(np.abs(mean - COLOURS[name]).sum()))
 
 
 def plain(colour: str, size: tuple[int, int] = SIZE) -> Image.Image:
@@ -113,6 +126,31 @@ def test_the_first_is_chosen_and_the_others_lie_evenly(count: int, most: int) ->
     assert not len(steps) or steps.max() - steps.min() <= 1
 
 
+@given(
+    file=st.sampled_from(["a", "a.gif", "a.gif/b", "\udcff"]),
+    path=st.sampled_from(["a", "a.gif", "a.gif/b", "a.gif0", "a.gif/0", "\udcff", "\udcff\udcff"]),
+    frame=st.integers(0, 2),
+)
+def test_in_sql_a_further_picture_is_one_of_that_file(file: str, path: str, frame: int) -> None:
+    asked = f"SELECT {is_further('path', '?')} FROM (SELECT ? AS path)"
+    found = DATABASE.execute(asked, (os.fsencode(file), os.fsencode(file), stored_path(path, frame))).fetchone()
+    assert found == (path == file and frame > 0,)
+
+
+def test_a_name_as_printed_means_the_picture_unless_a_file_is_called_so(folder: Path, encoder: CountingEncoder) -> None:
+    index(folder, encoder, frames=3)
+    name = folder / "film.gif[2]"
+    with Collection.open(default_place(folder)) as collection:
+        like = encode_query(Query((ImagePart(name),)), encoder, collection)
+        stored = collection.vectors_of([ids(folder)["film.gif[2]"]])[0].astype(np.float32)
+        assert like.excluded == {ids(folder)["film.gif[2]"]}
+        assert float(like.vector @ stored) > 0.99
+        assert picture_at(name) == (folder / "film.gif", 2)
+        name.write_bytes((folder / "white.png").read_bytes())
+        assert picture_at(name) == (name, 0)
+        assert encode_query(Query((ImagePart(name),)), encoder, collection).excluded == frozenset()
+
+
 # Decoding.
 
 
@@ -127,7 +165,9 @@ def test_all_pictures_of_a_file_are_read(tmp_path: Path, kind: str) -> None:
     for number, picture in found.items():
         assert picture.size == SIZE
         assert np.abs(np.asarray(picture, dtype=int) - np.asarray(plain(colours[number]), dtype=int)).max() < 12
-        assert np.array_equal(open_image(data, frame=number), picture)
+        again, size = open_with_size(data, draft_size=4, frame=number)  # none but the first comes smaller
+        assert np.array_equal(again, picture)
+        assert size == SIZE
     assert [number for number, _ in further_pictures(data, 2)] == [len(colours) // 2]
     assert list(further_pictures(data, 1)) == []
 
@@ -152,6 +192,7 @@ def test_further_pictures_are_turned_as_the_first() -> None:
     exif[0x0112] = 6
     plain("red").save(file, "WEBP", save_all=True, append_images=[plain("blue")], exif=exif.tobytes())
     assert [picture.size for _, picture in further_pictures(file.getvalue(), 10)] == [SIZE[::-1]]
+    assert [open_with_size(file.getvalue(), frame=frame)[1] for frame in (0, 1)] == [SIZE[::-1]] * 2
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
@@ -360,16 +401,78 @@ def test_an_impossible_number_of_pictures_is_refused() -> None:
         IndexConfig(frames=MOST_FRAMES + 1)
 
 
+# In the server.
+
+
 def test_the_server_finds_and_shows_every_picture(folder: Path, encoder: CountingEncoder, model_path: Path) -> None:
     index(folder, encoder, frames=3)
     with client_of(config_of(folder, model_path)) as client:
-        images = client.get("/v1/images").json()["images"]
-        assert sorted(image["name"] for image in images) == ["film.gif", "film.gif", "film.gif", "white.png"]
-        assert {client.get(image["thumbnail"]).status_code for image in images} == {200}
+        images = {picture_name(image["name"], image["frame"]): image for image in client.get("/v1/images").json()["images"]}
+        assert sorted(images) == ["film.gif", "film.gif[1]", "film.gif[2]", "white.png"]
+        for kind in ("thumbnail", "preview"):
+            answers = {name: client.get(image[kind]) for name, image in images.items()}
+            shown = {name: colour_of(Image.open(io.BytesIO(answer.content))) for name, answer in answers.items()}
+            assert shown == {"film.gif": "red", "film.gif[1]": "green", "film.gif[2]": "blue", "white.png": "white"}
+            assert len({answer.headers["etag"] for answer in answers.values()}) == 4
+            again = client.get(images["film.gif[1]"][kind], headers={"If-None-Match": answers["film.gif[2]"].headers["etag"]})
+            assert (again.status_code, again.content) == (200, answers["film.gif[1]"].content)  # from the cache
         hits = client.post("/v1/search", json={"text": "blue", "why": True}).json()["hits"]
-        assert (len(hits), hits[0]["name"]) == (4, "film.gif")
+        assert (len(hits), hits[0]["name"], hits[0]["frame"]) == (4, "film.gif", 2)
         like = client.post("/v1/search", json={"images": [{"id": hits[0]["id"]}], "filter": {"where": "frame > 0"}})
-        assert [hit["name"] for hit in like.json()["hits"]] == ["film.gif"]
+        assert [(hit["name"], hit["frame"]) for hit in like.json()["hits"]] == [("film.gif", 1)]
+
+
+def test_a_box_in_a_page_cuts_and_explains_that_page_at_its_own_size(
+    tmp_path: Path, encoder: CountingEncoder, model_path: Path
+) -> None:
+    folder = paint(tmp_path / "photos" / "blue.png", "blue").parent
+    page = Image.new("RGB", (2400, 200))  # larger than a picture made for viewing
+    page.paste(plain("red", (1200, 200)), (0, 0))
+    page.paste(plain("blue", (1200, 200)), (1200, 0))
+    plain("green").save(folder / "pages.tif", save_all=True, append_images=[page])
+    index(folder, encoder, frames=2)
+    with client_of(config_of(folder, model_path)) as client:
+        first = client.post("/v1/search", json={"text": "red and blue", "filter": {"where": "frame = 1"}}).json()["hits"][0]
+        assert (first["width"], first["height"]) == (2400, 200)
+        assert Image.open(io.BytesIO(client.get(first["preview"]).content)).size == (1600, 133)
+        right = {"id": first["id"], "box": {"x": 1300, "y": 0, "width": 1000, "height": 200}}
+        like = client.post("/v1/search", json={"images": [right]}).json()["hits"]
+        assert [hit["name"] for hit in like] == ["blue.png", "pages.tif"]  # the page itself is none
+        assert like[0]["score"] > 0.98
+        shares = client.post("/v1/explain", json={"text": "red blue", "image": first["id"]}).json()["shares"]
+        assert [share["box"]["x"] for share in shares] == [0, 1200]
+
+
+def test_a_picture_that_the_file_has_no_longer_is_a_sentence(folder: Path, encoder: CountingEncoder, model_path: Path) -> None:
+    index(folder, encoder, frames=3)
+    several(folder / "film.gif", "red", "blue")
+    with client_of(config_of(folder, model_path)) as client:
+        last = client.get("/v1/images?limit=10").json()["images"]
+        shown = {image["frame"]: client.get(image["thumbnail"]) for image in last if image["name"] == "film.gif"}
+        assert [shown[frame].status_code for frame in range(3)] == [200, 200, 422]
+        assert shown[2].json()["detail"].startswith("the image cannot be decoded")
+
+
+# Planned.
+
+
+@pytest.mark.parametrize(("before", "after", "files", "pictures"), [(0, 3, 2, 4), (1, 3, 2, 4), (3, 2, 1, 2), (3, 1, 0, 0)])
+def test_a_plan_tells_what_index_then_does(
+    folder: Path, encoder: CountingEncoder, before: int, after: int, files: int, pictures: int
+) -> None:
+    if before:
+        index(folder, encoder, frames=before)
+    place = default_place(folder)
+    known, row_bytes = len(rows(folder)) if before else 0, plan_for(folder, place / "none", encoder, CONFIG).disk_bytes / 2
+    plan = plan_for(folder, place, encoder, replace(CONFIG, frames=after))
+    assert (plan.to_read, plan.pictures, plan.frames) == (files, pictures, after)
+    assert plan_for(folder, place, encoder, CONFIG).frames == max(before, 1)
+    total, encoder.encoded = [0], 0
+    with CollectionWriter.create(place, folder) as collection:
+        index_folder(collection, encoder, replace(CONFIG, frames=after), lambda done, all_files: total.append(all_files))
+    assert total[-1] == plan.to_read
+    assert encoder.encoded == round(plan.disk_bytes / row_bytes) == max(len(rows(folder)) - known, 0)
+    assert plan_for(folder, place, encoder, CONFIG).to_read == 0
 
 
 # As commands.
@@ -378,6 +481,7 @@ def test_the_server_finds_and_shows_every_picture(folder: Path, encoder: Countin
 def test_hits_name_the_picture_and_paths_the_file(folder: Path, aladin: Run) -> None:
     for impossible in ("0", "101", "many"):
         assert aladin("index", folder, "--frames", impossible).code == 2
+    assert b"to read      2, with about 4 pictures at up to 3 a file\n" in aladin("plan", folder, "--frames", "3").out
     assert "4 added" in aladin("index", folder, "--frames", "3").err
     hits = json.loads(aladin("search", folder, "blue", "--json").out)["hits"]
     assert (hits[0]["path"], hits[0]["frame"], len(hits)) == (str(folder / "film.gif"), 2, 4)
@@ -385,6 +489,7 @@ def test_hits_name_the_picture_and_paths_the_file(folder: Path, aladin: Run) -> 
     assert sorted(printed) == [os.fsencode(folder / name) for name in ("film.gif", "white.png")]
     coco = json.loads(aladin("search", folder, "blue", "--coco", "--top", "1").out)
     assert coco["images"] == [{"id": hits[0]["id"], "file_name": "film.gif", "width": 32, "height": 24, "frame": 2}]
-    drawn = aladin("explain", folder / "film.gif", "blue", "--frame", "2", "--json")
-    assert json.loads(drawn.out)["score"] == pytest.approx(hits[0]["score"], abs=1e-6)
+    drawn = json.loads(aladin("explain", folder / "film.gif", "blue", "--frame", "2", "--json").out)
+    assert (drawn["score"], drawn["frame"]) == (pytest.approx(hits[0]["score"], abs=1e-6), 2)
+    assert json.loads(aladin("explain", folder / "film.gif[2]", "blue", "--json").out) == drawn
     assert "cannot be decoded" in aladin("explain", folder / "film.gif", "blue", "--frame", "9").err

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sy
 from aladin.collection import default_place
 from aladin.collection_writer import CollectionWriter, FileState, Photograph
 from aladin.encode import Encoder
+from aladin.indexing import IndexConfig, index_folder
 from aladin.model_folder import ModelFolder
 from tests.conftest import paint
 from tests.serving import SEARCH, TOKENS, Running, config_of, painted_folder, server_of
@@ -220,6 +221,25 @@ def test_what_confirms_a_box_lies_beside_it_and_within_sight(
     assert confirm["y"] + confirm["height"] <= stage["y"] + stage["height"]
     apart = confirm["y"] >= box["y"] + box["height"] or confirm["y"] + confirm["height"] <= box["y"]
     assert apart or bottom - top > 0.9
+
+
+def test_a_further_picture_of_a_file_is_named_by_its_number_and_shown(opened: Opened, tmp_path: Path, model_path: Path) -> None:
+    film, last = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (60, 40), "blue")
+    film.save(tmp_path / "film.gif", save_all=True, append_images=[last])
+    with CollectionWriter.create(default_place(tmp_path), tmp_path) as collection:
+        index_folder(collection, Encoder.load(model_path, threads=1), IndexConfig(workers=1, frames=2))
+    with server_of(config_of(tmp_path, model_path, port=0)) as running:
+        page = searched(opened(running.address), "blue")
+        assert hits(page) == ["Hit 1: film.gif[1]", "Hit 2: film.gif"]
+        page.locator(".tile").first.click()
+        expect(page.locator("#title")).to_have_text("film.gif[1]")
+        large = page.locator("#large")
+        expect(large).to_have_js_property("naturalWidth", 60)
+        red, green, blue, _ = large.evaluate(
+            "image => { const sheet = new OffscreenCanvas(60, 40).getContext('2d'); sheet.drawImage(image, 0, 0);"
+            " return Array.from(sheet.getImageData(30, 20, 1, 1).data); }"
+        )
+        assert blue > 200 > 50 > max(red, green)
 
 
 def test_more_like_this(opened: Opened) -> None:

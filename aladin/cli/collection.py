@@ -25,6 +25,11 @@ SKIPPED_SOME = 3  # exit codes
 DAMAGED = 1
 SHOWN_FAILURES = 20  # files named on stderr; all are in the collection
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+FRAMES = click.option(
+    "--frames",
+    type=click.IntRange(1, MOST_FRAMES),
+    help="Read up to so many pictures of a file with several: an animation, pages.  [default: as before, at first 1]",
+)
 READING = (
     click.option("--workers", type=click.IntRange(0), help="Processes that decode.  [default: one a core]"),
     click.option("--max-memory", type=megabytes, metavar="SIZE", help="Keep all processes together below it, such as 1G."),
@@ -39,12 +44,7 @@ READING = (
     "--confirm-deletes", is_flag=True, help="Forget the images whose files are gone, instead of keeping them offline."
 )
 @click.option("--retry-failed", is_flag=True, help="Read files again that could not be read before.")
-@click.option(
-    "--frames",
-    type=click.IntRange(1, MOST_FRAMES),
-    help="Read up to so many pictures of a file with several: an animation, pages.  [default: as before, at first 1]",
-)
-@with_options((*READING, JSON, MODEL, PLACE, QUIET))
+@with_options((FRAMES, *READING, JSON, MODEL, PLACE, QUIET))
 def index(
     folder: Path, rebuild: bool, as_json: bool, model: Path | None, collection: Path | None, quiet: bool, **options: Any
 ) -> int:
@@ -157,7 +157,7 @@ def compact(folder: Path, collection: Path | None, quiet: bool) -> None:
 
 @click.command
 @FOLDER
-@with_options((*READING, JSON, MODEL, PLACE))
+@with_options((FRAMES, *READING, JSON, MODEL, PLACE))
 def plan(folder: Path, as_json: bool, model: Path | None, collection: Path | None, **options: Any) -> None:
     """Estimate time, memory and disk of indexing FOLDER, and what will be skipped, by reading a few of its images.
 

@@ -37,8 +37,10 @@ def explain(
     from aladin.encode import Encoder
     from aladin.explain import explain_file
     from aladin.model_folder import shipped_model
-    from aladin.queries import encode_query
+    from aladin.queries import encode_query, picture_at
 
+    if not frame:
+        image, frame = picture_at(image)
     query = QueryOptions(**options).query(text=text)
     encoder = Encoder.load(model or shipped_model())
     encoded = encode_query(query, encoder)
@@ -48,7 +50,7 @@ def explain(
     if png is not None:
         _draw(image, frame, explanation, str(query), png)
     if as_json:
-        _print_json(image, str(query), explanation)
+        _print_json(image, frame, str(query), explanation)
     elif sys.stdout.isatty() or png is None:
         _print_table(explanation)
 
@@ -64,10 +66,10 @@ def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: 
         raise DataError(f"{printable(str(png))} cannot be written ({error.strerror or error}); give another --png") from None
 
 
-def _print_json(image: Path, query: str, explanation: "Explanation") -> None:
+def _print_json(image: Path, frame: int, query: str, explanation: "Explanation") -> None:
     from aladin.search import as_json
 
-    write_bytes(json_line({"query": query, "path": str(image)} | as_json(explanation), indent=2))
+    write_bytes(json_line({"query": query, "path": str(image), "frame": frame} | as_json(explanation), indent=2))
 
 
 def _print_table(explanation: "Explanation") -> None:

@@ -9,9 +9,10 @@ from aladin.filters import parsed, quoted, within_folder
 from aladin.queries import ImagePart, Part, Query, TextPart
 from aladin.search import Hit, SearchConfig, Seconds
 from aladin.server.browsing import shown, version
-from aladin.server.cursors import Place, cursor_of
+from aladin.server.cursors import cursor_of
 from aladin.server.engine import Engine
 from aladin.server.ids import OpaqueIds
+from aladin.server.leafing import Place, Span
 from aladin.server.rendering import Picture
 from aladin.server.schemas import (
     BoxIn,
@@ -85,9 +86,10 @@ def image_facts(engine: Engine, image: str) -> bytes:
 
 def page(engine: Engine, after: Place | None, limit: int, wanted: FilterIn) -> bytes:
     """A `PageOut` of the images after that place."""
-    condition = condition_of(wanted)
+    condition = condition_of(wanted.model_copy(update={"taken_from": None, "taken_to": None}))
+    span = Span(wanted.taken_from, wanted.taken_to)
     with engine.collection.snapshot():
-        found = engine.collection.page(after, limit, None if condition is None else parsed(condition))
+        found = engine.collection.page(after, limit, span, None if condition is None else parsed(condition))
     following = None if found.next is None else cursor_of(found.next)
     return PageOut(images=[image_out(row, engine.ids) for row in found.rows], next=following).model_dump_json().encode()
 
@@ -100,6 +102,7 @@ def image_out(row: ImageRow, ids: OpaqueIds) -> ImageOut:
     return ImageOut(
         id=opaque,
         name=shown(row.path),
+        frame=row.frame,
         width=row.width or 0,
         height=row.height or 0,
         taken=row.taken,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from aladin.collection import Collection, ImageRow
 from aladin.filters import COLUMNS, Condition
+from aladin.server.leafing import DATE, Place, Span, leaf
 
-DATE = COLUMNS["date"]
 FOLDERS_SHOWN = 500
 
 
@@ -24,7 +24,7 @@ class Page:
     """Some images, and where the next ones begin; None at the end."""
 
     rows: tuple[ImageRow, ...]
-    next: tuple[str, int] | None
+    next: Place | None
 
 
 class BrowsedCollection(Collection):
@@ -39,18 +39,11 @@ class BrowsedCollection(Collection):
         dates = self.select(f"SELECT min(d), max(d) FROM (SELECT substr({DATE}, 1, 10) AS d FROM images WHERE status = 'ok')")
         return Facets(tuple((shown(str(name)), count) for name, count in found), *dates[0])
 
-    def page(self, after: tuple[str, int] | None, count: int, condition: Condition | None) -> Page:
+    def page(self, after: Place | None, count: int, span: Span, condition: Condition | None) -> Page:
         """The next `count` images by date, the newest first, after the one with that date and id."""
-        where, values = (f"({condition.sql})", condition.values) if condition else ("1", ())
-        date, number = after or ("\U0010ffff", 0)
-        numbers = self.select(
-            f"SELECT id, coalesce({DATE}, '') AS d FROM images WHERE status = 'ok' AND {where} AND (d, -id) < (?, ?) "
-            "ORDER BY d DESC, id LIMIT ?",
-            (*values, date, -number, count + 1),
-        )
-        more = len(numbers) > count
-        last = (str(numbers[count - 1][1]), int(numbers[count - 1][0])) if more else None
-        return Page(tuple(self.images_of([found for found, _ in numbers[:count]])), last)
+        found = leaf(self, after, span, condition, count + 1)
+        shown_now = [number for _, number in found[:count]]
+        return Page(tuple(self.images_of(shown_now)), found[count - 1] if len(found) > count else None)
 
 
 def shown(path: str) -> str:
@@ -59,5 +52,5 @@ def shown(path: str) -> str:
 
 
 def version(row: ImageRow) -> str:
-    """What changes when the image's content does."""
+    """What changes when the image's content does; each picture of a file has its own."""
     return row.sha256.hex()[:16] if row.sha256 else "0"

@@ -3,9 +3,8 @@
 import base64
 import json
 
+from aladin.server.leafing import Place
 from aladin.server.problems import Problem
-
-Place = tuple[str, int]  # the date and the number of the last image
 
 
 def cursor_of(place: Place) -> str:

@@ -39,13 +39,13 @@ class Renderer:
         self._processes: list[_Process] = []
         self.pool = ThreadPoolExecutor(limits.renderings, thread_name_prefix="render")
 
-    def render(self, data: bytes, side: int, quality: int) -> Picture:
-        """The picture that the bytes contain; call it within `pool`. DataError when there is none."""
+    def render(self, data: bytes, side: int, quality: int, frame: int = 0) -> Picture:
+        """The picture that the bytes contain, or of several that one; call it within `pool`. DataError when there is none."""
         process: _Process | None = getattr(self._local, "process", None)
         if process is None:
             process = self._local.process = _Process(self._limits)
             self._processes.append(process)
-        return process.ask(data, side, quality)
+        return process.ask(data, side, quality, frame)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -59,7 +59,7 @@ class _Process:
         self._process: subprocess.Popen[bytes] | None = None
         self._asked = 0
 
-    def ask(self, data: bytes, side: int, quality: int) -> Picture:
+    def ask(self, data: bytes, side: int, quality: int, frame: int) -> Picture:
         if self._asked >= PICTURES_PER_PROCESS:
             self.end()
         process = self._process = self._process or _start(self._limits.decode_memory_mb)
@@ -68,7 +68,7 @@ class _Process:
         alarm.daemon = True
         alarm.start()
         try:
-            good, payload, sizes = _exchanged(process, data, side, quality)
+            good, payload, sizes = _exchanged(process, data, REQUEST.pack(len(data), side, quality, frame))
         except (OSError, EOFError, ValueError):
             self.end()
             raise DataError("the image crashes its decoder, or takes longer than it may; give another") from None
@@ -90,10 +90,10 @@ class _Process:
                 pipe.close()
 
 
-def _exchanged(process: "subprocess.Popen[bytes]", data: bytes, side: int, quality: int) -> tuple[bool, bytes, tuple[int, ...]]:
+def _exchanged(process: "subprocess.Popen[bytes]", data: bytes, request: bytes) -> tuple[bool, bytes, tuple[int, ...]]:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(REQUEST.pack(len(data), side, quality))
+    process.stdin.write(request)
     process.stdin.write(data)
     process.stdin.flush()
     header = process.stdout.read(ANSWER.size)

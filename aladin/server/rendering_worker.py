@@ -12,17 +12,16 @@ from typing import BinaryIO
 from PIL import Image
 
 from aladin.errors import DataError
-from aladin.pictures import DECODER_FAILURES, open_image, upright_size
+from aladin.pictures import DECODER_FAILURES, open_with_size
 
-REQUEST = struct.Struct(">IHB")  # bytes, longest side in px, JPEG quality
+REQUEST = struct.Struct(">IHBI")  # bytes, longest side in px, JPEG quality, which of the file's pictures
 ANSWER = struct.Struct(">BIHHHH")  # whether it is a picture, bytes, its width and height, those of the original
 MAX_SIDE = 65_535
 
 
-def rendered(data: bytes, side: int, quality: int) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
-    """The picture upright, no side longer than `side`, as JPEG; its size, and the size that it had."""
-    image = open_image(data, name="it", draft_size=side // 2)
-    before = upright_size(data)  # a JPEG may come decoded smaller
+def rendered(data: bytes, side: int, quality: int, frame: int) -> tuple[bytes, tuple[int, int], tuple[int, int]]:
+    """One picture of a file upright, no side longer than `side`, as JPEG; its size, and the size that it had."""
+    image, before = open_with_size(data, name="it", draft_size=side // 2, frame=frame)
     image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     clean = Image.frombytes("RGB", image.size, image.tobytes())  # pixels alone: no EXIF, profile or comment comes along
     output = io.BytesIO()
@@ -33,11 +32,11 @@ def rendered(data: bytes, side: int, quality: int) -> tuple[bytes, tuple[int, in
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more."""
     while header := requests.read(REQUEST.size):
-        length, side, quality = REQUEST.unpack(header)
+        length, *wanted = REQUEST.unpack(header)
         data = requests.read(length)
         size, before = (0, 0), (0, 0)
         try:
-            payload, size, before = rendered(data, side, quality)
+            payload, size, before = rendered(data, *wanted)
             good = max(before) <= MAX_SIDE
             payload = payload if good else b"has a side of more than 65,535 px"
         except DataError as error:

@@ -134,6 +134,7 @@ class ImageOut(BaseModel):
 
     id: str
     name: str = Field(description="The file's path below the collection's folder.")
+    frame: int = Field(description="Which of the file's pictures, from 0.")
     width: int
     height: int
     taken: str | None = Field(description="Local time of the camera.")

@@ -144,7 +144,7 @@ class Served:
         key = (row.id, version(row), side, quality)
         picture = self.pictures.get(key)
         if picture is None:
-            picture = self.renderer.render(read_below(root, row.path), side, quality)
+            picture = self.renderer.render(read_below(root, row.path), side, quality, row.frame)
             self.pictures.put(key, picture)
         return picture, version(row)
 

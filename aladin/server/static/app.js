@@ -4,7 +4,7 @@ import { byId, element, icon } from "./dom.js";
 import { Failure, get, hasToken, onTokenWanted, post, send, show } from "./api.js";
 import { asQuery, filtersSet, fromAddress, isQuery, nothing, parsed, toAddress } from "./state.js";
 import { Grid } from "./grid.js";
-import { Viewer, percent } from "./viewer.js";
+import { Viewer, percent, titleOf } from "./viewer.js";
 import { answersTo } from "./words.js";
 
 const FIRST = 80, MORE = 6, MOST = 10000; // hits at first, how many times as many when scrolled to the end, and at most
@@ -24,8 +24,8 @@ let draft = false; // whether the newest entry of the history is what is being t
 const grid = new Grid(byId("results"), {
   onOpen: (index) => openAt(index),
   onNearEnd: () => more(),
-  tagOf: (item) => (item.rank === undefined ? item.name : item.probability === null ? `${item.rank} · ${item.name}` : `${percent(item.probability)} · ${item.name}`),
-  nameOf: (item) => (item.rank === undefined ? item.name : `Hit ${item.rank}: ${item.name}`),
+  tagOf: (item) => (item.rank === undefined ? titleOf(item) : `${item.probability === null ? item.rank : percent(item.probability)} · ${titleOf(item)}`),
+  nameOf: (item) => (item.rank === undefined ? titleOf(item) : `Hit ${item.rank}: ${titleOf(item)}`),
 });
 const viewer = new Viewer({
   onStep: (step) => openAt(grid.active + step),

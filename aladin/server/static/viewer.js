@@ -46,9 +46,9 @@ export class Viewer {
     this.item = item;
     this.held = null;
     this.choose(null);
-    byId("title").textContent = item.name;
+    byId("title").textContent = titleOf(item);
     byId("facts").textContent = facts;
-    this.dialog.setAttribute("aria-label", item.name);
+    this.dialog.setAttribute("aria-label", titleOf(item));
     byId("previous").disabled = !(place > 0);
     byId("next").disabled = !(place < total - 1);
     byId("viewer-similar").hidden = !item.id;
@@ -56,7 +56,7 @@ export class Viewer {
     byId("boxes").classList.remove("lit");
     byId("why").replaceChildren();
     const large = byId("large");
-    large.alt = item.name;
+    large.alt = titleOf(item);
     show(large, item.preview);
     if (!this.dialog.open) this.dialog.showModal();
     this.fit();
@@ -244,6 +244,9 @@ export class Viewer {
     event.preventDefault();
   }
 }
+
+// Of a further picture of a file with its number, as the terminal prints it.
+export const titleOf = (item) => (item.frame ? `${item.name}[${item.frame}]` : item.name);
 
 export const percent = (probability) =>
   probability >= 0.995 ? "over 99 %" : probability < 0.005 ? "under 1 %" : `${Math.round(100 * probability)} %`;

@@ -1,0 +1,127 @@
+"""How long a page takes when a collection is leafed through by date, and what the indexes for it cost a writer.
+
+The rows are written by the package's own writer, with tiny vectors and tokens: neither has a part in this. Seven of ten images
+have a camera's date, the others their file's; one of fifty is offline. Each page has 60 images. "Sorted" is what is done where
+the indexes are not there, as it always was before. The file's pages are in memory.
+
+    python benchmarks/leafing.py --rows 1000000
+"""
+
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from aladin.collection_writer import CollectionWriter, FileState, Photograph
+from aladin.filters import parsed, within_folder
+from aladin.model_folder import ModelFolder, shipped_model
+from aladin.server.browsing import BrowsedCollection
+from aladin.server.leafing import Span
+from aladin.stored_format import DATE_INDEXES, create_date_indexes
+
+PAGE = 60
+FOLDER_SIZE = 500  # images
+BATCH = 1000  # rows a transaction while the collection is made
+INDEXED_BATCH = 8  # rows a transaction of `aladin index`
+CAMERAS = ("Canon EOS 5D", "Pixel 7", "iPhone 12", "NIKON D90")
+EARLIEST, LATEST = 1_104_537_600, 1_767_225_600  # from 2005 to 2025
+PAGES: dict[str, dict[str, Any]] = {
+    "the first page": {},
+    "a page in the middle": {"after": ("2015-07-01T12:00:00", 0)},
+    "a page near the end": {"after": ("2005-02-01T12:00:00", 0)},
+    "the first page of one month": {"span": Span("2012-01-01", "2012-01-31")},
+    "a year without images": {"span": Span("1990-01-01", "1990-12-31")},
+    "the first page of one folder": {"condition": parsed(within_folder("00007"))},
+}
+
+
+@click.command(help=__doc__)
+@click.option("--rows", default=1_000_000, show_default=True, help="Rows of the collection.")
+@click.option("--written", default=4000, show_default=True, help="Rows added with the indexes, and as many without.")
+@click.option("--repeat", default=20, show_default=True, help="How often each page is asked for.")
+def main(rows: int, written: int, repeat: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "c.sqlite"
+        with CollectionWriter.create(place, place.parent) as writer:
+            writer.use_model(ModelFolder.open(shipped_model()))
+            _add(writer, 0, rows, BATCH)
+        indexed: dict[str, Any] = {"pages": _pages(place, repeat), "bytes": place.stat().st_size}
+        with CollectionWriter.create(place, place.parent) as writer:
+            indexed["added"] = _add(writer, rows, written, INDEXED_BATCH)
+            with writer.transaction():
+                for name in DATE_INDEXES:
+                    writer._execute(f"DROP INDEX {name}")
+            plain: dict[str, Any] = {"added": _add(writer, rows + written, written, INDEXED_BATCH)}
+            writer.compact()
+            plain |= {"pages": _pages(place, repeat), "bytes": place.stat().st_size}
+            started = time.perf_counter()
+            with writer.transaction():
+                create_date_indexes(writer._execute)
+            adding = time.perf_counter() - started
+    for name in PAGES:
+        before, now = plain["pages"][name], indexed["pages"][name]
+        click.echo(f"{name:30} sorted {before['p50_ms']:8.1f} ms, by the indexes {now['p50_ms']:6.1f} ms", err=True)
+    report = {"rows": rows, "cores": os.cpu_count(), "sorted": plain, "by_index": indexed, "indexes_added_in_s": adding}
+    json.dump(report, sys.stdout, indent=2)
+    click.echo()
+
+
+def _add(writer: CollectionWriter, first: int, rows: int, batch: int) -> dict[str, float]:
+    """Write rows with the numbers from `first` on; what one took, with and without waiting for the disk."""
+    chance = random.Random(first)
+    wall = cpu = 0.0
+    for start in range(first, first + rows, batch):
+        photographs = [_photograph(chance, number) for number in range(start, min(start + batch, first + rows))]
+        vectors = np.ones((len(photographs), 1), dtype=np.float32)
+        started, started_cpu = time.perf_counter(), time.process_time()
+        with writer.transaction():
+            numbers = writer.add(photographs, vectors, vectors[:, None])
+            gone = json.dumps([number for number in numbers if number % 50 == 0])
+            writer._update("status = 'offline'", "id IN (SELECT value FROM json_each(?))", (gone,))
+        wall, cpu = wall + time.perf_counter() - started, cpu + time.process_time() - started_cpu
+    return {"us_a_row": 1e6 * wall / rows, "cpu_us_a_row": 1e6 * cpu / rows}
+
+
+def _photograph(chance: random.Random, number: int) -> Photograph:
+    taken = chance.randrange(EARLIEST, LATEST)
+    changed = (taken + chance.randrange(10**6)) * 10**9 + chance.randrange(10**9)
+    file = FileState(f"{number // FOLDER_SIZE:05}/IMG_{number:07}.jpg", chance.randrange(10**7), changed)
+    if chance.random() < 0.3:
+        return Photograph(file, chance.randbytes(32), 4000, 3000, None)
+    facts = {"camera": chance.choice(CAMERAS), "lens": "24-70mm f/2.8", "iso": 400, "f_number": 2.8, "focal_mm": 35.0}
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(taken))
+    return Photograph(file, chance.randbytes(32), 4000, 3000, date, facts)
+
+
+def _pages(place: Path, repeat: int) -> dict[str, dict[str, float]]:
+    with BrowsedCollection.open(place) as collection:
+
+        def leaf(after: Any = None, span: Span = Span(), condition: Any = None) -> None:  # noqa: B008, it is frozen
+            with collection.snapshot():
+                collection.page(after, PAGE, span, condition)
+
+        return {name: _timings(partial(leaf, **asked), repeat) for name, asked in PAGES.items()}
+
+
+def _timings(step: Callable[[], None], repeat: int) -> dict[str, float]:
+    seconds = []
+    for _ in range(repeat + 1):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    counted = seconds[1:]  # the first one reads from the disk
+    return {"p50_ms": 1000 * statistics.median(counted), "worst_ms": 1000 * max(counted)}
+
+
+if __name__ == "__main__":
+    main()
