@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,11 +24,13 @@ from aladin.explain import Explanation
 from aladin.frames import file_and_frame, stored_path
 from aladin.listing import FileState
 from aladin.model_folder import ModelFolder
+from aladin.outputs import check_replaceable
 from aladin.search import Hit
 
 PART_ROWS = 100_000
 BLOCK_ROWS = 1000
 FORMAT = 1
+COCO_DESCRIPTION = "images of "  # and their folder; by it a file of ours is known
 OWN_COLUMNS = {"size": int, "mtime_ns": int, "sha256": bytes, "width": int, "height": int, "taken": str, "status": str}
 
 
@@ -70,11 +72,17 @@ def export_coco(collection: Collection, out: Path) -> int:
         images.append(image | ({"date_captured": row.taken} if row.taken else {}))
         for caption in _captions_of(row):
             annotations.append({"id": len(annotations) + 1, "image_id": row.id, "caption": caption})
-    content = {"info": {"description": f"images of {collection.root}"}, "images": images, "annotations": annotations}
+    content = {"info": {"description": f"{COCO_DESCRIPTION}{collection.root}"}, "images": images, "annotations": annotations}
+    check_replaceable(out, json.dumps({"info": {"description": COCO_DESCRIPTION}})[:-3].encode())
+    draft = out.with_name(f"{out.name}.unfinished")
     try:
-        out.write_text(json.dumps(content), encoding="ascii")
+        draft.write_text(json.dumps(content), encoding="ascii")
+        draft.replace(out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}; make room or name another place") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return len(images)
 
 

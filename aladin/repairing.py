@@ -18,7 +18,7 @@ from typing import Any
 
 from aladin.collection import connect, failures_named
 from aladin.collection_writer import CollectionWriter, root_to_store
-from aladin.errors import DataError
+from aladin.errors import DataError, IndexMismatch
 from aladin.frames import MOST_FRAMES
 from aladin.model_folder import ModelFolder
 from aladin.stored_format import CHECKED, SCHEMA_VERSION, create_tables, damaged_values, keep_checksums, seal
@@ -26,6 +26,7 @@ from aladin.verification import BLOBS, DAMAGE_SIGNS, Verification, any_text, ver
 from aladin.writer_lock import WriterLock
 
 PAGE_BYTES = 4096
+LOOKED_AT = 1000  # images, to see which way of opening a damaged file gives more of them
 SLIPS = 8  # characters in which the stored name of a model may differ from the model's to be taken for it, damaged
 # The facts that a row is left without when they cannot be trusted; size -1 is no file's, so the file is read again.
 UNTRUSTED = {"size": -1, "mtime_ns": -1, "sha256": None, "width": None, "height": None, "taken": None, "reason": None}
@@ -37,16 +38,24 @@ class Repair:
 
     kept: int  # images as they were
     to_read_again: int  # images that keep their id and path, and are read again by the next `index`
-    lost: int  # images of which nothing could be read; where their files are there, they come back as new ones
+    lost: int  # images of which no more than an id could be read; where their files are there, they come back as new ones
     damaged_copy: Path | None  # where the damaged file stands now, if a new one had to be made
 
 
 def repair(path: Path, root: Path, model: ModelFolder) -> Repair:
     """Make the collection at `path`, of the images below `root` by `model`, whole again.
 
-    DataError when the file is not a collection; CollectionLocked when somebody else is writing it.
+    DataError when the file is not a collection, or nothing in it can be read any more; it is then left as it is.
+    CollectionLocked when somebody else is writing it.
     """
-    found = verify(path)
+    try:
+        found = verify(path)
+    except IndexMismatch:
+        raise
+    except DataError:
+        if not path.is_file():
+            raise
+        return _salvage(path, root, model)  # where not even the first page is left
     if found.structure:
         return _salvage(path, root, model)
     if not found.damage:
@@ -90,14 +99,14 @@ def _sound_metadata(text: object) -> str:
 
 def _salvage(path: Path, root: Path, model: ModelFolder) -> Repair:
     """A new file of all rows that can still be read; the old one is renamed, never deleted."""
-    if not was_collection(path):
-        raise DataError(f"{path} is not a collection of aladin; give another --collection")
     lock = WriterLock(path)
     fresh, readable = path.with_name(path.name + ".repaired"), path.with_name(path.name + ".readable")
     beside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
     try:
         with failures_named(fresh), closing(_opened_somehow(path, readable)) as source, closing(_new_file(fresh)) as target:
             counts = _copied(source, target, _settings(source, root_to_store(path, root), model))
+        if not counts[0] and not (counts[1] and was_collection(path)):
+            raise _nothing_left(path, root)
         _put_in_place(path, fresh, beside)
     finally:
         for left in (fresh, readable):
@@ -105,6 +114,12 @@ def _salvage(path: Path, root: Path, model: ModelFolder) -> Repair:
                 left.with_name(left.name + suffix).unlink(missing_ok=True)
         lock.release()
     return Repair(*counts, beside)
+
+
+def _nothing_left(path: Path, root: Path) -> DataError:
+    if not was_collection(path):
+        return DataError(f"{path} is not a collection of aladin; give another --collection")
+    return DataError(f"no image can be read from {path} any more; it is as it was: move it away and run `aladin index {root}`")
 
 
 def _put_in_place(path: Path, fresh: Path, beside: Path) -> None:
@@ -121,20 +136,41 @@ def _put_in_place(path: Path, fresh: Path, beside: Path) -> None:
 
 
 def _opened_somehow(path: Path, copy: Path) -> sqlite3.Connection:
-    """The damaged file; or a copy of it under the first page of a new collection, where that page is what is damaged."""
-    connection = connect(path, "ro")
-    try:
-        for table in ("meta", "images", *BLOBS):
-            connection.execute(f"SELECT rowid FROM {table} LIMIT 1" if table != "meta" else "SELECT key FROM meta LIMIT 1")
+    """The damaged file; or a copy of it under the first page of a new collection, where that gives more sound rows."""
+    connection = _opened(path)
+    ids, sound = _sound_rows(connection)
+    if ids and sound >= ids / 2:
         return connection
-    except DAMAGE_SIGNS:
-        connection.close()
+    _under_a_new_first_page(path, copy)
+    grafted = _opened(copy)
+    worse, better = (grafted, connection) if sound >= _sound_rows(grafted)[1] else (connection, grafted)
+    worse.close()
+    return better
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = connect(path, "ro")
+    # A file that is shorter than its first page says is then read as far as it goes.
+    connection.execute("PRAGMA writable_schema = ON")
+    return connection
+
+
+def _sound_rows(source: sqlite3.Connection) -> tuple[int, float]:
+    """How many images the file knows, and of how many about the checksum confirms the row, by looking at some of them."""
+    with any_text(source):
+        known = sorted(_known_ids(source))
+        looked_at = known[:: 1 + len(known) // LOOKED_AT]
+        sound = sum(_row(source, number)[1] for number in looked_at)
+    return len(known), len(known) * sound / max(len(looked_at), 1)
+
+
+def _under_a_new_first_page(path: Path, copy: Path) -> None:
     _new_file(copy).close()
-    first_page = copy.read_bytes()[:PAGE_BYTES]
+    first_page = bytearray(copy.read_bytes()[:PAGE_BYTES])
+    first_page[28:32] = (path.stat().st_size // PAGE_BYTES).to_bytes(4, "big")  # pages in the file
     shutil.copyfile(path, copy)
     with copy.open("r+b") as file:
         file.write(first_page)
-    return connect(copy, "ro")
 
 
 def _new_file(path: Path) -> sqlite3.Connection:
@@ -198,14 +234,7 @@ def _rescued(
     source: sqlite3.Connection, number: int, path: bytes | None
 ) -> tuple[dict[str, Any] | None, dict[str, tuple[bytes, int]]]:
     """The image with that id and its checked vector and tokens; without these, and to be read again, where one is damaged."""
-    row: dict[str, Any] | None = None
-    confirmed = False
-    with suppress(*DAMAGE_SIGNS):
-        values = source.execute(
-            f"SELECT {', '.join(CHECKED)}, checksum FROM images NOT INDEXED WHERE id = ?", (number,)
-        ).fetchone()
-        if values:
-            row, confirmed = dict(zip(CHECKED, values, strict=False)), not damaged_values(values)
+    row, confirmed = _row(source, number)
     blobs = {table: blob for table, column in BLOBS.items() if (blob := _checked_blob(source, table, column, number))}
     if row is None and path is not None:
         row = dict.fromkeys(CHECKED) | {"id": number, "path": path, "generation": 0}
@@ -215,6 +244,17 @@ def _rescued(
     if confirmed and (whole or row["status"] != "ok"):
         return row, blobs if whole else {}
     return _to_read_again(row), {}
+
+
+def _row(source: sqlite3.Connection, number: int) -> tuple[dict[str, Any] | None, bool]:
+    """The row with that id as far as it can be read, and whether its checksum confirms it."""
+    with suppress(*DAMAGE_SIGNS):
+        values = source.execute(
+            f"SELECT {', '.join(CHECKED)}, checksum FROM images NOT INDEXED WHERE id = ?", (number,)
+        ).fetchone()
+        if values:
+            return dict(zip(CHECKED, values, strict=False)), not damaged_values(values)
+    return None, False
 
 
 def _checked_blob(source: sqlite3.Connection, table: str, column: str, number: int) -> tuple[bytes, int] | None:

@@ -6,7 +6,7 @@ that it stays where such images lie and is as far from others as they are; its t
 DATA. With more rows than seeds rows lie in clumps around the seeds, more than photographs would; `--seeds-only` measures on the
 seeds alone, as they are.
 
-    python benchmarks/search_at_size.py val.zip train.zip --rows 10000 --rows 100000 --rows 1000000 --peers
+    python benchmarks/search_at_size.py val.zip train.zip --rows 10000 --rows 100000 --rows 1000000 --peer hnsw --peer usearch
 
 Every size and every engine is measured in a process of its own, one query after the other, after 20 that do not count. All
 queries are asked twice: first with the collection on the disk alone, as when it was just opened, then with what they need in
@@ -43,6 +43,7 @@ from aladin.queries import Query, TextPart
 from aladin.search import Searcher
 
 NEIGHBOURS = 16
+PEER_NAMES = ("hnsw", "usearch", "qdrant-edge")
 BATCH = 2000  # rows written at once
 WARM_UP = 20
 EXACT_BLOCK = 50_000
@@ -63,10 +64,10 @@ class Seeds:
 @click.option("--rows", "sizes", multiple=True, default=[10_000, 100_000], show_default=True, help="Sizes to measure.")
 @click.option("--queries", "count", default=300, show_default=True, help="How many captions are asked.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Folder to work in, where what has been made is used again.")
-@click.option("--peers", is_flag=True, help="Also FAISS HNSW, usearch and qdrant-edge, where they are installed.")
+@click.option("--peer", "peers", multiple=True, type=click.Choice(PEER_NAMES), help="Also this engine, where it is installed.")
 @click.option("--seeds-only", is_flag=True, help="The real vectors alone, by codes in spite of their small number.")
 def main(
-    data: tuple[Path, ...], sizes: tuple[int, ...], count: int, scratch: Path | None, peers: bool, seeds_only: bool
+    data: tuple[Path, ...], sizes: tuple[int, ...], count: int, scratch: Path | None, peers: tuple[str, ...], seeds_only: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         # By the model, since another's rows and exact answers are not this one's.
@@ -78,7 +79,7 @@ def main(
             place = folder / (f"{rows}-seeds" if seeds_only else f"{rows}")
             if not (place / "done").exists():
                 _make(place, seeds, rows, moved=not seeds_only)
-            for engine in ["aladin", *(PEERS if peers else [])]:
+            for engine in ["aladin", *peers]:
                 arguments = ["measure", str(place), str(folder / "seeds.npz"), engine, str(int(seeds_only))]
                 found = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=False, text=True)
                 figures = json.loads(found.stdout) if found.returncode == 0 else {"failed": found.returncode}

@@ -236,6 +236,12 @@ def test_explain_draws_a_picture(aladin: Run, striped: Path, tmp_path: Path) -> 
     assert (outcome.code, outcome.out, outcome.err) == (0, b"", "")
     with Image.open(tmp_path / "why.png") as drawing:
         assert (drawing.format, drawing.width > 900) == ("PNG", True)
+    assert aladin("explain", striped / "red.png", "red", "--png", tmp_path / "why.png").code == 0  # one of its own
+    for photograph in (striped / "red.png", striped / "two" / "red blue.png"):
+        before = photograph.read_bytes()
+        refused = aladin("explain", striped / "red.png", "red", "--png", photograph)
+        assert (refused.code, photograph.read_bytes()) == (1, before)
+        assert "exists and was not written by this command; give another name, or remove it first" in refused.err
     failed = aladin("explain", striped / "red.png", "red", "--png", tmp_path / "none" / "why.png")
     assert failed.code == 1
     assert "cannot be written (No such file or directory); give another --png" in failed.err

@@ -195,3 +195,17 @@ def test_what_is_no_coco_json_is_refused(photos: Path, tmp_path: Path, content: 
     (tmp_path / "x.json").write_bytes(content)
     with CollectionWriter.create(default_place(photos), photos) as collection, pytest.raises(DataError, match="is no COCO"):
         import_coco(collection, tmp_path / "x.json")
+
+
+def test_a_coco_json_replaces_one_of_ours_and_nothing_else(photos: Path, encoder: Encoder, tmp_path: Path) -> None:
+    out, photograph = tmp_path / "out.json", photos / "red.png"
+    with CollectionWriter.create(default_place(photos), photos) as collection:
+        index_folder(collection, encoder)
+        for _ in range(2):
+            assert export_coco(collection, out) == len(COLOURS)
+        for path in (photograph, collection.path):
+            before = path.read_bytes()
+            with pytest.raises(DataError, match="was not written by this command"):
+                export_coco(collection, path)
+            assert path.read_bytes() == before
+    assert {left.name for left in tmp_path.iterdir()} == {photos.name, "out.json"}

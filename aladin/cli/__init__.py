@@ -1,8 +1,14 @@
 """The command `aladin`. A subcommand's module is imported only when it runs, so that `aladin --help` is instant."""
 
+import errno
 import importlib
+import os
+import signal
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -13,6 +19,8 @@ from aladin.errors import AladinError
 TRAINING_PACKAGES = frozenset(
     ("torch", "safetensors", "tomli_w", "onnx", "onnxscript", "pyarrow", "tensorboard", "efficientnet_lite_pytorch")
 )
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 # Name -> module that defines it under the same name, and its line in `aladin --help`.
 COMMANDS = {
@@ -65,15 +73,19 @@ class LazyGroup(click.Group):
 def root() -> None:
     """Search images by a sentence: fast by one vector, precise by aligning words with regions.
 
-    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some files
-    were skipped, 5 the collection is locked, 6 collection and model do not belong together, 130 interrupted.
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, also where --skip-bad left something out; 1 failed, or
+    damage found; 2 wrong usage; 3 done but some files of the folder were skipped; 4 nothing found (search --fail-empty); 5 the
+    collection is locked; 6 collection and model do not belong together; 130 interrupted.
     """
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command and exit; a failure the user can mend is one sentence on stderr."""
+    stops: list[int] = []
     try:
-        code = root.main(arguments, prog_name="aladin", standalone_mode=False)
+        with _stoppable(stops):
+            code = root.main(arguments, prog_name="aladin", standalone_mode=False)
+            sys.stdout.flush()
     except AladinError as error:
         click.echo(f"aladin: {error}", err=True)
         sys.exit(error.exit_code)
@@ -85,7 +97,38 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at the very end
+        click.echo(f"aladin: the output cannot be written ({error.strerror}); make room, or send it elsewhere", err=True)
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("aladin: interrupted; what was done so far is kept", err=True)
-        sys.exit(130)
+        _say_stopped(stops)
+    except Exception:
+        if not stops:
+            raise
+        _say_stopped(stops)  # a library that was being loaded has made an error of its own of it
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _stoppable(stops: list[int]) -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt and are noted; a command may have ways of its own."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stops.append(number)
+        raise KeyboardInterrupt
+
+    ours = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, stop) for number in ours}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_stopped(stops: list[int]) -> NoReturn:
+    click.echo("aladin: interrupted; what was done so far is kept", err=True)
+    sys.exit(128 + (stops[0] if stops else signal.SIGINT))

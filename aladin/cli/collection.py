@@ -134,6 +134,7 @@ def repair(folder: Path, as_json: bool, model: Path | None, collection: Path | N
     elif not quiet:
         click.echo(f"{done.kept:,} images kept, {done.to_read_again:,} to be read again, {done.lost:,} lost", err=True)
         if done.damaged_copy:
+            click.echo("not counted: images of which not even an id can be read any more", err=True)
             click.echo(f"the damaged file is now {printable(str(done.damaged_copy))}", err=True)
         if done.to_read_again or done.lost:
             click.echo(f"now run: aladin index {printable(str(folder))}", err=True)

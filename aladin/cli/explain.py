@@ -56,12 +56,18 @@ def explain(
 
 
 def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
     from aladin.drawing import drawn
     from aladin.images import open_image
+    from aladin.outputs import check_replaceable
     from aladin.queries import content_of_file
 
+    check_replaceable(png, b"Software\0aladin explain")
+    by = PngInfo()
+    by.add_text("Software", "aladin explain")
     try:
-        drawn(open_image(content_of_file(image), str(image), frame=frame), explanation, title).save(png, format="PNG")
+        drawn(open_image(content_of_file(image), str(image), frame=frame), explanation, title).save(png, "PNG", pnginfo=by)
     except OSError as error:
         raise DataError(f"{printable(str(png))} cannot be written ({error.strerror or error}); give another --png") from None
 
