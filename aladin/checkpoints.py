@@ -4,10 +4,13 @@ Nothing is ever unpickled here.
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 import shutil
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 import torch
@@ -15,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from aladin.backbone import Backbone
-from aladin.config import ModelConfig, to_table
+from aladin.config import BackboneConfig, ModelConfig, read_toml, to_table
 from aladin.errors import ConfigError, ModelError
 from aladin.model import Aladin, image_network, without_hub_correction
 from aladin.model_folder import model_config
@@ -41,12 +44,21 @@ def save_model(model: Aladin, tokenizer: Path, folder: Path, details: Mapping[st
     if tokenizer.resolve() != (folder / "tokenizer.json").resolve():
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    partial = folder / "model.safetensors.partial"
-    save_file(state, partial)
-    partial.replace(folder / "model.safetensors")
+    save_weights(state, folder / "model.safetensors")
     partial = folder / "model.toml.partial"
     partial.write_text(tomli_w.dumps({**to_table(model.config), **(details or {})}), encoding="utf-8")
     partial.replace(folder / "model.toml")
+
+
+def save_weights(state: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, with the permissions that every new file has here."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.touch()
+    mode = stat.S_IMODE(partial.stat().st_mode)
+    save_file(state, partial, metadata)  # puts a file in its place that only its owner may read
+    partial.chmod(mode)
+    partial.replace(path)
 
 
 def load_model(folder: Path) -> Aladin:
@@ -63,6 +75,33 @@ def load_model(folder: Path) -> Aladin:
         raise ModelError(f"{folder / 'model.toml'} describes no model: {error}") from None
     _load(model, state, str(path))
     return model.eval()
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """Where the model of a folder is from: the tables of its model.toml beside those of the architecture.
+
+    `aladin train` writes [training], `average` [average], `convert` [origin]; `correct-hubs` adds [hub_correction] to those of
+    the model that it corrects. Empty where the folder says nothing. [calibration] says what scores mean, so it is none of it.
+    """
+    model_config(folder)  # says what is wrong with a folder that is no model's
+    others = {section.name for section in dataclasses.fields(ModelConfig)} | {"calibration"}
+    return {name: table for name, table in read_toml(folder / "model.toml").items() if name not in others}
+
+
+def weights_fingerprint(path: Path) -> str:
+    """The SHA-256 of a file of weights, as `sha256sum` prints it; ModelError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}; copy the whole model folder, or train it again") from None
+
+
+def named_model(folder: Path) -> dict[str, str]:
+    """How a record of training names the model of a folder: without the machine's path, but with its run, as in align/best."""
+    parts = folder.resolve().parts
+    name = "/".join(parts[-2:]) if parts[-1] == "best" else parts[-1]
+    return {"name": name, "fingerprint": weights_fingerprint(folder / "model.safetensors")}
 
 
 def average_models(folders: Sequence[Path]) -> Aladin:
@@ -82,9 +121,31 @@ def average_models(folders: Sequence[Path]) -> Aladin:
     return models[0]
 
 
+def averaged_from(folders: Sequence[Path]) -> dict[str, Any]:
+    """The table [average] of a mean: of each model its name, its fingerprint and where it is from itself."""
+    # Without hub_correction: models are averaged as they were before it.
+    origins = [{name: table for name, table in provenance(f).items() if name != "hub_correction"} for f in folders]
+    return {"models": [named_model(folder) | origin for folder, origin in zip(folders, origins, strict=True)]}
+
+
 def _architecture(model: Aladin) -> ModelConfig:
     """The settings of a model but for dropout, which its weights do not depend on."""
-    return dataclasses.replace(model.config, backbone=dataclasses.replace(model.config.backbone, dropout=0.0))
+    backbone = dataclasses.replace(model.config.backbone, dropout=0.0)
+    heads = dataclasses.replace(model.config.heads, matching_dropout=0.0)
+    return dataclasses.replace(model.config, backbone=backbone, heads=heads)
+
+
+def check_minilm_sizes(config: BackboneConfig) -> None:
+    """ConfigError unless these are MiniLM-L6's sizes, which a run without a model folder starts from."""
+    minilm = BackboneConfig()
+    names = ("vocabulary", "positions", "dim", "layers", "heads", "feed_forward")
+    others = [name for name in names if getattr(config, name) != getattr(minilm, name)]
+    if others:
+        found, expected = (", ".join(f"{name} = {getattr(sizes, name)}" for name in others) for sizes in (config, minilm))
+        raise ConfigError(
+            f"[model.backbone] has {found}, but a run without --start begins with MiniLM-L6, which has {expected}; "
+            "leave that out of the recipe, or give --start a model folder of these sizes"
+        )
 
 
 def load_minilm(backbone: Backbone) -> None:

@@ -59,6 +59,7 @@ class HeadsConfig:
     matching_depth: DepthForm = "last"  # spec section 3.5; off in all of the paper's current configurations
     alignment_depth: DepthForm = "last"
     post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
+    matching_dropout: float = 0.0  # in the matching head's layers and those of post_layers, attention included; the paper: 0.1
     pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
     hub_centres: int = 0  # in each bank of the correction of hubs (aladin/hubs.py); 0: none
     hub_scale: float = 20.0  # inverse temperature of nearness
@@ -68,6 +69,8 @@ class HeadsConfig:
         _at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
         _at_least(0, self, "post_layers", "hub_centres", "hub_weight")
         _above_zero(self, "hub_scale")
+        if not 0 <= self.matching_dropout < 1:
+            raise ConfigError(f"matching_dropout is {self.matching_dropout}; expected at least 0 and less than 1")
 
     @property
     def encoded_token_dim(self) -> int:
@@ -174,6 +177,8 @@ class LossConfig:
     learned_weights: bool = False  # losses weigh themselves; the weights above then only say which count
     distillation_from_epoch: int = 0  # the student waits until then
     margin: float = 0.2  # of every hinge
+    ordinal_stride: int = 3  # how many of the teacher's ranks apart the ordinal form compares, which then keep the margin
+    ordinal_threshold: float = 0.1  # and only where the teacher gives the better of the two at least that score
     hardest_negatives: bool = True
     alignment_scale: float = 20.0  # inverse temperature of infonce on alignment scores
     matching_scale: float = 20.0  # inverse temperature of infonce on matching scores
@@ -183,12 +188,18 @@ class LossConfig:
     def __post_init__(self) -> None:
         _at_least(0, self, "alignment", "matching", "distillation", "caption_teacher", "margin")
         _at_least(0, self, "pairs", "pairs_scale", "pair_teacher", "entropy", "hidden_l1", "distillation_from_epoch")
+        _at_least(1, self, "ordinal_stride")
         _at_least(2, self, "pair_teacher_list")
         scales = ("alignment_scale", "matching_scale", "teacher_scale", "student_scale", "caption_teacher_scale")
         _above_zero(self, *scales, "pair_teacher_scale")
         if not (self.teaches_alignment or self.teaches_matching or self.pairs):
             losses = "alignment, matching, distillation, caption_teacher, pair_teacher and pairs"
             raise ConfigError(f"{losses} in [loss] are all 0; give at least one a weight above 0")
+        if self.learned_weights and self.entropy:
+            raise ConfigError(
+                f"learned_weights is true and entropy is {self.entropy}; entropy can be less than 0, and a loss below 0 would "
+                "get an ever larger weight: set one of the two to false or 0"
+            )
 
     @property
     def teaches_alignment(self) -> bool:
@@ -250,8 +261,8 @@ class Recipe:
     precision: Literal["bf16", "fp32"] = "bf16"
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # Of a model that starts from a folder only these count: the backbone's dropout, more image networks than it has with their
-    # size of image, token_dim where the projection learns, and depth aggregation and post-layers where it has none.
+    # Of a model that starts from a folder only these count: dropout and matching_dropout, more image networks than it has with
+    # their size of image, token_dim where the projection learns, and depth aggregation and post-layers where it has none.
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:

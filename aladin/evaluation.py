@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aladin.batches import caption_blocks
-from aladin.checkpoints import load_model
+from aladin.checkpoints import load_model, weights_fingerprint
 from aladin.config import HeadsConfig, Pooling
-from aladin.datasets import Dataset, Example
+from aladin.datasets import Dataset, Example, placing_undecodable
 from aladin.encode import Encoder
 from aladin.errors import ModelError
 from aladin.features import Features, cached_features, image_input
@@ -28,6 +28,7 @@ from aladin.judgements import Agreement, Judgements, agreement
 from aladin.judging import Values, judged_values
 from aladin.measures import DIRECTIONS, Direction, Ranks, right_answer_ranks
 from aladin.model import Aladin, Encoded
+from aladin.model_folder import ModelFolder
 from aladin.protocols import Fold
 from aladin.regions import RegionSet, check_photographs, region_set
 from aladin.relevance import Judge
@@ -176,6 +177,13 @@ def is_exported(folder: Path) -> bool:
     return (folder / "text.onnx").is_file() and not (folder / "model.safetensors").is_file()
 
 
+def fingerprint(folder: Path) -> str:
+    """The SHA-256 of a trained model's weights; of an exported one the fingerprint that collections remember."""
+    if is_exported(folder):
+        return ModelFolder.open(folder).fingerprint
+    return weights_fingerprint(folder / "model.safetensors")
+
+
 def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> EncodedData:
     model = load_model(folder)
     config = model.config
@@ -185,7 +193,7 @@ def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Pat
         read = region_set(dataset, folder / "tokenizer.json", config)
     else:
         check_photographs(dataset)
-        with stages.stage("image features") as tell:
+        with stages.stage("image features") as tell, placing_undecodable(dataset):
             read = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, tell)
     with stages.stage("images") as tell:
         images = encode_images(model, read, precision, tell)
@@ -196,7 +204,7 @@ def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Pat
 
 def _by_exported_model(encoder: Encoder, dataset: Dataset, stages: Stages) -> EncodedData:
     check_photographs(dataset)
-    with stages.stage("images") as tell:
+    with stages.stage("images") as tell, placing_undecodable(dataset):
         images = _exported_images(encoder, dataset.examples, tell)
     with stages.stage("captions") as tell:
         captions = _exported_captions(encoder, dataset.captions, tell)

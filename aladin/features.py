@@ -4,9 +4,12 @@ A photograph has several views: view 0 is the whole picture, the others are rand
 reads a random view, evaluation view 0.
 """
 
+import contextlib
+import errno
 import hashlib
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from aladin.regions import RegionSet
 from aladin.tensors import ImageInput
 
 BLOCK = 32  # pictures between two records of progress
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MIN_CROP = 0.4  # smallest share of the picture's area that a view shows
 
 
@@ -55,28 +59,107 @@ def cached_features(
 ) -> Features:
     """The features of every example, from `cache` as far as they are there; an interrupted run goes on where it was.
 
-    `progress` is told how many of all pictures (views counted singly) are done.
+    `progress` is told how many of all pictures (views counted singly) are done. DataError where the disk has no room for all
+    of them, before the first is read.
     """
-    folder = cache / cache_name(dataset, network, size, tags)
-    folder.mkdir(parents=True, exist_ok=True)
-    side = size // MAP_SHRINKAGE
-    shape = (views, len(dataset.examples), network.map_channels, side, side)
-    state = folder / "done.json"
+    cached = _Cached.of(dataset, network, size, tags, views, cache)
     # Views come one after the other, so that fewer are the beginning of more. The arrays are only believed up to here.
-    done = int(state.read_text()) if state.exists() else 0
-    maps = _array(folder / "maps.float16", shape, np.float16, done)
-    classes = _array(folder / "tags.int16", (*shape[:2], tags), np.int16, done)
-    total = shape[0] * shape[1]
-    flat_maps, flat_tags = maps.reshape(total, *shape[2:]), classes.reshape(total, tags)
+    done, total = cached.done, views * len(dataset)
+    cached.check_beginning()
+    if done < total:
+        cached.make_room()
+    maps, classes = (np.memmap(path, dtype, mode="r+", shape=shape) for path, dtype, shape in cached.arrays)
+    flat_maps, flat_tags = maps.reshape(total, *maps.shape[2:]), classes.reshape(total, tags)
     for start, block_maps, block_tags in _computed(dataset, network, size, tags, done, total):
         stop = start + len(block_maps)
         flat_maps[start:stop], flat_tags[start:stop] = block_maps, block_tags
         if stop // 1024 > start // 1024 or stop == total:
             maps.flush()
             classes.flush()
-            _replace(state, str(stop))
+            _replace(cached.state, str(stop))
         progress(stop, total)
     return Features(maps, classes)
+
+
+def missing_bytes(dataset: Dataset, model: Aladin, views: int, cache: Path) -> int:
+    """How much longer `cached_features` will make its files; 0 where everything is there, and for a detector's regions."""
+    if model.image_network is None:
+        return 0
+    config = model.config
+    return _Cached.of(dataset, model.image_network, config.image.size, config.limits.tags, views, cache).missing_bytes
+
+
+def check_room(cache: Path, needed: int, views: int) -> None:
+    """DataError if the disk of a folder, which need not exist yet, has no room for that many bytes of features."""
+    if needed > _free(cache):
+        raise _no_room(cache, needed, views)
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """The files in which the features of one content are kept."""
+
+    folder: Path
+    shape: tuple[int, int, int, int, int]  # of the maps: views, images, channels, rows, columns
+    tags: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int, cache: Path) -> "_Cached":
+        side = size // MAP_SHRINKAGE
+        shape = (views, len(dataset), network.map_channels, side, side)
+        return cls(cache / cache_name(dataset, network, size, tags), shape, tags)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "done.json"
+
+    @property
+    def done(self) -> int:
+        """How many pictures the arrays hold."""
+        return int(self.state.read_text()) if self.state.exists() else 0
+
+    @property
+    def arrays(self) -> tuple[tuple[Path, type[np.generic], tuple[int, ...]], ...]:
+        maps, tags = self.folder / "maps.float16", self.folder / "tags.int16"
+        return (maps, np.float16, self.shape), (tags, np.int16, (*self.shape[:2], self.tags))
+
+    @property
+    def missing_bytes(self) -> int:
+        if self.done >= self.shape[0] * self.shape[1]:
+            return 0
+        return sum(max(0, _bytes(dtype, shape) - _allocated(path)) for path, dtype, shape in self.arrays)
+
+    def check_beginning(self) -> None:
+        """DataError unless the arrays hold as many pictures as were done."""
+        for path, dtype, shape in self.arrays:
+            expected = min(self.done, shape[0] * shape[1]) * _bytes(dtype, shape[2:])
+            found = path.stat().st_size if path.exists() else 0
+            if found < expected:
+                raise DataError(f"{path} has {found} bytes where {expected} were expected; delete {path.parent}")
+
+    def make_room(self) -> None:
+        """All of the arrays' bytes on the disk; DataError where there is no room for them, everything then as it was before.
+
+        A mapped array with holes would end the process, by a bus error, when the disk is full.
+        """
+        needed, cache, views = self.missing_bytes, self.folder.parent, self.shape[0]
+        check_room(cache, needed, views)
+        before = [path.stat().st_size if path.exists() else None for path, _, _ in self.arrays]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path, dtype, shape in self.arrays:
+                _allocate(path, _bytes(dtype, shape))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                for (path, _, _), length in zip(self.arrays, before, strict=True):
+                    if length is None:
+                        path.unlink(missing_ok=True)
+                    else:
+                        os.truncate(path, length)
+                self.folder.rmdir()  # if there is nothing else in it
+            if error.errno in NO_ROOM:
+                raise _no_room(cache, needed, views, error.strerror or "") from None
+            raise DataError(f"{self.folder} cannot be written: {error.strerror}; give another folder by --cache") from None
 
 
 def image_input(
@@ -175,16 +258,50 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], done: int) -> np.memmap:
-    """The array of that shape at `path`, which is made or made longer as needed; its first `done` pictures must be there."""
-    expected = min(done, shape[0] * shape[1]) * math.prod(shape[2:]) * np.dtype(dtype).itemsize
-    found = path.stat().st_size if path.exists() else 0
-    if found < expected:
-        raise DataError(f"{path} has {found} bytes where {expected} were expected; delete {path.parent}")
-    return np.memmap(path, dtype, mode="r+" if path.exists() else "w+", shape=shape)
+def _no_room(cache: Path, needed: int, views: int, reason: str = "") -> DataError:
+    room = f"{readable_bytes(_free(cache))} are free{reason and f' ({reason})'}"
+    fewer = f", or train with fewer views than {views}" if views > 1 else ""
+    return DataError(
+        f"the image features need {readable_bytes(needed)} more in {cache}, where {room}; make room, or give a folder on "
+        f"another disk by --cache{fewer}"
+    )
+
+
+def _free(folder: Path) -> int:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def _bytes(dtype: type[np.generic], shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+def _allocated(path: Path) -> int:
+    """How many bytes of a file are on the disk, not counting its holes."""
+    return path.stat().st_blocks * 512 if path.exists() else 0
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make the file at least that long, without holes where the system can tell that to the disk."""
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif file.tell() < size:  # macOS: a disk that others fill meanwhile still ends the process
+            file.truncate(size)
 
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}; make room on its disk and go on") from None
+
+
+def readable_bytes(count: int) -> str:
+    """A number of bytes as people read it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size / 10:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

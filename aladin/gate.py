@@ -26,12 +26,17 @@ Rows = Int[np.ndarray, " queries"]
 
 @dataclass(frozen=True)
 class Baseline:
-    """An earlier report: on what it was measured, and what was found for each query."""
+    """An earlier report: what was measured, and what was found for each query."""
 
     path: Path
     protocol: str
     digest: str
     queries: QueryValues
+    # Older reports say less of their model.
+    model: str = ""
+    data: str = ""
+    fingerprint: str = ""
+    pair_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ def read_baseline(path: Path) -> Baseline:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         subject = table["subject"]
-        return Baseline(path, subject["protocol"], subject["digest"], query_values(table["queries"]))
+        told = {name: str(subject.get(name, "")) for name in ("model", "data", "fingerprint", "pair_fingerprint")}
+        return Baseline(path, subject["protocol"], subject["digest"], query_values(table["queries"]), **told)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a report of `aladin evaluate --json`") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -76,6 +82,24 @@ def check_same_queries(baseline: Baseline, subject: Subject) -> None:
             f"{baseline.path} was measured on other images or captions (digest {baseline.digest[:12]}, these have "
             f"{subject.digest[:12]}); give the same data and split, or make a new baseline"
         )
+
+
+def differences(baseline: Baseline, subject: Subject) -> list[str]:
+    """One sentence for each thing that a comparison does not refuse and a reader should know: other weights, other data."""
+    path, found = baseline.path, []
+    if not baseline.fingerprint:
+        found.append(f"{path} does not say of which weights it is, as it was written by an older aladin")
+    elif baseline.fingerprint != subject.fingerprint:
+        was, now = (f"{some.model}, {some.fingerprint[:12]}" for some in (baseline, subject))
+        found.append(f"{path} is of other weights: {was}; now {now}")
+    if baseline.pair_fingerprint and subject.pair_fingerprint not in ("", baseline.pair_fingerprint):
+        found.append(f"{path} is of a pair head of other weights")
+    if baseline.data != subject.data:
+        found.append(
+            f"{path} is of {baseline.data or 'data without a name'}, now it is {subject.data}: images and captions are called "
+            "the same; whether the pictures are is not known"
+        )
+    return found
 
 
 def compared(baseline: Baseline, queries: QueryValues) -> list[Comparison]:

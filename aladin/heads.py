@@ -49,8 +49,9 @@ class MatchingHead(nn.Module):
 
 def head_layers(config: HeadsConfig, dim: int, count: int) -> nn.ModuleList:
     """Layers of a transformer of the matching head's sizes."""
+    share = config.matching_dropout
     return nn.ModuleList(
-        nn.TransformerEncoderLayer(dim, config.matching_heads, config.matching_feed_forward, dropout=0.0, batch_first=True)
+        nn.TransformerEncoderLayer(dim, config.matching_heads, config.matching_feed_forward, dropout=share, batch_first=True)
         for _ in range(count)
     )
 

@@ -1,4 +1,4 @@
-"""ONNX graphs made small and quick: weights in int8 or fp16, matrices multiplied in int8, and each weight stored once."""
+"""ONNX graphs made small: weights in int8 or fp16, in the one matrices multiplied in int8 too, and each weight stored once."""
 
 import copy
 import hashlib
@@ -66,7 +66,7 @@ def quantized(graph: onnx.ModelProto) -> onnx.ModelProto:
             if node.op_type in ("Gemm", "Conv"):
                 nodes += _restored(name, name, scaled=kept_axis is not None)
         if node.op_type == "Gather" and name in stored:
-            nodes += _restored_rows(node)
+            nodes += _restored_rows(node, scaled=True)
         elif node.op_type == "MatMul" and name in stored:
             nodes.append(_row_product(node, ZERO_AFTER.get(makers.get(node.input[0], ""), ZERO)))
         else:
@@ -77,6 +77,28 @@ def quantized(graph: onnx.ModelProto) -> onnx.ModelProto:
         result.graph.initializer.append(onnx.numpy_helper.from_array(np.array(zero, dtype=np.uint8), f"zero.{zero}"))
     result.functions.append(ROW_PRODUCT)
     result.opset_import.append(onnx.helper.make_opsetid(ROW_PRODUCT.domain, 1))
+    return result
+
+
+def halved(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Large weights stored as fp16. All is computed in fp32: ONNX Runtime turns them back once, when it loads the graph."""
+    result = copy.deepcopy(graph)
+    weights = {tensor.name: tensor for tensor in result.graph.initializer if _is_large(tensor)}
+    for weight in weights.values():
+        result.graph.initializer.remove(weight)
+        result.graph.initializer.extend(_small(weight, None))
+    restored: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.graph.node:
+        if node.op_type == "Gather" and node.input[0] in weights:
+            nodes += _restored_rows(node, scaled=False)
+            continue
+        for name in (name for name in node.input if name in weights and name not in restored):
+            nodes += _restored(name, name, scaled=False)
+            restored.add(name)
+        nodes.append(node)
+    result.graph.ClearField("node")
+    result.graph.node.extend(nodes)
     return result
 
 
@@ -124,14 +146,13 @@ def _restored(name: str, output: str, scaled: bool) -> list[onnx.NodeProto]:
     return [cast, onnx.helper.make_node("Mul", [f"{output}.whole", f"{name}.scale"], [output])]
 
 
-def _restored_rows(gather: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _restored_rows(gather: onnx.NodeProto, scaled: bool) -> list[onnx.NodeProto]:
     """Rows of an embedding restored after they were looked up: restoring all of it would take longer than a search."""
     table, rows = gather.input
     output = gather.output[0]
-    looked_up = [
-        onnx.helper.make_node("Gather", [f"{table}.{part}", rows], [f"{output}.{part}"], axis=0) for part in ("small", "scale")
-    ]
-    return looked_up + _restored(output, output, scaled=True)
+    parts = ("small", "scale") if scaled else ("small",)
+    looked_up = [onnx.helper.make_node("Gather", [f"{table}.{part}", rows], [f"{output}.{part}"], axis=0) for part in parts]
+    return looked_up + _restored(output, output, scaled)
 
 
 def write_graphs(graphs: dict[str, onnx.ModelProto], folder: Path) -> None:

@@ -181,12 +181,20 @@ def with_pair_head(model: Aladin) -> Aladin:
     return model
 
 
-def with_dropout(model: Aladin, share: float) -> Aladin:
-    """The same model whose backbone forgets this share of its states at every step of training."""
-    model.config = dataclasses.replace(model.config, backbone=dataclasses.replace(model.config.backbone, dropout=share))
-    for module in model.backbone.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = share
+def with_dropout(model: Aladin, share: float, matching_share: float) -> Aladin:
+    """The same model whose backbone forgets `share` of its states at every step of training, and whose matching head and
+    post-layers `matching_share`, of attention weights too.
+    """
+    backbone = dataclasses.replace(model.config.backbone, dropout=share)
+    heads = dataclasses.replace(model.config.heads, matching_dropout=matching_share)
+    model.config = dataclasses.replace(model.config, backbone=backbone, heads=heads)
+    after = [model.matching_head] if model.post_layers is None else [model.matching_head, model.post_layers]
+    for part, forgotten in ((model.backbone, share), *((part, matching_share) for part in after)):
+        for module in part.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = forgotten
+            elif isinstance(module, nn.MultiheadAttention):
+                module.dropout = forgotten
     return model
 
 
@@ -236,7 +244,9 @@ def check_correctable(config: ModelConfig) -> None:
 
 def without_hub_correction(model: Aladin) -> Aladin:
     """The same model as it was trained: what it learns or is averaged with would make its banks those of another model."""
-    model.config = dataclasses.replace(model.config, heads=dataclasses.replace(model.config.heads, hub_centres=0))
+    none = HeadsConfig()
+    heads = dataclasses.replace(model.config.heads, hub_centres=0, hub_scale=none.hub_scale, hub_weight=none.hub_weight)
+    model.config = dataclasses.replace(model.config, heads=heads)
     model.hub_correction = None
     return model
 

@@ -55,6 +55,9 @@ class Subject:
     digest: str = ""  # of images and captions, as protocols.digest gives it
     pairs: int = 0  # the n of three-stage; 0: not measured
     pair_model: str = ""  # whose pair head read them
+    aladin: str = ""  # the version that measured
+    fingerprint: str = ""  # of the model's weights, as evaluation.fingerprint gives it
+    pair_fingerprint: str = ""  # of the weights of the pair head's model
 
     def __str__(self) -> str:
         data = f"{self.data}, split {self.split}" if self.split else self.data
@@ -140,6 +143,13 @@ def head_figures(ranks: Mapping[Direction, Ranks], captions_of_each: Sequence[in
     }
     both = [rsum_of_each(ranks[direction]) for direction in DIRECTIONS]
     return HeadFigures(directions, mean_estimate(*both, owners=[owners[d] for d in DIRECTIONS] if owners else []))
+
+
+def rsum_loss(before: Mapping[Direction, Ranks], now: Mapping[Direction, Ranks], captions_of_each: Sequence[int]) -> Estimate:
+    """How much lower rsum is now than before, on the same queries; images are drawn with all their captions, for both alike."""
+    owners = _owners(captions_of_each)
+    losses = [rsum_of_each(before[direction]) - rsum_of_each(now[direction]) for direction in DIRECTIONS]
+    return mean_estimate(*losses, owners=[owners[direction] for direction in DIRECTIONS])
 
 
 def _judged_figure(

@@ -14,15 +14,15 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TextIO, runtime_checkable
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -30,9 +30,18 @@ from aladin import official
 from aladin.backbone import Backbone
 from aladin.batches import WORDS, Plan, Step, caption_blocks, without_some_words
 from aladin.caption_teacher import CaptionTeacher
-from aladin.checkpoints import load_minilm, load_model, minilm_folder, save_model
+from aladin.checkpoints import (
+    check_minilm_sizes,
+    load_minilm,
+    load_model,
+    minilm_folder,
+    named_model,
+    save_model,
+    save_weights,
+    weights_fingerprint,
+)
 from aladin.config import BackboneConfig, HeadsConfig, Recipe, from_table, to_table
-from aladin.datasets import Dataset
+from aladin.datasets import DataOrigin, Dataset
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
 from aladin.features import Features, cached_features, image_input
@@ -85,6 +94,7 @@ class LearningSet:
     images: Features | RegionSet
     pieces: Pieces
     owners: Int[np.ndarray, " captions"]  # the image row of each caption
+    origin: DataOrigin | None = None  # what is recorded of it
 
     @property
     def views(self) -> int:
@@ -114,7 +124,7 @@ def learning_set(
         check_photographs(dataset)
         images = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
     pieces = WordPieces.load(tokenizer, config.limits.caption_pieces).encode(list(dataset.captions))
-    return LearningSet(images, pieces, dataset.owners)
+    return LearningSet(images, pieces, dataset.owners, DataOrigin.of(dataset))
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,7 @@ class Start:
     tokenizer: Path  # a tokenizer.json
     pair_teacher: Aladin | None = None  # the one that the recipe names
     fresh_projection: bool = False  # it is to become the principal axes of the tokens
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # "start", "teacher" -> name and fingerprint
 
 
 def start_model(recipe: Recipe, start: Path | None) -> Start:
@@ -135,7 +146,8 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     torch.manual_seed(recipe.seed)
     fresh_projection = False
     if start is not None:
-        model = with_dropout(without_hub_correction(load_model(start)), recipe.model.backbone.dropout)
+        shares = recipe.model.backbone.dropout, recipe.model.heads.matching_dropout
+        model = with_dropout(without_hub_correction(load_model(start)), *shares)
         if len(recipe.model.image.networks) > len(model.config.image.networks):
             model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
@@ -148,10 +160,27 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
             fresh_projection = recipe.model.heads.token_dim != model.config.heads.token_dim
             model = with_projection(model, recipe.model.heads.token_dim)
         path = start / "tokenizer.json"
+        origins = {"start": named_model(start)}
     else:
+        _check_beginning(recipe)
         path = minilm_folder() / "tokenizer.json"
         model = new_model(recipe.model, WordPieces.load(path, recipe.model.limits.caption_pieces))
-    return Start(model, path, pair_teacher(recipe, model, path), fresh_projection)
+        weights = minilm_folder() / "model.safetensors"
+        origins = {"start": {"name": "MiniLM-L6", "fingerprint": weights_fingerprint(weights)}}
+    teacher = pair_teacher(recipe, model, path)
+    if teacher is not None:
+        origins["teacher"] = named_model(Path(recipe.teacher))
+    return Start(model, path, teacher, fresh_projection, origins)
+
+
+def _check_beginning(recipe: Recipe) -> None:
+    """ConfigError unless a run by this recipe can begin with MiniLM-L6 and fresh heads."""
+    if "backbone" not in recipe.train:
+        raise ConfigError(
+            f"train is {list(recipe.train)}, so the transformer stays as it is, and without --start its embedding of "
+            "regions is random; give --start a model folder whose backbone was trained, such as recipes/align.toml makes"
+        )
+    check_minilm_sizes(recipe.model.backbone)
 
 
 class Trainer:
@@ -160,7 +189,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, start: Start, train: LearningSet, val: LearningSet, out: Path) -> None:
         self.recipe, self.train_set, self.val_set, self.out = recipe, train, val, out
         self.model, self.tokenizer, self._pair_teacher = start.model, start.tokenizer, start.pair_teacher
-        self._fresh_projection = start.fresh_projection
+        self._fresh_projection, self._models = start.fresh_projection, start.origins
         assert (start.pair_teacher is None) == (not recipe.teacher), "the start is that of another recipe"
         # Of a detector's regions, whose number differs, all are read.
         regions = self.model.config.image.grid**2 if isinstance(train.images, Features) else 1
@@ -285,11 +314,14 @@ class Trainer:
         rate = self._rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_rate"] * rate
-        # Dropout is the only thing that draws from torch's own generator.
+        # Dropout and drawn_pairs draw from torch's own generator, which so is the same at this step of a resumed run.
         torch.manual_seed(hash((self.recipe.seed, step.number)) % 2**63)
         self.model.train()
-        # What does not learn gets no dropout, so that a frozen teacher says the same every time.
+        # What does not learn gets no dropout, so that a frozen teacher says the same of the same words and regions.
         self.model.backbone.train("backbone" in self.recipe.train)
+        self.model.matching_head.train("matching_head" in self.recipe.train)
+        if self.model.post_layers is not None:
+            self.model.post_layers.train("backbone" in self.recipe.train)
         losses = self._losses(step)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
@@ -413,7 +445,7 @@ class Trainer:
             case "mse":
                 return mse_loss(student, teacher, self.score_fit)
             case "ordinal":
-                return ordinal_loss(student, teacher, loss.margin)
+                return ordinal_loss(student, teacher, loss.margin, loss.ordinal_threshold, loss.ordinal_stride)
             case "contrastive":
                 return contrastive_distillation_loss(student, teacher, own, loss.margin)
 
@@ -444,8 +476,10 @@ class Trainer:
             reporter.validated(epoch, record | cost)
             if record[f"{self.judged_head} rsum"] > self.best_rsum:
                 self.best_rsum = record[f"{self.judged_head} rsum"]
-                details = {"training": {"epoch": epoch, "commit": _commit(), "recipe": to_table(self.recipe)}}
-                save_model(self.kept_model, self.tokenizer, self.out / "best", details)
+                # The teacher's path is this machine's; its name and fingerprint are among the origins.
+                recipe = to_table(self.recipe) | {"teacher": Path(self.recipe.teacher).name}
+                details = {"epoch": epoch, "commit": _commit(), "recipe": recipe} | self._origins()
+                save_model(self.kept_model, self.tokenizer, self.out / "best", {"training": details})
         self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
@@ -455,36 +489,31 @@ class Trainer:
         state |= {"score_fit": self.score_fit.detach(), "log_variances": self.log_variances.detach()}
         for number, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
-        partial = self.out / "checkpoint.partial"
         metadata = {
             "step": str(self.next_step),
             "best_rsum": str(self.best_rsum),
             "recipe": json.dumps(to_table(self.recipe)),
             "captions": _digest(self.train_set, self.val_set),
+            "origins": json.dumps(self._origins()),
         }
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, metadata)
-        partial.replace(self.out / "checkpoint.safetensors")
+        contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_weights(contiguous, self.out / "checkpoint.safetensors", metadata)
+
+    def _origins(self) -> dict[str, Any]:
+        return origins(self._models, self.train_set.origin, self.val_set.origin)
 
     def _resume(self) -> None:
         path = self.out / "checkpoint.safetensors"
         if not path.exists():
             return
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path} cannot be read: {error}; delete it to start the run anew") from None
-        anew = f"give another --out, or delete {self.out} to start anew"
-        # Compared as recipes, so that a setting which a later version adds does not end a run that stands at its default.
-        if from_table(Recipe, json.loads(metadata["recipe"]), str(path)) != self.recipe:
-            raise ConfigError(f"{path} belongs to another recipe; {anew}")
+        check_same_run(self.out, self.recipe, self._origins())
+        metadata, state = _checkpoint_metadata(path), load_file(path)
         captions = _digest(self.train_set, self.val_set)
         if metadata.get("captions", captions) != captions:  # checkpoints of version 0.1's first days do not say
-            raise ConfigError(f"{path} belongs to a run on other captions; {anew}")
+            raise ConfigError(f"{path} belongs to a run on other captions; {_anew(self.out)}")
         shapes = {f"model.{name}": weight.shape for name, weight in self.model.state_dict().items()}
         if {n: t.shape for n, t in state.items() if n.startswith("model.")} != shapes:
-            raise ConfigError(f"{path} belongs to a model of other sizes; {anew}")
+            raise ConfigError(f"{path} belongs to a model of other sizes; {_anew(self.out)}")
         self.model.load_state_dict(_part(state, "model."))
         if self.averaged is not None:
             self.averaged.load_state_dict(_part(state, "averaged."))
@@ -503,6 +532,7 @@ class Trainer:
         import tomli_w
 
         settings = {"commit": _commit()} | to_table(self.recipe) | {"model": to_table(self.model.config)}
+        settings["training"] = self._origins()
         (self.out / "settings.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
 
     @contextlib.contextmanager
@@ -525,7 +555,11 @@ class Trainer:
 
 @dataclass(frozen=True)
 class StateBank:
-    """The frozen backbone's states of a whole training set: the teacher is the same at every step, and costs nothing."""
+    """The frozen backbone's states of a whole training set, read once: the teacher then costs nothing.
+
+    It is deterministic, without dropout (a departure from the original, whose frozen teacher has some), but with `kept_regions`
+    it scores each image by the regions that the student reads at that step, so not the same at every step.
+    """
 
     image_states: Float[Tensor, "views images tokens dim"]
     caption_states: Float[Tensor, "captions words dim"]
@@ -674,6 +708,56 @@ def _digest(*sets: LearningSet) -> str:
         for array in (data.owners, data.pieces.ids):
             digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def origins(models: Mapping[str, Mapping[str, str]], train: DataOrigin | None, val: DataOrigin | None) -> dict[str, Any]:
+    """What a run is made of, as tables and as far as it is known: "start", "teacher" and "data"."""
+    return {**models, "data": {name: data.table() for name, data in (("train", train), ("val", val)) if data is not None}}
+
+
+def check_same_run(out: Path, recipe: Recipe, made_of: Mapping[str, Any]) -> None:
+    """ConfigError if the folder `out` holds a run by another recipe, from another start or on other images.
+
+    The command asks before it computes features, for hours perhaps.
+    """
+    path = out / "checkpoint.safetensors"
+    if not path.exists():
+        return
+    metadata = _checkpoint_metadata(path)
+    # Compared as recipes, so that a setting which a later version adds does not end a run that stands at its default.
+    if from_table(Recipe, json.loads(metadata["recipe"]), str(path)) != recipe:
+        raise ConfigError(f"{path} belongs to another recipe; {_anew(out)}")
+    # Checkpoints of version 0.1's first days do not say.
+    if other := _difference(json.loads(metadata.get("origins", "{}")), made_of):
+        raise ConfigError(f"{path} belongs to a run {other}; {_anew(out)}")
+
+
+def _checkpoint_metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata()
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; delete it to start the run anew") from None
+    return metadata
+
+
+def _anew(out: Path) -> str:
+    return f"give another --out, or delete {out} to start anew"
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of a run's origins is not what it was, as far as both say; "" if nothing."""
+    for what in ("start", "teacher"):
+        if what in before and what in now and before[what]["fingerprint"] != now[what]["fingerprint"]:
+            was, found = (f"{model['name']} (weights {model['fingerprint'][:12]})" for model in (before[what], now[what]))
+            return f"with another {what}, {was}, not {found}"
+    for what, images in (("train", "training images"), ("val", "validation images")):
+        if what in before.get("data", {}) and what in now["data"]:
+            was, found = before["data"][what], now["data"][what]
+            if was["digest"] != found["digest"]:
+                before_and_now = f"{was['images']:,} of {was['name']}, not these {found['images']:,} of {found['name']}"
+                return f"on other {images}, {before_and_now}"
+    return ""
 
 
 def _append(file: TextIO, record: Record) -> None:

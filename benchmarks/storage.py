@@ -3,23 +3,28 @@
 python benchmarks/storage.py MODEL VAL --train TRAIN
 
 Narrower tokens are the trained ones on their principal axes, found on training captions and images; nothing is learned on VAL.
+The terms of hubs, the last dimensions of a corrected model's tokens, are kept as they are. Captions are scored as search does:
+as queries where images are searched.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
+from aladin.config import HUB_DIMS
 from aladin.datasets import Dataset, read_dataset
-from aladin.evaluation import EncodedData, Stages, alignment_matrix, encode_dataset
-from aladin.measures import rsum
+from aladin.evaluation import EncodedData, EncodedSet, Stages, alignment_matrix, encode_dataset
+from aladin.measures import right_answer_ranks, rsum_of_each
 from aladin.projection import principal_axes
 from aladin.scores import matching_scores
 from aladin.tensors import Tokens
@@ -49,27 +54,62 @@ def size(form: str, dim: int, rows: int = 1) -> int:
     return int(rows * (dim * BYTES[form] + (SCALE_BYTES if form == "int8" else 0)))
 
 
-def projected(tokens: Tokens, axes: Float[Tensor, "token_dim dim"]) -> Tokens:
-    return Tokens(normalize(tokens.states @ axes.T, dim=-1), tokens.mask)
+def hub_dims(data: EncodedData) -> int:
+    """How many dimensions, the last ones, are terms of hubs."""
+    return HUB_DIMS if data.heads.hub_centres else 0
 
 
-def pooled(tokens: Tokens, side: int) -> Tokens:
+def of_length_1(states: Float[Tensor, "*rows dim"], hubs: int) -> Float[Tensor, "*rows dim"]:
+    """The same with the learned dimensions stretched to what the terms of hubs leave of the length."""
+    width = states.shape[-1] - hubs
+    learned, terms = states[..., :width], states[..., width:]
+    rest = (1 - terms.square().sum(dim=-1, keepdim=True)).clamp(min=0).sqrt()
+    return torch.cat([normalize(learned, dim=-1) * rest, terms], dim=-1)
+
+
+def axes_of(data: EncodedData, count: int) -> Float[Tensor, "axes learned"]:
+    """The principal axes of the learned dimensions."""
+    learned = data.images.tokens.states.shape[2] - hub_dims(data)
+    sides = (data.images.tokens, data.captions.tokens)
+    return principal_axes([Tokens(tokens.states[..., :learned], tokens.mask) for tokens in sides], count)
+
+
+def projected(tokens: Tokens, axes: Float[Tensor, "axes learned"]) -> Tokens:
+    """Tokens whose learned dimensions are projected on axes; the others stay behind them."""
+    width = axes.shape[1]
+    learned, terms = tokens.states[..., :width], tokens.states[..., width:]
+    return Tokens(of_length_1(torch.cat([learned @ axes.T, terms], dim=-1), terms.shape[2]), tokens.mask)
+
+
+def pooled(tokens: Tokens, side: int, hubs: int) -> Tokens:
     """Regions averaged to a side x side grid."""
     images, regions, dim = tokens.states.shape
     grid = int(regions**0.5)
     maps = tokens.states.transpose(1, 2).reshape(images, dim, grid, grid)
     states = adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
-    return Tokens(normalize(states, dim=-1), torch.ones(states.shape[:2], dtype=torch.bool))
+    return Tokens(of_length_1(states, hubs), torch.ones(states.shape[:2], dtype=torch.bool))
+
+
+def rsum_as_search(data: EncodedData, scores: Callable[[EncodedData], Float[np.ndarray, "images captions"]]) -> float:
+    """The rsum with each direction scored as search does it, as `aladin evaluate` does."""
+    total = 0.0
+    for directions in data.alike:
+        found = scores(data.asked(directions[0]))
+        total += sum(float(rsum_of_each(right_answer_ranks(found, data.owners, name)).mean()) for name in directions)
+    return total
 
 
 def matching_rsum(data: EncodedData, form: str) -> float:
-    scores = matching_scores(stored(data.images.vectors, form), data.captions.vectors)
-    return rsum(scores.numpy(), data.owners)
+    kept = replace(data, images=EncodedSet(stored(data.images.vectors, form), data.images.tokens))
+    return rsum_as_search(kept, lambda asked: matching_scores(asked.images.vectors, asked.captions.vectors).numpy())
 
 
 def alignment_rsum(data: EncodedData, regions: Tokens, words: Tokens, form: str) -> float:
-    kept = Tokens(stored(regions.states, form), regions.mask)
-    return rsum(alignment_matrix(kept, words, data.pooling).numpy(), data.owners)
+    images = EncodedSet(data.images.vectors, Tokens(stored(regions.states, form), regions.mask))
+    kept = replace(data, images=images, captions=EncodedSet(data.captions.vectors, words))
+    return rsum_as_search(
+        kept, lambda asked: alignment_matrix(asked.images.tokens, asked.captions.tokens, asked.pooling).numpy()
+    )
 
 
 def first_images(dataset: Dataset, count: int) -> Dataset:
@@ -104,16 +144,18 @@ def main() -> None:
     regions, words = data.images.tokens, data.captions.tokens
     for form in BYTES:
         add(f"{count} tokens of {token_dim}", form, size(form, token_dim, count), alignment_rsum(data, regions, words, form))
+    hubs = hub_dims(data)
+    terms = f" + {hubs} terms of hubs" if hubs else ""
     for narrow in (128, 64):
-        axes = principal_axes([training.images.tokens, training.captions.tokens], narrow)
+        axes = axes_of(training, narrow)
         figure = alignment_rsum(data, projected(regions, axes), projected(words, axes), "int8")
-        add(f"{count} tokens of {narrow}", "int8", size("int8", narrow, count), figure)
+        add(f"{count} tokens of {narrow}{terms}", "int8", size("int8", narrow + hubs, count), figure)
     for side in (5, 4, 3):
-        figure = alignment_rsum(data, pooled(regions, side), words, "int8")
+        figure = alignment_rsum(data, pooled(regions, side, hubs), words, "int8")
         add(f"{side**2} pooled tokens of {token_dim}", "int8", size("int8", token_dim, side**2), figure)
-    axes = principal_axes([training.images.tokens, training.captions.tokens], 128)
-    figure = alignment_rsum(data, projected(pooled(regions, 4), axes), projected(words, axes), "int8")
-    add("16 pooled tokens of 128", "int8", size("int8", 128, 16), figure)
+    axes = axes_of(training, 128)
+    figure = alignment_rsum(data, projected(pooled(regions, 4, hubs), axes), projected(words, axes), "int8")
+    add(f"16 pooled tokens of 128{terms}", "int8", size("int8", 128 + hubs, 16), figure)
     if arguments.json:
         json.dump(rows, sys.stdout, indent=2)
 

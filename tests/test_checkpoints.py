@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from torch.testing import assert_close
 from transformers import AutoModel
 
 from aladin.backbone import Backbone
-from aladin.checkpoints import average_models, load_minilm, load_model, minilm_folder, save_model
+from aladin.checkpoints import (
+    average_models,
+    averaged_from,
+    load_minilm,
+    load_model,
+    minilm_folder,
+    provenance,
+    save_model,
+)
 from aladin.cli.average import average
 from aladin.config import BackboneConfig, read_toml, to_table
 from aladin.errors import AladinError, ConfigError, ModelError
@@ -217,3 +226,44 @@ def test_the_command_writes_the_average_and_wants_two_models(tokenizer: Path, tm
     assert load_model(tmp_path / "mean").config == TINY
     with pytest.raises(ConfigError, match=r"there is one model, .*one, to average; give two or more"):
         CliRunner().invoke(average, [out, one], catch_exceptions=False)
+
+
+def test_weights_may_be_read_by_whom_every_new_file_may_be(model: Aladin, tokenizer: Path, tmp_path: Path) -> None:
+    for umask in (0o022, 0o027):
+        before = os.umask(umask)
+        try:
+            save_model(model, tokenizer, tmp_path / f"{umask}")
+        finally:
+            os.umask(before)
+        files = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / f"{umask}").iterdir()}
+        assert files["model.safetensors"] == files["model.toml"] == 0o666 & ~umask
+
+
+def test_a_folder_without_provenance_says_nothing_and_a_calibration_is_no_part(
+    model: Aladin, tokenizer: Path, tmp_path: Path
+) -> None:
+    save_model(model, tokenizer, tmp_path / "model")
+    assert provenance(tmp_path / "model") == {}
+    save_model(model, tokenizer, tmp_path / "model", {"training": {"epoch": 3}, "calibration": {"slope": 1.0}})
+    assert provenance(tmp_path / "model") == {"training": {"epoch": 3}}
+    with pytest.raises(ModelError, match=r"nowhere is not a model folder: it has no model\.toml"):
+        provenance(tmp_path / "nowhere")
+
+
+def test_the_mean_of_a_mean_names_what_that_is_of(tokenizer: Path, tmp_path: Path) -> None:
+    first, other, mean = tmp_path / "first" / "best", tmp_path / "other", tmp_path / "mean"
+    save_model(tiny_model(tokenizer), tokenizer, first, {"training": {"epoch": 7}, "hub_correction": {"data": {}}})
+    save_model(tiny_model(tokenizer), tokenizer, other)
+    save_model(tiny_model(tokenizer), tokenizer, mean, {"average": averaged_from([first, other])})
+    inner, outer = averaged_from([mean, other])["models"]
+    assert (inner["name"], outer["name"]) == ("mean", "other")
+    assert [model["name"] for model in inner["average"]["models"]] == ["first/best", "other"]
+    assert inner["average"]["models"][0]["training"] == {"epoch": 7}
+    assert "hub_correction" not in inner["average"]["models"][0]  # a mean is that of models before it
+
+
+def test_a_model_toml_from_before_a_setting_is_read_with_its_default(folder: Path) -> None:
+    table = read_toml(folder / "model.toml")
+    del table["heads"]["matching_dropout"]
+    (folder / "model.toml").write_text(tomli_w.dumps(table))
+    assert load_model(folder).config.heads.matching_dropout == 0.0

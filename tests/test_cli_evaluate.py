@@ -7,12 +7,13 @@ import click
 import numpy as np
 import pytest
 
-from aladin import entangled, evaluation
-from aladin.checkpoints import save_model
+from aladin import __version__, entangled, evaluation
+from aladin.checkpoints import save_model, weights_fingerprint
 from aladin.cli import main
 from aladin.cli.evaluate import memory_size
 from aladin.features import Features
 from aladin.grid import NETWORKS
+from aladin.model_folder import ModelFolder
 from aladin.protocols import PROTOCOLS
 from aladin.relevance.named import JUDGES
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
@@ -87,6 +88,9 @@ def test_a_model_that_knows_the_colours_finds_every_picture(run: Run, model_path
         "protocol": "full",
         "pairs": 0,
         "pair_model": "",
+        "aladin": __version__,
+        "fingerprint": ModelFolder.open(model_path).fingerprint,
+        "pair_fingerprint": "",
     }
     assert report["queries"]["ranks"]["alignment"] == {"image_to_text": "1 1 1 1 1 1", "text_to_image": " ".join("1" * 12)}
     assert set(report["seconds"]) == {"images", "captions", "matching", "alignment", "two-stage"}
@@ -115,6 +119,7 @@ def test_a_trained_model_is_measured_in_the_precision_asked_for(
     report = json.loads(output)
     assert code == 0
     assert report["subject"]["precision"] == precision
+    assert report["subject"]["fingerprint"] == weights_fingerprint(trained / "model.safetensors")
     assert set(report["seconds"]) == {"image features", "images", "captions", "matching", "alignment", "two-stage"}
     # With k beyond the number of candidates, two stages are exhaustive alignment.
     assert report["heads"]["two-stage k=100"] == report["heads"]["alignment"]
@@ -130,6 +135,7 @@ def test_a_pair_head_is_a_third_stage(run: Run, trained: Path, data: Path, optio
     report = json.loads(output)
     assert code == 0
     assert (report["subject"]["pairs"], report["subject"]["pair_model"]) == (count, str(folder))
+    assert report["subject"]["pair_fingerprint"] == weights_fingerprint(folder / "model.safetensors")
     heads = ["matching", "alignment", "two-stage k=12", f"three-stage k=12 n={count}"]
     assert list(report["heads"]) == heads
     for figures in report["heads"][heads[-1]]["directions"].values():
@@ -276,13 +282,14 @@ def test_a_gate_passes_the_same_model_and_refuses_a_worse_one(
     code, output, errors = run(model_path, data, "--gate", baseline)
     assert code == 0
     assert output.startswith("model ")
-    assert "gate passed: none of 18 measures is significantly worse" in errors
+    assert errors.startswith("gate passed: none of 18 measures is significantly worse")
     code, output, errors = run(trained, data, "--gate", baseline, "--json")
     assert code == 1
     assert json.loads(output)["heads"]
     assert "of 18 measures are significantly worse" in errors
     assert "alignment, text_to_image, Recall@1: 100.00 -> " in errors
     assert len([line for line in errors.splitlines() if line.startswith("aladin: ")]) == 1
+    assert f"{baseline} is of other weights: {model_path}, " in errors
 
 
 def test_a_gate_of_other_data_is_refused_before_anything_is_encoded(
@@ -296,12 +303,24 @@ def test_a_gate_of_other_data_is_refused_before_anything_is_encoded(
     assert "was measured on other images or captions" in errors
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(run: Run, model_path: Path, data: Path) -> None:
+def test_a_picture_that_cannot_be_decoded_is_named_with_its_line_or_skipped(run: Run, model_path: Path, data: Path) -> None:
     (data / "red.png").write_bytes(b"not a picture")
+    number = 1 + [path.name for path in sorted(data.glob("*.png"))].index("red.png")
     code, output, errors = run(model_path, data)
     assert (code, output) == (1, "")
-    assert errors.startswith("aladin: red.png ")
-    assert "expected one of JPEG" in errors
+    what = "image 'red.png' is not an image of a known format; replace it or pass --skip-bad"
+    assert errors == f"aladin: {data / 'captions.jsonl'}, line {number}: {what}\n"
+    code, output, errors = run(model_path, data, "--skip-bad", "--json")
+    assert (code, json.loads(output)["subject"]["images"]) == (0, 5)
+    assert errors == f"{data}: 1 rows skipped: the image is not an image of a known format\n"
+
+
+def test_data_without_any_picture_are_refused_although_bad_ones_are_skipped(run: Run, model_path: Path, data: Path) -> None:
+    for path in data.glob("*.png"):
+        path.write_bytes(b"not a picture")
+    code, output, errors = run(model_path, data, "--skip-bad")
+    assert (code, output) == (1, "")
+    assert "has no image that can be decoded; read it without --skip-bad to see where" in errors
 
 
 def test_the_command_offers_every_protocol_and_measure(run: Run) -> None:

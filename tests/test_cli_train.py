@@ -1,15 +1,18 @@
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from aladin import pair_teacher
-from aladin.checkpoints import load_model, save_model
+from aladin.checkpoints import load_model, provenance, save_model
 from aladin.cli import main
+from aladin.config import read_recipe, read_toml, to_table
 from aladin.model import Aladin
-from tests.tiny_learning import TINY, losses, tiny_model, write_pictures, write_tokenizer
+from tests.tiny_learning import TINY, losses, picture, tiny_model, write_pictures, write_tokenizer
 
 RECIPE = """
 train = ["backbone", "matching_head"]
@@ -25,18 +28,21 @@ warmup_steps = 1
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe, a model to start from, and pictures with captions; their features are kept in `cache`."""
+    """A folder with a recipe, a model to start from, and pictures with captions to learn from and others to judge by; their
+    features are kept in `cache`.
+    """
     folder = tmp_path_factory.mktemp("files")
     (folder / "recipe.toml").write_text(RECIPE)
     tokenizer = write_tokenizer(folder / "tokenizer")
     save_model(tiny_model(tokenizer), tokenizer, folder / "model")
     write_pictures(folder / "pictures", 8)
+    write_pictures(folder / "others", 6, first=8)
     return folder
 
 
 def arguments(files: Path, out: Path, **changes: Path | str) -> list[str]:
-    data = files / "pictures"
-    options = {"--train": data, "--val": data, "--start": files / "model", "--cache": files / "cache"}
+    options = {"--train": files / "pictures", "--val": files / "others"}
+    options |= {"--start": files / "model", "--cache": files / "cache"}
     options |= {f"--{name}": Path(value) for name, value in changes.items() if name != "recipe"}
     recipe = changes.get("recipe", files / "recipe.toml")
     return ["train", str(recipe), "--out", str(out), *(str(part) for option in options.items() for part in option)]
@@ -50,11 +56,12 @@ def exit_code(arguments: list[str]) -> int:
 
 
 def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence that a failing command prints, with nothing on stdout."""
+    """The one sentence that a failing command prints, with nothing on stdout; what it needs on the disk may be said before."""
     assert exit_code(arguments) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    (line,) = printed.err.splitlines()
+    *before, line = printed.err.splitlines()
+    assert all(text.startswith("image features take ") for text in before)
     assert line.startswith("aladin: ")
     return line
 
@@ -73,6 +80,44 @@ def test_a_recipe_data_and_a_folder_make_a_model(files: Path, tmp_path: Path, ca
     # Asked again, there is nothing left to do.
     assert exit_code(arguments(files, out)) == 0
     assert capsys.readouterr().out == printed.out
+
+
+def test_a_run_records_what_it_is_made_of_and_what_is_made_of_its_model_keeps_that(files: Path, tmp_path: Path) -> None:
+    """The tables of settings.toml and of model.toml, which averaging and correcting hubs hand on."""
+    model, out = files / "model", tmp_path / "run"
+    captions = Path(shutil.copy(files / "pictures" / "captions.jsonl", tmp_path))
+    captions.write_text(captions.read_text() + '{"image": "gone.png", "captions": ["a picture"]}\n')
+    command = arguments(files, out, train=captions)
+    assert exit_code([*command, "--train-images", str(files / "pictures"), "--skip-bad"]) == 0
+    start = {"name": "model", "fingerprint": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()}
+    made_of = read_toml(out / "settings.toml")["training"]
+    assert made_of["start"] == start
+    data = made_of["data"]
+    assert data["train"] | {"digest": ""} == {
+        "name": "captions.jsonl",
+        "images": 8,
+        "captions": 16,
+        "digest": "",
+        "skipped": {"image is missing": 1},
+    }
+    assert data["val"] | {"digest": ""} == {"name": "others", "images": 6, "captions": 12, "digest": ""}
+    training = provenance(out / "best")["training"]
+    assert {name: training[name] for name in made_of} == made_of
+    assert training["recipe"] == to_table(read_recipe(files / "recipe.toml"))
+    assert str(tmp_path) not in (out / "best" / "model.toml").read_text()
+
+    assert exit_code(["average", str(tmp_path / "mean"), str(out / "best"), str(model)]) == 0
+    best, plain = provenance(tmp_path / "mean")["average"]["models"]
+    assert best["name"] == "run/best"
+    assert best["training"] == training
+    assert plain == start
+
+    hubs = ["correct-hubs", str(tmp_path / "mean"), str(tmp_path / "corrected"), "--data", str(files / "others")]
+    assert exit_code([*hubs, "--centres", "3", "--cache", str(files / "cache")]) == 0
+    corrected = provenance(tmp_path / "corrected")
+    assert corrected["average"] == provenance(tmp_path / "mean")["average"]
+    assert corrected["hub_correction"]["model"]["name"] == "mean"
+    assert corrected["hub_correction"]["data"]["digest"] == data["val"]["digest"]
 
 
 def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +153,48 @@ def test_another_recipe_in_a_runs_folder_is_refused(files: Path, tmp_path: Path,
     assert exit_code([*arguments(files, tmp_path / "run"), "--seed", "7"]) == 1
     assert "belongs to another recipe; give another --out" in capsys.readouterr().err
     assert (tmp_path / "run" / "settings.toml").read_text() == settings
+
+
+def test_another_start_or_other_images_in_a_runs_folder_are_refused_and_change_nothing(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert exit_code(arguments(files, out)) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    tokenizer = files / "model" / "tokenizer.json"
+    save_model(tiny_model(tokenizer, seed=9), tokenizer, tmp_path / "start")
+    capsys.readouterr()
+    said = failure(arguments(files, out, start=tmp_path / "start"), capsys)
+    assert "belongs to a run with another start, model (weights " in said
+    assert "not start (weights " in said
+    assert f"give another --out, or delete {out} to start anew" in said
+    for option, name, what, count in (("train", "pictures", "training", 8), ("val", "others", "validation", 6)):
+        changed = Path(shutil.copytree(files / name, tmp_path / name))
+        Image.fromarray(picture(19)).save(next(changed.glob("*.png")))  # the captions stay
+        said = failure(arguments(files, out, cache=tmp_path / "cache", **{option: changed}), capsys)
+        assert f"belongs to a run on other {what} images, {count} of {name}, not these {count} of {name}" in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "cache").exists()  # it is said before features are computed
+
+
+def test_images_to_learn_from_and_to_judge_by_are_kept_apart(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failure(arguments(files, tmp_path / "run", val=files / "pictures"), capsys)
+    assert "8 of the 8 validation images are training images too, such as '0.png'" in said
+    assert "--train-split and --val-split" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_without_room_for_the_features_is_said_before_any_is_computed(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "views.toml"
+    recipe.write_text((files / "recipe.toml").read_text().replace("views = 1", "views = 1_000_000_000"))
+    said = failure(arguments(files, tmp_path / "run", recipe=recipe, cache=tmp_path / "cache"), capsys)
+    assert "aladin: the image features need 28,688.0 GB more in" in said
+    assert "train with fewer views than 1000000000" in said
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,8 @@ def test_a_value_that_is_none_of_the_choices_is_an_error_that_lists_them(table: 
         ({"model": {"backbone": {"dropout": 1.0}}}, "dropout is 1.0; expected at least 0 and less than 1"),
         ({"model": {"limits": {"caption_pieces": 1}}}, "caption_pieces is 1; expected at least 2"),
         ({"model": {"limits": {"tags": -1}}}, "tags is -1; expected at least 0"),
+        ({"model": {"heads": {"matching_dropout": 1.0}}}, "matching_dropout is 1.0; expected at least 0 and less than 1"),
+        ({"loss": {"ordinal_stride": 0}}, "ordinal_stride is 0; expected at least 1"),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_says_the_range(table: dict[str, Any], expected: str) -> None:
@@ -182,6 +184,7 @@ def test_a_value_out_of_range_is_an_error_that_says_the_range(table: dict[str, A
         ({"train": ["matching_head"]}, "matching and distillation in [loss] are 0"),
         ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment and caption_teacher"),
         ({"train": ["projection"], "loss": {"alignment": 0, "matching": 1}}, "nothing else teaches it"),
+        ({"loss": {"learned_weights": True, "entropy": 0.1}}, "entropy can be less than 0, and a loss below 0 would"),
     ],
 )
 def test_a_recipe_by_which_something_would_never_learn_is_an_error(table: dict[str, Any], expected: str) -> None:

@@ -1,5 +1,8 @@
 import dataclasses
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +209,43 @@ def test_every_picture_has_views_however_thin(size: tuple[int, int]) -> None:
     picture = Image.new("RGB", size, "orange")
     for view in range(20):
         assert view_pixels(picture, SIZE, view, seed=0).shape == (SIZE, SIZE, 3)
+
+
+@contextmanager
+def files_no_longer_than(size: int) -> Iterator[None]:
+    """The system refuses to make a file longer than that, as a full disk refuses to."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_turns_out_to_be_full_is_one_sentence_and_what_was_there_stays(
+    tmp_path: Path, dataset: Dataset, network: GridNetwork
+) -> None:
+    one_view = 2 * PICTURES * 112 * (SIZE // 16) ** 2
+    expected = r"need 57\.4 kB more in .*, where .* are free \(File too large\); .* by --cache$"
+    with files_no_longer_than(one_view - 1), pytest.raises(DataError, match=expected):
+        cached_features(dataset, network, SIZE, TAGS, 1, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    first = cached_features(dataset, network, SIZE, TAGS, 1, tmp_path / "cache")
+    files = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    with files_no_longer_than(one_view), pytest.raises(DataError, match=r"or train with fewer views than 2$"):
+        cached_features(dataset, network, SIZE, TAGS, 2, tmp_path / "cache")
+    assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()} == files
+    again = cached_features(dataset, network, SIZE, TAGS, 1, tmp_path / "cache", refuse)
+    assert np.array_equal(again.maps, first.maps)
+
+
+def test_the_arrays_have_no_holes_that_a_full_disk_could_not_fill(
+    tmp_path: Path, dataset: Dataset, network: GridNetwork
+) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(dataset, network, SIZE, TAGS, 9, tmp_path, stop)
+    for path in tmp_path.rglob("*16"):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size > 0

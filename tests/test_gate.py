@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aladin.errors import DataError, Regression
-from aladin.gate import Comparison, check_same_queries, compared, pass_gate, read_baseline, worse
+from aladin.gate import Comparison, check_same_queries, compared, differences, pass_gate, read_baseline, worse
 from aladin.measures import DIRECTIONS
 from aladin.report import QueryValues, Subject, full_report, to_json
 
@@ -141,6 +141,20 @@ def test_other_queries_are_refused(baseline: Any, before: QueryValues, changes: 
     check_same_queries(baseline(before), replace(SUBJECT, model="new"))
     with pytest.raises(DataError, match=sentence):
         check_same_queries(baseline(before), replace(SUBJECT, **changes))
+
+
+def test_other_weights_and_data_of_another_name_are_told(baseline: Any, before: QueryValues) -> None:
+    old = replace(baseline(before), fingerprint="f1" * 32, pair_fingerprint="a1" * 32)
+    same = replace(SUBJECT, fingerprint="f1" * 32, pair_fingerprint="a1" * 32)
+    assert differences(old, same) == []
+    (weights,) = differences(old, replace(same, model="new", fingerprint="f2" * 32))
+    assert weights.endswith("is of other weights: old, f1f1f1f1f1f1; now new, f2f2f2f2f2f2")
+    (pairs,) = differences(old, replace(same, pair_fingerprint="a2" * 32))
+    assert pairs.endswith("is of a pair head of other weights")
+    (data,) = differences(old, replace(same, data="copies.zip"))
+    assert "is of photos.zip, now it is copies.zip" in data
+    (unknown,) = differences(replace(old, fingerprint=""), same)
+    assert "does not say of which weights" in unknown
 
 
 def test_a_measure_that_is_gone_or_found_otherwise_is_refused(baseline: Any, before: QueryValues) -> None:

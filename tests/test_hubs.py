@@ -181,9 +181,12 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_the_command_writes_a_model_that_evaluates_with_longer_vectors(trained: Path, tmp_path: Path) -> None:
-    data, out = write_pictures(tmp_path / "pictures", 6), tmp_path / "corrected"
-    result = CliRunner().invoke(correct_hubs, [str(trained), str(out), "--data", str(data), "--centres", "4"])
+    data, out = write_pictures(tmp_path / "pictures", 7), tmp_path / "corrected"
+    (data / "3.png").write_bytes(b"no picture")
+    command = [str(trained), str(out), "--data", str(data), "--centres", "4", "--skip-bad"]
+    result = CliRunner().invoke(correct_hubs, command)
     assert result.exit_code == 0, result.output
+    assert f"{data}: 1 rows skipped: the image is not an image of a known format" in result.stderr
     assert "4 centres a side, of 6 images and 12 captions" in result.output
     model = load_model(out)
     assert model.config.heads.encoded_token_dim == TINY.heads.token_dim + HUB_DIMS
@@ -191,12 +194,27 @@ def test_the_command_writes_a_model_that_evaluates_with_longer_vectors(trained: 
         with_hub_correction(model, HEADS, vectors(9, 0), vectors(9, 1))
 
 
+@pytest.mark.parametrize(("centres", "fewer"), [(7, "6"), (13, "6")])
+def test_more_centres_than_images_or_captions_are_refused_before_anything_is_encoded(
+    trained: Path, tmp_path: Path, centres: int, fewer: str
+) -> None:
+    data, cache = write_pictures(tmp_path / "pictures", 6), tmp_path / "cache"
+    command = [str(trained), str(tmp_path / "out"), "--data", str(data), "--centres", str(centres), "--cache", str(cache)]
+    expected = rf"--centres is {centres}, but .*pictures gives 6 images and 12 captions .* or --centres {fewer} or fewer"
+    with pytest.raises(ConfigError, match=expected):
+        CliRunner().invoke(correct_hubs, command, catch_exceptions=False)
+    assert not cache.exists()
+    assert not (tmp_path / "out").exists()
+
+
 def test_training_and_averaging_begin_from_the_model_before_its_correction(trained: Path, tmp_path: Path) -> None:
     corrected = with_hub_correction(load_model(trained), HEADS, wide(9, 0), wide(9, 1))
     save_model(corrected, trained / "tokenizer.json", tmp_path / "corrected")
+    otherwise = with_hub_correction(load_model(trained), dataclasses.replace(HEADS, hub_weight=0.7), wide(9, 0), wide(9, 1))
+    save_model(otherwise, trained / "tokenizer.json", tmp_path / "otherwise")
     before = load_model(trained).state_dict()
     for after in (
-        average_models([tmp_path / "corrected"] * 2),
+        average_models([tmp_path / "corrected", tmp_path / "otherwise"]),
         without_hub_correction(load_model(tmp_path / "corrected")),
         start_model(INTERRUPTED, tmp_path / "corrected").model,
     ):

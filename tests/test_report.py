@@ -58,6 +58,9 @@ def test_json_holds_every_figure_by_name(report: Report) -> None:
         "digest": "",
         "pairs": 0,
         "pair_model": "",
+        "aladin": "",
+        "fingerprint": "",
+        "pair_fingerprint": "",
     }
     recall = table["heads"]["alignment"]["directions"]["text_to_image"]["recalls"]["Recall@1"]
     assert recall == {"value": 50.0, "low": pytest.approx(recall["low"]), "high": pytest.approx(recall["high"])}

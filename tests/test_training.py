@@ -17,6 +17,7 @@ from aladin.checkpoints import load_model, minilm_folder, save_model
 from aladin.config import (
     AlignmentLoss,
     DistillationLoss,
+    HeadsConfig,
     LossConfig,
     MatchingLoss,
     ModelConfig,
@@ -28,6 +29,7 @@ from aladin.config import (
     to_table,
 )
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
+from aladin.losses import ordinal_loss
 from aladin.model import Aladin
 from aladin.training import Start, StateBank, Trainer, check_captions
 from tests.tiny_learning import (
@@ -374,7 +376,8 @@ def test_a_run_leaves_a_model_its_settings_and_its_logs(tmp_path: Path) -> None:
     assert details["recipe"] == to_table(recipe)
     assert details["epoch"] in (1, 3)
     settings = read_toml(run.out / "settings.toml")
-    assert settings == {"commit": details["commit"], **to_table(recipe), "model": to_table(run.model.config)}
+    made_of = {"training": {"data": {}}}  # of data and a start that say nothing of themselves
+    assert settings == {"commit": details["commit"], **to_table(recipe), "model": to_table(run.model.config), **made_of}
     records = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
     validations = [record for record in records if "matching rsum" in record]
     assert [record["epoch"] for record in validations] == [epoch for epoch, _ in recorder.epochs] == [1, 3]
@@ -572,3 +575,77 @@ def test_a_fresh_matching_head_is_another_one_for_each_seed_and_nothing_else_is_
     assert not torch.equal(one[matrix], other[matrix])
     for name, weight in stored.items():
         assert name.startswith("matching_head.") or torch.equal(one[name], weight)
+
+
+@pytest.mark.parametrize("name", ["distil", "triplet", "project", "taught"])
+def test_a_recipe_that_leaves_the_transformer_as_it_is_needs_a_start(name: str) -> None:
+    recipe = dataclasses.replace(read_recipe(ROOT / "recipes" / f"{name}.toml"), teacher="")
+    with pytest.raises(ConfigError, match=r"without --start its embedding of regions is random; give --start"):
+        training.start_model(recipe, None)
+
+
+def test_a_backbone_of_other_sizes_than_minilms_needs_a_start() -> None:
+    backbone = dataclasses.replace(ModelConfig().backbone, dim=64, layers=2)
+    recipe = dataclasses.replace(Recipe(), model=dataclasses.replace(ModelConfig(), backbone=backbone))
+    expected = r"has dim = 64, layers = 2, but a run without --start begins with MiniLM-L6, which has dim = 384, layers = 6"
+    with pytest.raises(ConfigError, match=expected):
+        training.start_model(recipe, None)
+
+
+def test_the_checkpoint_may_be_read_by_whom_every_new_file_may_be(tmp_path: Path) -> None:
+    run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
+    run.run(Recorder())
+    modes = {path.name: path.stat().st_mode for path in run.out.iterdir()}
+    assert modes["checkpoint.safetensors"] == modes["log.jsonl"]
+
+
+def test_a_run_by_drawn_pairs_that_was_stopped_goes_on_to_the_same_losses(tmp_path: Path) -> None:
+    headed = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, pair_head=True))
+    headed = dataclasses.replace(headed, backbone=dataclasses.replace(headed.backbone, dropout=0.2))
+    recipe = dataclasses.replace(
+        INTERRUPTED, train=("backbone", "pair_head"), epochs=2, loss=LossConfig(alignment=0.0, pairs=1.0, pairs_scale=0.0)
+    )
+
+    def run_in(folder: Path) -> Trainer:
+        return trainer(recipe, folder, tiny_model(write_tokenizer(folder), headed))
+
+    class Stopping(Recorder):
+        def progress(self, what: str, done: int, total: int) -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+    whole = run_in(tmp_path / "whole")
+    whole.run(Recorder())
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path / "stopped").run(Stopping())
+    torch.rand(7)  # wherever torch's generator stands
+    resumed = run_in(tmp_path / "stopped")
+    resumed.run(Recorder())
+    assert losses(resumed.out) == losses(whole.out)
+
+
+def test_the_ordinal_form_compares_ranks_by_the_settings(tmp_path: Path) -> None:
+    student, teacher = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    for stride, threshold in ((3, 0.1), (1, 0.1), (3, 0.9)):
+        loss = LossConfig(distillation=1.0, distillation_form="ordinal", ordinal_stride=stride, ordinal_threshold=threshold)
+        run = trainer(dataclasses.replace(with_loss(), loss=loss), tmp_path)
+        expected = ordinal_loss(student, teacher, 0.2, threshold, stride)
+        assert run._imitation(student, teacher, torch.eye(6, dtype=torch.bool)) == expected
+
+
+def test_the_matching_head_has_the_recipes_dropout_where_it_learns_and_none_elsewhere(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "start")
+    heads = dataclasses.replace(HeadsConfig(), matching_dropout=0.4)
+    recipe = dataclasses.replace(RECIPES["both"], model=dataclasses.replace(ModelConfig(), heads=heads))
+    for train, learns in ((("backbone", "matching_head"), True), (("backbone",), False)):
+        model = training.start_model(dataclasses.replace(recipe, train=train), tmp_path / "start").model
+        assert model.config.heads == dataclasses.replace(TINY.heads, matching_dropout=0.4)
+        run = trainer(dataclasses.replace(recipe, train=train), tmp_path / str(learns), model)
+        run._caption_teacher = None
+        step = next(iter(run.plan.steps(0, 1)))
+        run._learn(step)
+        with torch.no_grad():
+            states = model.caption_states(*run._caption_input(step))
+            vectors = [model.matching_head(states) for _ in range(2)]
+        assert torch.equal(*vectors) != learns

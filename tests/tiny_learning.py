@@ -94,11 +94,11 @@ def captions(number: int) -> list[str]:
     return [f"{above} above {below}", f"a picture: {below} below {above}"]
 
 
-def write_pictures(folder: Path, count: int) -> Path:
+def write_pictures(folder: Path, count: int, first: int = 0) -> Path:
     """A data set in a folder: pictures as PNG and captions.jsonl."""
     folder.mkdir(parents=True)
     rows = []
-    for number in range(count):
+    for number in range(first, first + count):
         Image.fromarray(picture(number)).save(folder / f"{number}.png")
         rows.append(json.dumps({"image": f"{number}.png", "captions": captions(number)}) + "\n")
     (folder / "captions.jsonl").write_text("".join(rows))

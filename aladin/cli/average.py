@@ -18,10 +18,11 @@ def average(out: Path, models: tuple[Path, ...]) -> None:
     \b
     aladin average runs/mean runs/align/best runs/both/best
     """
-    from aladin.checkpoints import average_models, save_model
+    from aladin.checkpoints import average_models, averaged_from, save_model
 
     if len(models) < 2:
         raise ConfigError(f"there is one model, {models[0]}, to average; give two or more")
     mean = average_models(models)
-    save_model(mean, models[0] / "tokenizer.json", out, {"averaged": {"models": len(models)}})
+    # Read before anything is written, since OUT may be one of them.
+    save_model(mean, models[0] / "tokenizer.json", out, {"average": averaged_from(models)})
     click.echo(f"{out}: the mean of {len(models)} models")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import progress_shown
 
 
@@ -15,7 +16,10 @@ from aladin.cli.progress import progress_shown
 @click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
 @click.option("--json", "as_json", is_flag=True, help="The constants and how they fare, as one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Do not write to MODEL.")
-def calibrate(model: Path, data: Path, split: str | None, images: Path | None, as_json: bool, dry_run: bool) -> None:
+@SKIP_BAD
+def calibrate(
+    model: Path, data: Path, split: str | None, images: Path | None, as_json: bool, dry_run: bool, skip_bad: bool
+) -> None:
     """Learn on DATA, images with captions, how likely a hit of MODEL is right, and write that to MODEL/model.toml.
 
     MODEL is a folder that `aladin export` wrote. Run it after every export. Half of the queries judge constants learned
@@ -27,13 +31,12 @@ def calibrate(model: Path, data: Path, split: str | None, images: Path | None, a
     from dataclasses import asdict
 
     from aladin import calibrating
-    from aladin.datasets import read_dataset
     from aladin.evaluation import Stages
     from aladin.reliability import reliability
     from aladin.search import LIKELY
 
     stages = Stages(lambda name: progress_shown(name, quiet=False))
-    judged = calibrating.judged_queries(model, read_dataset(data, split, images), stages)
+    judged = calibrating.judged_queries(model, read_captioned(data, split, images, skip_bad), stages)
     trial = calibrating.learned(judged, 0, data.name)
     found = {kind: reliability(*hits) for kind, hits in calibrating.judged_probabilities(trial, judged, 1).items()}
     answered = calibrating.answered_shares(trial, judged, 1, LIKELY)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import progress_shown
 from aladin.config import HeadsConfig
-from aladin.datasets import Dataset, read_dataset
+from aladin.datasets import DataOrigin, Dataset
+from aladin.errors import ConfigError
 from aladin.model_folder import model_config
 
 MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
@@ -25,6 +27,7 @@ MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
 @click.option("--scale", type=float, default=HeadsConfig.hub_scale, show_default=True, help="Inverse temperature of nearness.")
 @click.option("--weight", type=float, default=HeadsConfig.hub_weight, show_default=True, help="Of nearness in scores.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features in, for the next time.")
+@SKIP_BAD
 def correct_hubs(
     model: Path,
     out: Path,
@@ -35,6 +38,7 @@ def correct_hubs(
     scale: float,
     weight: float,
     cache: Path | None,
+    skip_bad: bool,
 ) -> None:
     """Write to OUT the trained MODEL with its hubs corrected, for `aladin evaluate` and `aladin export`.
 
@@ -44,22 +48,34 @@ def correct_hubs(
     \b
     aladin correct-hubs runs/lite/best runs/corrected --data train.zip
     """
-    from aladin.checkpoints import load_model, save_model
+    from aladin.checkpoints import load_model, named_model, provenance, save_model
     from aladin.evaluation import Stages, encode_dataset
     from aladin.model import check_correctable, with_hub_correction
 
     config = model_config(model)
     check_correctable(config)  # said before minutes go into encoding, as is what is wrong with the settings
     heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
-    dataset = sample(read_dataset(data, split, images))
+    dataset = sample(read_captioned(data, split, images, skip_bad))
+    check_centres(data, dataset, centres)
     stages = Stages(lambda name: progress_shown(name, quiet=False))
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         encoded = encode_dataset(model, dataset, "fp32", folder, stages)
     corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
-    counts = {"images": len(dataset), "captions": dataset.caption_count}
-    save_model(corrected, model / "tokenizer.json", out, {"hub_correction": {"data": data.name, **counts}})
-    click.echo(f"{out}: {centres} centres a side, of {counts['images']:,} images and {counts['captions']:,} captions")
+    used = DataOrigin.of(dataset)
+    origin = provenance(model) | {"hub_correction": {"model": named_model(model), "data": used.table()}}
+    save_model(corrected, model / "tokenizer.json", out, origin)
+    click.echo(f"{out}: {centres} centres a side, of {used.images:,} images and {used.captions:,} captions")
+
+
+def check_centres(path: Path, dataset: Dataset, centres: int) -> None:
+    """ConfigError unless there are as many images, and as many captions, as each side is to have centres."""
+    images, captions = len(dataset), dataset.caption_count
+    if centres > min(images, captions):
+        raise ConfigError(
+            f"--centres is {centres:,}, but {path} gives {images:,} images and {captions:,} captions (at most {MAX_IMAGES:,} "
+            f"images count); expected at least as many of both: give more data, or --centres {min(images, captions)} or fewer"
+        )
 
 
 def sample(dataset: Dataset) -> Dataset:

@@ -4,14 +4,16 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from aladin import __version__
+from aladin.cli.captioned import SKIP_BAD, read_captioned, tell_skipped
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
 from aladin.errors import ConfigError
@@ -123,7 +125,7 @@ def memory_size(text: str) -> int:
     show_default=True,
     help="For blocks of scores, beside the results.",
 )
-@click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be read, and count them by reason.")
+@SKIP_BAD
 def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     """Measure the retrieval of MODEL on DATA, images with captions.
 
@@ -136,8 +138,7 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     aladin evaluate runs/both/best flickr8k.zip --split val --pairs 20 --pair-model runs/entangled/best
     """
     from aladin import evaluation
-    from aladin.datasets import read_dataset
-    from aladin.gate import check_same_queries, compared, pass_gate, read_baseline
+    from aladin.gate import check_same_queries, compared, differences, pass_gate, read_baseline
     from aladin.protocols import PROTOCOLS, chosen
 
     asked = Request(**options)
@@ -148,10 +149,8 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
         raise ConfigError(f"there is no folder {printable(str(asked.html.parent))} for --html; make it, or give another")
     pairs = _pairs_of(asked)
     baseline = read_baseline(asked.gate) if asked.gate else None
-    dataset = read_dataset(asked.data, asked.split, asked.images, asked.skip_bad)
-    _tell_skipped(asked.data, dataset.skipped)
     protocol = PROTOCOLS[asked.protocol]
-    dataset = chosen(dataset, protocol)
+    dataset = chosen(read_captioned(asked.data, asked.split, asked.images, asked.skip_bad), protocol)
     subject = _subject(asked, dataset, "as exported" if exported else asked.precision or "fp32", pairs)
     if baseline:
         check_same_queries(baseline, subject)
@@ -159,6 +158,8 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
         report = _report(asked, dataset, protocol, subject, cache)
     _print(report, form)
     if baseline and report.queries:
+        for difference in differences(baseline, report.subject):
+            click.echo(difference, err=True)
         click.echo(pass_gate(compared(baseline, report.queries)), err=True)
 
 
@@ -203,6 +204,7 @@ def _subject(asked: Request, dataset: "Dataset", precision: str, pairs: int) -> 
         digest(dataset),
         pairs,
         printable(str(asked.pair_folder)) if pairs else "",
+        __version__,
     )
 
 
@@ -218,13 +220,15 @@ def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "
     captions_of_each = [len(example.captions) for example in dataset.examples]
     parts = folds(captions_of_each, protocol)
     judgements = read_judgements(asked.judgements, dataset, asked.skip_bad) if asked.judgements else None
-    if judgements:
-        _tell_skipped(asked.judgements, judgements.skipped)
+    if asked.judgements and judgements:
+        tell_skipped(asked.judgements, judgements.skipped)
         if judgements.own:
             click.echo(f"{judgements.own:,} judged pairs are left out, as their caption is one of the image's own", err=True)
     judging = Judging(dataset, protocol, asked.ids, cache, asked.memory, stages.stage, lambda text: click.echo(text, err=True))
     judges = [named_judge(text, judging) for text in dict.fromkeys(asked.measures)]
     encoded = evaluation.encode_dataset(asked.model, dataset, asked.precision or "fp32", cache, stages)
+    pair_fingerprint = evaluation.fingerprint(asked.pair_folder) if subject.pairs else ""
+    subject = replace(subject, fingerprint=evaluation.fingerprint(asked.model), pair_fingerprint=pair_fingerprint)
     third = _third_stage(asked, dataset, subject.pairs, cache, stages)
     found = evaluation.evaluate(encoded, asked.rerank, asked.memory, stages, parts, judges, third)
     agreements = evaluation.agreements(encoded, judgements, asked.memory) if judgements else {}
@@ -236,11 +240,6 @@ def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "
 
         _write(asked.html, html_page(report, hardest_queries(encoded, dataset, found.ranks["alignment"], parts)))
     return report
-
-
-def _tell_skipped(path: Path | None, skipped: Mapping[str, int]) -> None:
-    for reason, count in skipped.items():
-        click.echo(f"{printable(str(path))}: {count:,} rows skipped: {reason}", err=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, TextIO
 
 import click
 
+from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import progress_shown
 
 
@@ -16,36 +17,40 @@ from aladin.cli.progress import progress_shown
 @click.option("--val", type=click.Path(path_type=Path), required=True, help="Images with captions to measure the export on.")
 @click.option("--split", help="Split of the validation data to use, where it names splits.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
-@click.option("--precision", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True, help="Of the weights.")
+@click.option(
+    "--precision", type=click.Choice(["int8", "fp16", "fp32"]), default="int8", show_default=True, help="Of the weights."
+)
 @click.option("--notes", type=click.File(encoding="utf-8"), help="Markdown for the card: training data, its terms, limits.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features in, for the next time.")
+@SKIP_BAD
 def export(
     model: Path,
     out: Path,
     val: Path,
     split: str | None,
     images: Path | None,
-    precision: Literal["int8", "fp32"],
+    precision: Literal["int8", "fp16", "fp32"],
     notes: TextIO | None,
     cache: Path | None,
+    skip_bad: bool,
 ) -> None:
     """Write the ONNX graphs of a trained MODEL, its tokenizer, settings and card to the folder OUT.
 
     The graphs are measured on the validation data first; nothing is written if they lose quality against PyTorch.
     """
-    from aladin.datasets import read_dataset
     from aladin.evaluation import Stages
-    from aladin.export import export_model
+    from aladin.export import Validation, export_model
 
-    data = read_dataset(val, split, images)
+    dataset = read_captioned(val, split, images, skip_bad)
+    data = Validation(dataset, val.name, split, images.name if images else None, skip_bad)
     text = notes.read() if notes is not None else "Trained with aladin; its maker left no notes on the training data."
     stages = Stages(lambda name: progress_shown(name, quiet=False))
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        name = f"{val.name}, split {split}" if split else val.name
-        report, parity = export_model(model, out, data, name, precision, text, folder, stages)
-    losses = ", ".join(f"{head} {loss:+.2f}" for head, loss in parity.rsum_loss.items())
-    click.echo(f"least cosine {parity.cosine:.6f}, rsum lost: {losses}", err=True)
+        report, parity = export_model(model, out, data, precision, text, folder, stages)
+    if parity.remark:
+        click.echo(f"aladin: {parity.remark}", err=True)
+    click.echo(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     rsums = ", ".join(f"{head} {figures.rsum.value:.1f}" for head, figures in report.heads.items())
-    click.echo(f"{out}: {size:.1f} MB; rsum on {report.subject.data}: {rsums}")
+    click.echo(f"{out}: {size:.1f} MB; rsum on {val.name}: {rsums}")

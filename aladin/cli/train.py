@@ -46,13 +46,14 @@ def train(
     """Train by the RECIPE, a TOML file such as those in recipes/.
 
     OUT receives log.jsonl, TensorBoard's events, settings.toml, a checkpoint to go on from after any interruption, and in
-    OUT/best the model folder of the epoch with the best validation rsum.
+    OUT/best the model folder of the epoch with the best validation rsum. No image may be in both --train and --val.
     """
     import dataclasses
 
     from aladin.config import read_recipe
-    from aladin.datasets import read_dataset, without_undecodable
-    from aladin.training import Trainer, check_captions, learning_set, start_model
+    from aladin.datasets import DataOrigin, check_apart, read_dataset, without_undecodable
+    from aladin.features import check_room, missing_bytes, readable_bytes
+    from aladin.training import Trainer, check_captions, check_same_run, learning_set, origins, start_model
 
     _keep_freed_memory()
     settings = read_recipe(recipe)
@@ -62,6 +63,7 @@ def train(
         settings = dataclasses.replace(settings, teacher=str(teacher))
     train_data = read_dataset(train_path, train_split, train_images, skip_bad)
     val_data = read_dataset(val_path, val_split, val_images, skip_bad)
+    check_apart(train_data, val_data)
     begin = start_model(settings, start)
     model, tokenizer = begin.model, begin.tokenizer
     with TerminalReporter() as reporter:
@@ -72,7 +74,12 @@ def train(
             check_captions(data, str(path))
             for reason, count in data.skipped.items():
                 click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
+        check_same_run(out, settings, origins(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
         features = cache or out / "features"
+        needed = missing_bytes(train_data, model, settings.views, features) + missing_bytes(val_data, model, 1, features)
+        if needed:
+            check_room(features, needed, settings.views)
+            click.echo(f"image features take {readable_bytes(needed)} in {features}", err=True)
         learn = learning_set(train_data, model, tokenizer, settings.views, features, reporter.counting("training images"))
         judge = learning_set(val_data, model, tokenizer, 1, features, reporter.counting("validation images"))
         trainer = Trainer(settings, begin, learn, judge, out)

@@ -1,13 +1,16 @@
-"""Leaving out the images of a data set that cannot be decoded."""
+"""The images of a data set that cannot be decoded: left out, or named with their place in the data."""
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 
 from aladin.datasets.examples import Dataset, Example
 from aladin.errors import DataError
 from aladin.images import open_image
+from aladin.vinvl import FeatureRow
 
 DRAFT_SIZE = 32  # px: a JPEG is decoded no larger than needed to meet what is wrong with it
 
@@ -23,12 +26,33 @@ def without_undecodable(dataset: Dataset, progress: Callable[[int, int], None] =
             else:
                 kept.append(example)
             progress(done, len(dataset.examples))
-    return Dataset(tuple(kept), dict(skipped))
+    return replace(dataset, examples=tuple(kept), skipped=dict(skipped))
+
+
+@contextmanager
+def placing_undecodable(dataset: Dataset) -> Iterator[None]:
+    """Within it, a failure over an image that cannot be decoded says where the data name that image, and what to do."""
+    try:
+        yield
+    except DataError:
+        # Who decodes knows nothing of rows; the image is looked for again rather than carry its place through all of that.
+        for example in dataset.examples:
+            if problem := _problem(example, f"image {example.id!r}"):
+                raise DataError(f"{example.place}: {problem}; replace it or pass --skip-bad") from None
+        raise
 
 
 def _reason(example: Example) -> str | None:
+    problem = _problem(example, "the image")
+    return problem and problem.split(" (")[0]
+
+
+def _problem(example: Example, name: str) -> str | None:
+    """What is wrong with an image, which the sentence calls `name`; a detector's regions are no image."""
+    if isinstance(example.source, FeatureRow):
+        return None
     try:
-        open_image(example.source.read(), name="it", draft_size=DRAFT_SIZE)
+        open_image(example.source.read(), name, DRAFT_SIZE)
     except DataError as error:
-        return str(error).rsplit("; ", 1)[0].split(" (")[0].replace("it ", "the image ", 1)
+        return str(error).rsplit("; ", 1)[0]
     return None

@@ -17,6 +17,7 @@ class Example:
     captions: tuple[str, ...]  # at least one, none blank, without white space around
     split: str  # "train", "val", "test" or ""; Karpathy's "restval" counts as "train"
     source: ImageSource
+    place: str = field(default="", compare=False)  # where the data first name the image: "captions.jsonl, line 3"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Dataset:
 
     examples: tuple[Example, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows left out (only with skip_bad)
+    # Where it was read from, for records: the file's or folder's name and the split that was asked for, "" for all.
+    name: str = field(default="", compare=False)
+    split: str = field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.examples)

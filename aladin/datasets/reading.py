@@ -3,6 +3,7 @@
 import io
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from aladin.datasets.coco import read_coco
@@ -41,17 +42,22 @@ def read_dataset(path: Path, split: str | None = None, images: Path | None = Non
     if split is not None and split not in SPLITS.values():
         raise ConfigError(f"there is no split {split!r}; choose train, val or test")
     try:
-        if path.is_dir():
-            return _read_folder(path, split, images, skip_bad)
-        if path.suffix.lower() == ".zip":
-            return _read_zip(path, split, images, skip_bad)
-        if path.suffix.lower() == ".tar":
-            return _read_tars(path, [path], split, images, skip_bad)
-        return _read_file(path, split, images, skip_bad)
+        dataset = _read(path, split, images, skip_bad)
     except FileNotFoundError:
         raise DataError(f"there is no file or folder {path}; give {KNOWN}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the disk and its permissions") from None
+    return replace(dataset, name=path.resolve().name, split=split or "")
+
+
+def _read(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:
+    if path.is_dir():
+        return _read_folder(path, split, images, skip_bad)
+    if path.suffix.lower() == ".zip":
+        return _read_zip(path, split, images, skip_bad)
+    if path.suffix.lower() == ".tar":
+        return _read_tars(path, [path], split, images, skip_bad)
+    return _read_file(path, split, images, skip_bad)
 
 
 def _read_folder(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:

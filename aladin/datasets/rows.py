@@ -54,10 +54,13 @@ class Gathering:
         self._splits: dict[str, str] = {}  # of every image, in whatever split
         self._sources: dict[str, ImageSource] = {}
         self._captions: dict[str, list[str]] = {}
+        self._row = ""  # the place of the row that is being read
+        self._places: dict[str, str] = {}
 
     @contextmanager
     def row(self, place: str) -> Iterator[None]:
         """Within it a RowError becomes a DataError that begins with `place`, or, if bad rows are skipped, a count."""
+        self._row = place
         try:
             yield
         except RowError as bad:
@@ -90,7 +93,7 @@ class Gathering:
         if not self._captions:
             raise DataError(f"{path}{self._why_empty()}")
         examples = (
-            Example(image, tuple(captions), self._splits[image], self._sources[image])
+            Example(image, tuple(captions), self._splits[image], self._sources[image], self._places[image])
             for image, captions in self._captions.items()
         )
         return Dataset(tuple(examples), dict(self._skipped))
@@ -107,7 +110,7 @@ class Gathering:
             source = self._images.find(image)
             if source is None:
                 raise RowError("image is missing", f"image {image!r} is not in {self._images.path}", "add it, correct --images")
-            self._sources[image] = source
+            self._sources[image], self._places[image] = source, self._row
 
     def _why_empty(self) -> str:
         sizes = Counter(self._splits.values())

@@ -104,6 +104,22 @@ class TarMember:
         return content
 
 
+def byte_count(source: ImageSource) -> int:
+    """The size of an image's bytes, without reading them; 0 for a detector's regions, which do not tell."""
+    match source:
+        case FileOnDisk():
+            try:
+                return source.path.stat().st_size
+            except OSError as error:
+                raise DataError(
+                    f"image {source.path} cannot be read: {error.strerror}; put it back or read the data anew"
+                ) from None
+        case ZipMember() | TarMember():
+            return source.size
+        case _:
+            return 0
+
+
 def image_place(path: Path) -> ImagePlace:
     """A folder or a zip of images, or a folder of a detector's features."""
     if is_feature_folder(path):
