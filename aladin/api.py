@@ -24,19 +24,22 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image
 
 from aladin import collection as storage
 from aladin.collection_writer import CollectionWriter
 from aladin.config import IndexConfig
 from aladin.encode import Encoder
 from aladin.errors import DataError
-from aladin.explain import Explanation, explain_file
+from aladin.explain import Explanation, explain_content, explain_file
 from aladin.indexing import IndexReport, index_folder
 from aladin.model_folder import shipped_model
+from aladin.pictures import bitmap
 from aladin.queries import ImagePart, Query, TextPart, encode_query, picture_at
 from aladin.search import Hit, Results, SearchConfig, Searcher
 
-Asked = str | Path | Query  # a text, an image file, or both with more
+Picture = Path | bytes | Image.Image  # an image file, what one contains, or an open image
+Asked = str | Picture | Query  # a text, an image, or both with more
 
 
 class Collection:
@@ -80,7 +83,7 @@ class Collection:
         min_probability: float = 0.0,
         why: bool = False,
     ) -> Results:
-        """The images that answer a text, an image file or a whole `Query` best; it must have been indexed before.
+        """The images that answer a text, an image or a whole `Query` best; it must have been indexed before.
 
         `without` names what should not be seen, `where` is a condition such as "taken >= '2024' AND width > height"; both join
         what a `Query` says itself. With `why` every hit has its explanation.
@@ -146,25 +149,37 @@ class Aladin:
         """The model of a folder, or the one that comes with aladin."""
         return cls(Encoder.load(Path(model) if model is not None else shipped_model()))
 
-    def score(self, image: str | Path, text: str) -> float:
-        """How well the image in a file shows the text, by alignment: what a search gives as the score."""
+    def score(self, image: str | Picture, text: str) -> float:
+        """How well the image, a file's path or an image as such, shows the text, by alignment: a search's score."""
         return self.explain(image, text).score
 
-    def explain(self, image: str | Path, query: Asked) -> Explanation:
+    def explain(self, image: str | Picture, query: Asked) -> Explanation:
         """What each word adds to that score, and the region that it chose."""
-        path, frame = picture_at(Path(image))
-        return explain_file(encode_query(_query(query), self.encoder), path, self.encoder, frame)
+        source, encoded = _source(image), encode_query(_query(query), self.encoder)
+        if isinstance(source, bytes):
+            return explain_content(encoded, source, "the given image", self.encoder)
+        path, frame = picture_at(source)
+        return explain_file(encoded, path, self.encoder, frame)
 
     def text_vector(self, text: str) -> Float32[np.ndarray, " dim"]:
         """The vector of a text, of length 1; its product with an image's is the matching score."""
         return encode_query(Query((TextPart(text),)), self.encoder).vector
 
-    def image_vector(self, image: str | Path) -> Float32[np.ndarray, " dim"]:
-        """The vector of the image in a file, of length 1."""
-        return encode_query(Query((ImagePart(Path(image)),)), self.encoder).vector
+    def image_vector(self, image: str | Picture) -> Float32[np.ndarray, " dim"]:
+        """The vector of an image, of length 1."""
+        return encode_query(Query((ImagePart(_source(image)),)), self.encoder).vector
 
 
 def _query(asked: Asked) -> Query:
     if isinstance(asked, Query):
         return asked
-    return Query((TextPart(asked) if isinstance(asked, str) else ImagePart(asked),))
+    return Query((TextPart(asked) if isinstance(asked, str) else ImagePart(_source(asked)),))
+
+
+def _source(image: str | Picture) -> Path | bytes:
+    """The image as a part of a query takes it; DataError for what is none."""
+    if isinstance(image, Image.Image):
+        return bitmap(image)
+    if isinstance(image, str | Path | bytes):
+        return Path(image) if isinstance(image, str) else image
+    raise DataError(f"{type(image).__name__} is no kind of image; give a path, the bytes of a file or an image of Pillow's")

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class CaptionHit:
 
 
 def read_captions(path: Path, encoder: Encoder, progress: Callable[[int, int], None] = lambda done, total: None) -> Captions:
-    """The texts of a file, one a line; blank lines, repetitions and lines without a word that the model can read are left out.
+    """The texts of a file in UTF-8, one a line; left out are blank lines, repetitions and lines without a word that the model
+    can read.
 
     What the model makes of them is kept in the folder .aladin beside the file, for the next time, where it can be written.
     """
@@ -54,23 +56,51 @@ def read_captions(path: Path, encoder: Encoder, progress: Callable[[int, int], N
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); give a file with one text a line") from None
-    first: dict[str, int] = {}
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-        if line.strip():
-            first.setdefault(line.strip(), number)
-    if not first:
-        raise DataError(f"{path} has no text; write one text a line")
-    texts, lines = tuple(first), tuple(first.values())
-    key = hashlib.sha256(content + encoder.model.stamp.encode()).hexdigest()[:16]
+    lines = _lines(content, str(path))
+    key = hashlib.sha256(content.removeprefix(BOM_UTF8) + encoder.model.stamp.encode()).hexdigest()[:16]
     kept = path.parent / ".aladin" / f"captions-{path.name}-{key}.npz"
     encoded = _kept(kept)
     if encoded is None:
-        encoded = _encoded(texts, encoder, progress)
+        encoded = _encoded(tuple(lines), encoder, progress)
         _keep(encoded, kept, f"captions-{path.name}-")
+    return _readable(lines, encoded, str(path))
+
+
+def captions_of(
+    content: bytes, name: str, encoder: Encoder, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Captions:
+    """As `read_captions`, of what stands in no file: nothing is kept. `name` stands for it in errors."""
+    lines = _lines(content, name)
+    return _readable(lines, _encoded(tuple(lines), encoder, progress), name)
+
+
+def _lines(content: bytes, name: str) -> dict[str, int]:
+    """Each text with the number of its first line."""
+    text, wrong = "", content.find(b"\0")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong = error.start
+    if wrong >= 0:
+        raise DataError(f"{name} is no text in UTF-8 (see its byte {wrong:,}); give a text file, saved as UTF-8")
+    first: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            first.setdefault(line.strip(), number)
+    if not first:
+        raise DataError(f"{name} has no text; write one text a line")
+    return first
+
+
+def _readable(
+    first: dict[str, int], encoded: tuple[Float16[np.ndarray, "texts dim"], tuple[bytes, ...]], name: str
+) -> Captions:
+    """Of all texts those with a word that the model can read."""
+    texts, lines = tuple(first), tuple(first.values())
     vectors, words = encoded
     readable = [place for place, blob in enumerate(words) if blob]
     if not readable:
-        raise DataError(f"{path} has no text that the model can read; write in letters")
+        raise DataError(f"{name} has no text that the model can read; write in letters")
     chosen = np.array(readable)
     return Captions(
         tuple(texts[p] for p in readable), tuple(lines[p] for p in readable), vectors[chosen], tuple(words[p] for p in readable)

@@ -6,6 +6,7 @@ Here it is opened and read; `collection_writer` adds to it. Readers see a commit
 import dataclasses
 import json
 import os
+import posixpath
 import shutil
 import sqlite3
 import zlib
@@ -153,6 +154,13 @@ class Collection:
         # '0' is the character after '/', so this is a range of the index of paths.
         condition = "path = ? OR (path > ? AND path < ?)"
         return [n for (n,) in self._rows(f"SELECT id FROM images WHERE {condition}", (exact, exact + b"/", exact + b"0"))]
+
+    def has_folder(self, path: str) -> bool:
+        """Whether some image, of any state, lies below the folder at a path relative to the root; "." is the root."""
+        below = os.fsencode(posixpath.normpath(path).strip("/"))
+        return below == b"." or bool(
+            self._rows("SELECT 1 FROM images WHERE path > ? AND path < ? LIMIT 1", (below + b"/", below + b"0"))
+        )
 
     def check_root(self, folder: Path) -> None:
         """DataError unless these are the images of `folder`."""
@@ -342,7 +350,8 @@ def _reading_connection(path: Path) -> sqlite3.Connection:
             raise DataError(f"{path} cannot be opened: {error}; check that you may read it") from None
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise DataError(f"{path} is not a collection of aladin ({error}); give another --collection") from None
+        remedy = "give another --collection, or if it was one, run `aladin repair` on its folder"
+        raise DataError(f"{path} is not a collection of aladin ({error}); {remedy}") from None
     # SQLite shares its log through files beside the database, which it cannot make here. Without a log none are needed.
     log = path.with_name(path.name + "-wal")
     if log.exists() and log.stat().st_size:

@@ -185,21 +185,26 @@ class CollectionWriter(Collection):
             return self._execute("DELETE FROM images WHERE status = 'offline'")
 
     def compact(self) -> None:
-        """Give the space of deleted rows back to the disk. Outside of any transaction; needs as much room as the file has."""
+        """Give the space of deleted rows back to the disk. Outside of any transaction; what remains is written to a temporary
+        file, and from there to the log beside the collection.
+        """
         self._execute("VACUUM")
         self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def remove(self, numbers: Sequence[int]) -> None:
-        """Images that are to be neither found nor read again: only path and id stay, so that `restore` can take it back."""
+    def remove(self, numbers: Sequence[int]) -> int:
+        """Images that are to be neither found nor read again: path, id and SHA-256 stay, for `restore` and a moved file. How
+        many were not removed before.
+        """
         which = json.dumps(list(numbers))
         for table in ("vectors", "tokens"):
             self._execute(f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", (which,))
-        nothing = ", ".join(f"{name} = NULL" for name in ("sha256", "width", "height", "taken", "reason"))
-        self._update(f"status = 'removed', metadata = '{{}}', {nothing}", "id IN (SELECT value FROM json_each(?))", (which,))
+        nothing = ", ".join(f"{name} = NULL" for name in ("width", "height", "taken", "reason"))
+        condition = "status != 'removed' AND id IN (SELECT value FROM json_each(?))"
+        return self._update(f"status = 'removed', metadata = '{{}}', {nothing}", condition, (which,))
 
-    def restore(self, numbers: Sequence[int]) -> None:
-        """Removed images that the next run is to read again."""
-        self._update(
+    def restore(self, numbers: Sequence[int]) -> int:
+        """Removed images that the next run is to read again; how many of these were removed."""
+        return self._update(
             "status = 'pending'", "status = 'removed' AND id IN (SELECT value FROM json_each(?))", (json.dumps(list(numbers)),)
         )
 
@@ -220,6 +225,11 @@ class CollectionWriter(Collection):
         """An image of the same content that has a vector; an offline one first, since it may have moved."""
         condition = "WHERE sha256 = ? AND id IN (SELECT id FROM vectors) ORDER BY status != 'offline', id LIMIT 1"
         return next(iter(self._images(condition, (sha256,))), None)
+
+    def removed_twin(self, sha256: bytes) -> ImageRow | None:
+        """A removed image of the same content whose file is not there."""
+        gone = f"status = 'removed' AND NOT {LISTED} AND NOT {UNKNOWN}"
+        return next(iter(self._images(f"WHERE sha256 = ? AND {gone} ORDER BY id LIMIT 1", (sha256,))), None)
 
     def add(
         self,
@@ -269,9 +279,24 @@ class CollectionWriter(Collection):
         self._update("metadata = json_patch(metadata, ?)", "path = ?", (json.dumps(metadata), os.fsencode(path)))
 
     def move(self, row: ImageRow, file: FileState) -> None:
-        """`row` is from now on the file at a path that has no row yet."""
+        """`row` is from now on the file at a path that has no row yet; a removed one stays so."""
         values = (stored_path(file.path, file.frame), file.size, file.mtime_ns, row.id)
-        self._update("path = ?, size = ?, mtime_ns = ?, status = 'ok', reason = NULL", "id = ?", values)
+        status = "status = iif(status = 'removed', status, 'ok')"
+        self._update(f"path = ?, size = ?, mtime_ns = ?, {status}, reason = NULL", "id = ?", values)
+
+    def trade_places(self, row: ImageRow, file: FileState, other: ImageRow) -> None:
+        """`row` is from now on the file at the path of `other`, which takes the path that `row` had."""
+        here, there = stored_path(other.path, other.frame), stored_path(row.path, row.frame)
+        self._update("path = x'00' || path", "id = ?", (other.id,))  # no two rows have a path, not even meanwhile
+        self.move(row, file)
+        gone = row.status == "offline"
+        assert here == stored_path(file.path, file.frame)
+        self._update("path = ?, status = iif(?, 'offline', status)", "id = ?", (there, gone, other.id))
+
+    def is_where_it_was(self, row: ImageRow) -> bool:
+        """Whether the last listing has the file of `row` as it was when it was read."""
+        found = "SELECT 1 FROM listing WHERE path = ? AND size = ? AND mtime_ns = ?"
+        return bool(self._rows(found, (os.fsencode(row.path), row.size, row.mtime_ns)))
 
     def mark_failed(self, file: FileState, reason: str) -> None:
         """A row for a file that cannot be read or encoded, and why; what was known of an earlier content goes."""
@@ -329,8 +354,8 @@ class CollectionWriter(Collection):
     def _put_blob(self, table: str, number: int, blob: bytes) -> None:
         self._execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (number, blob, zlib.crc32(blob)))
 
-    def _update(self, changes: str, condition: str, values: tuple[object, ...] = ()) -> None:
-        self._execute(f"UPDATE images SET generation = {self.generation}, {changes} WHERE {condition}", values)
+    def _update(self, changes: str, condition: str, values: tuple[object, ...] = ()) -> int:
+        return self._execute(f"UPDATE images SET generation = {self.generation}, {changes} WHERE {condition}", values)
 
     def _count(self, source: str) -> int:
         return int(self._rows(f"SELECT count(*) FROM {source}")[0][0])
@@ -417,5 +442,7 @@ def _writing_connection(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         if connection is not None:
             connection.close()
-        kind = "cannot be written" if isinstance(error, sqlite3.OperationalError) else "is not a collection of aladin"
-        raise DataError(f"{path} {kind} ({error}); name another place with --collection") from None
+        other = not isinstance(error, sqlite3.OperationalError)
+        kind = "is not a collection of aladin" if other else "cannot be written"
+        repair = ", or if it was one, run `aladin repair` on its folder" if other else ""
+        raise DataError(f"{path} {kind} ({error}); name another place with --collection{repair}") from None

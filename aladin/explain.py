@@ -56,9 +56,12 @@ def explain(query: EncodedQuery, regions: Float32[np.ndarray, "regions dim"], pi
 
 def explain_file(query: EncodedQuery, path: Path, encoder: Encoder, frame: int = 0) -> Explanation:
     """Why the image in a file, or a further picture of it, has its score: the same as a collection gives that has read it."""
-    data = content_of_file(path)
+    return explain_content(query, content_of_file(path), picture_name(str(path), frame), encoder, frame)
+
+
+def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encoder, frame: int = 0) -> Explanation:
+    """The same of what a file contains; `name` stands for it in errors."""
     settings = encoder.model.config.image
-    name = picture_name(str(path), frame)
     image, size = open_with_size(data, name, settings.size, frame)
     encoded = encoder.encode_images(to_pixels(image, settings.size)[None])
     if not encoded.usable[0]:

@@ -14,13 +14,15 @@ SQLite itself, which would also have to be kept from subqueries, comments and fu
     factor      = - factor | number | 'text' | TRUE | FALSE | column | function (sum {, sum}) | (condition)
 
 It means what it means in SQLite: text is compared character by character, so that dates compare as they should; what is not
-known is NULL and meets no condition; LIKE ignores the case of ASCII letters.
+known is NULL and meets no condition; LIKE ignores the case of ASCII letters. Only a comparison of a number with text is
+refused, as the mistake that it is: to SQLite every text is more than every number.
 """
 
 import difflib
 import posixpath
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from aladin.errors import ConfigError
 from aladin.frames import FILE_PATH, FRAME
@@ -46,21 +48,25 @@ COLUMNS = {
     fact: f"json_extract(metadata, '$.{fact}')"
     for fact in ("camera", "lens", "iso", "f_number", "exposure_s", "focal_mm", "latitude", "longitude", "description")
 }  # fmt: skip
+NUMBERS = frozenset(
+    ("frame", "size", "width", "height", "id", "iso", "f_number", "exposure_s", "focal_mm", "latitude", "longitude")
+)  # all other columns are text
 FREE = "metadata"  # metadata.key.key, metadata."any key": whatever else is known
-# Name -> how it is written, and with how many arguments it may be called.
-FUNCTIONS = {
-    "coalesce": ("coalesce({})", 2, 9),
-    "date": ("date({})", 1, 1),
-    "instr": ("instr({})", 2, 2),
-    "length": ("length({})", 1, 1),
-    "lower": ("lower({})", 1, 1),
-    "month": ("CAST(strftime('%m', {}) AS INTEGER)", 1, 1),
-    "round": ("round({})", 1, 2),
-    "substr": ("substr({})", 2, 3),
-    "time": ("time({})", 1, 1),
-    "trim": ("trim({})", 1, 1),
-    "upper": ("upper({})", 1, 1),
-    "year": ("CAST(strftime('%Y', {}) AS INTEGER)", 1, 1),
+Kind = Literal["number", "text"] | None  # None: either, as what others have written beside an image
+# Name -> how it is written, with how many arguments it may be called, and what it gives.
+FUNCTIONS: dict[str, tuple[str, int, int, Kind]] = {
+    "coalesce": ("coalesce({})", 2, 9, None),
+    "date": ("date({})", 1, 1, "text"),
+    "instr": ("instr({})", 2, 2, "number"),
+    "length": ("length({})", 1, 1, "number"),
+    "lower": ("lower({})", 1, 1, "text"),
+    "month": ("CAST(strftime('%m', {}) AS INTEGER)", 1, 1, "number"),
+    "round": ("round({})", 1, 2, "number"),
+    "substr": ("substr({})", 2, 3, "text"),
+    "time": ("time({})", 1, 1, "text"),
+    "trim": ("trim({})", 1, 1, "text"),
+    "upper": ("upper({})", 1, 1, "text"),
+    "year": ("CAST(strftime('%Y', {}) AS INTEGER)", 1, 1, "number"),
 }
 COMPARISONS = ("=", "==", "!=", "<>", "<", "<=", ">", ">=")
 WORDS = frozenset(("and", "or", "not", "like", "glob", "between", "in", "is", "null", "true", "false"))
@@ -104,8 +110,19 @@ class _Token:
     place: int  # of its first character, from 1
 
 
+@dataclass(frozen=True)
+class _Term:
+    """What a line of the grammar becomes: SQL, and what it is."""
+
+    sql: str
+    kind: Kind = "number"  # as truth values are
+
+
+ANYTHING = _Term("", None)
+
+
 class _Parser:
-    """Each method reads one line of the grammar and gives the SQL for it; literals gather in `_values` in their order."""
+    """Each method reads one line of the grammar and gives its term; literals gather in `_values` in their order."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -121,79 +138,89 @@ class _Parser:
     def condition_alone(self) -> Condition:
         if self._peek().kind == "end":
             raise ConfigError("the condition is empty; write one such as: taken >= '2024' AND width > 4000")
-        sql = self._condition()
+        term = self._condition()
         if self._peek().kind != "end":
             raise self._error("expected AND, OR or the end")
-        return Condition(sql, tuple(self._values))
+        return Condition(term.sql, tuple(self._values))
 
-    def _condition(self) -> str:
+    def _condition(self) -> _Term:
         parts = [self._conjunction()]
         while self._word("or"):
             parts.append(self._conjunction())
         return _joined(" OR ", parts)
 
-    def _conjunction(self) -> str:
+    def _conjunction(self) -> _Term:
         parts = [self._negation()]
         while self._word("and"):
             parts.append(self._negation())
         return _joined(" AND ", parts)
 
-    def _negation(self) -> str:
+    def _negation(self) -> _Term:
         if not self._word("not"):
             return self._comparison()
         self._deeper()
-        sql = f"(NOT {self._negation()})"
+        term = _Term(f"(NOT {self._negation().sql})")
         self._depth -= 1
-        return sql
+        return term
 
-    def _comparison(self) -> str:
+    def _comparison(self) -> _Term:
         left = self._sum()
         if sign := self._sign(*COMPARISONS):
-            return f"({left} {sign} {self._sum()})"
+            return _Term(f"({left.sql} {sign} {self._alike(left).sql})")
         if self._word("is"):
             negated = "NOT " if self._word("not") else ""
             self._expect_word("null")
-            return f"({left} IS {negated}NULL)"
+            return _Term(f"({left.sql} IS {negated}NULL)")
         negated = "NOT " if self._word("not") else ""
         for word in ("like", "glob"):
             if self._word(word):
-                return f"({left} {negated}{word.upper()} {self._sum()})"
+                return _Term(f"({left.sql} {negated}{word.upper()} {self._sum().sql})")
         if self._word("between"):
-            low = self._sum()
+            low = self._alike(left)
             self._expect_word("and")
-            return f"({left} {negated}BETWEEN {low} AND {self._sum()})"
+            return _Term(f"({left.sql} {negated}BETWEEN {low.sql} AND {self._alike(left).sql})")
         if self._word("in"):
             self._expect_sign("(")
-            return f"({left} {negated}IN ({', '.join(self._list())}))"
+            return _Term(f"({left.sql} {negated}IN ({_listed(self._list(left))}))")
         if negated:
             raise self._error("expected LIKE, GLOB, BETWEEN or IN after NOT")
         return left
 
-    def _sum(self) -> str:
-        sql = self._product()
+    def _alike(self, left: _Term) -> _Term:
+        """A sum that may be compared with `left`."""
+        token = self._peek()
+        right = self._sum()
+        if {left.kind, right.kind} == {"number", "text"}:
+            advice = "text has quotes, such as '2024'" if left.kind == "text" else "a number has no quotes"
+            this, other = ("text", "a number") if right.kind == "text" else ("a number", "text")
+            raise self._error(f"this is {this}, and it is compared with {other}; {advice}", token)
+        return right
+
+    def _sum(self) -> _Term:
+        term = self._product()
         while sign := self._sign("+", "-"):
-            sql = f"({sql} {sign} {self._product()})"
-        return sql
+            term = _Term(f"({term.sql} {sign} {self._product().sql})")
+        return term
 
-    def _product(self) -> str:
-        sql = self._factor()
+    def _product(self) -> _Term:
+        term = self._factor()
         while sign := self._sign("*", "/", "%"):
-            sql = f"({sql} {sign} {self._factor()})"
-        return sql
+            term = _Term(f"({term.sql} {sign} {self._factor().sql})")
+        return term
 
-    def _factor(self) -> str:
+    def _factor(self) -> _Term:
         token = self._peek()
         if self._sign("-"):
             self._deeper()
-            sql = f"(- {self._factor()})"
+            term = _Term(f"(- {self._factor().sql})")
             self._depth -= 1
-            return sql
+            return term
         if self._sign("("):
             self._deeper()
-            sql = self._condition()
+            term = self._condition()
             self._depth -= 1
             self._expect_sign(")")
-            return f"({sql})"
+            return _Term(f"({term.sql})", term.kind)
         if token.kind in ("number", "text"):
             self._next += 1
             return self._literal(token)
@@ -204,16 +231,16 @@ class _Parser:
             raise self._error(f"expected text in single quotes, '{token.text[1:-1]}'")
         raise self._error("expected a column, a number or text in single quotes")
 
-    def _literal(self, token: _Token) -> str:
+    def _literal(self, token: _Token) -> _Term:
         if token.kind == "text":
-            return self._parameter(token.text[1:-1].replace("''", "'"))
+            return _Term(self._parameter(token.text[1:-1].replace("''", "'")), "text")
         whole = token.text.isdigit() and int(token.text) < 2**63
-        return self._parameter(int(token.text) if whole else float(token.text))
+        return _Term(self._parameter(int(token.text) if whole else float(token.text)))
 
-    def _name(self, token: _Token) -> str:
+    def _name(self, token: _Token) -> _Term:
         name = token.text.lower()
         if name in ("true", "false"):
-            return self._parameter(int(name == "true"))
+            return _Term(self._parameter(int(name == "true")))
         if self._sign("("):
             return self._function(token)
         if name == FREE:
@@ -222,9 +249,9 @@ class _Parser:
             near = difflib.get_close_matches(name, [*COLUMNS, FREE], n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COLUMNS)} and {FREE}.KEY"
             raise self._error(f"there is no column {token.text}; {hint}", token)
-        return COLUMNS[name]
+        return _Term(COLUMNS[name], "number" if name in NUMBERS else "text")
 
-    def _free_metadata(self) -> str:
+    def _free_metadata(self) -> _Term:
         keys: list[str] = []
         while self._sign("."):
             token = self._peek()
@@ -235,25 +262,25 @@ class _Parser:
         if not keys:
             raise self._error(f"expected .KEY after {FREE}")
         path = "$" + "".join(f'."{key}"' for key in keys)
-        return f"json_extract({FREE}, {self._parameter(path)})"
+        return _Term(f"json_extract({FREE}, {self._parameter(path)})", None)
 
-    def _function(self, token: _Token) -> str:
+    def _function(self, token: _Token) -> _Term:
         name = token.text.lower()
         if name not in FUNCTIONS:
             raise self._error(f"there is no function {token.text}; known are {', '.join(FUNCTIONS)}", token)
-        form, least, most = FUNCTIONS[name]
+        form, least, most, kind = FUNCTIONS[name]
         arguments = self._list()
         if not least <= len(arguments) <= most:
             wanted = str(least) if least == most else f"{least} to {most}"
             raise self._error(f"{name} has {len(arguments)} arguments, expected {wanted}", token)
-        return form.format(", ".join(arguments))
+        return _Term(form.format(_listed(arguments)), kind)
 
-    def _list(self) -> list[str]:
-        """One sum or more up to a closing bracket; the opening one has been read."""
+    def _list(self, left: _Term = ANYTHING) -> list[_Term]:
+        """One sum or more, each such as may be compared with `left`, up to a closing bracket; the opening one has been read."""
         self._deeper()
-        sums = [self._sum()]
+        sums = [self._alike(left)]
         while self._sign(","):
-            sums.append(self._sum())
+            sums.append(self._alike(left))
         self._expect_sign(")")
         self._depth -= 1
         return sums
@@ -314,5 +341,9 @@ class _Parser:
         return ConfigError(f"the condition is not understood {what}: {reason}")
 
 
-def _joined(operator: str, parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"({operator.join(parts)})"
+def _joined(operator: str, parts: list[_Term]) -> _Term:
+    return parts[0] if len(parts) == 1 else _Term(f"({operator.join(part.sql for part in parts)})")
+
+
+def _listed(terms: list[_Term]) -> str:
+    return ", ".join(term.sql for term in terms)

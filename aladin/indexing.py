@@ -64,13 +64,14 @@ def index_folder(
     _check_root(collection)
     tally = _Tally()
     comparison = collection.compare(_files(collection.root, config, tally))
-    warning = _warning(collection, comparison)
     done = 0
     with closing(_batches(collection, encoder.model.config.image.size, config)) as batches:
         for batch in batches:
             _store(collection, encoder, batch, tally)
             done += sum(_is_a_file(item) for item in batch)
             progress(done, comparison.unread)
+    offline = collection.counts().get("offline", 0)
+    warning = _warning(collection, comparison, offline, config.confirm_deletes)
     forgotten = collection.forget_offline() if config.confirm_deletes else 0
     seconds = time.perf_counter() - started
     for row in collection.images("failed"):
@@ -81,7 +82,7 @@ def index_folder(
         unchanged=comparison.unchanged + tally.touched,
         moved=tally.moved,
         returned=comparison.returned,
-        offline=collection.counts().get("offline", 0),
+        offline=offline - forgotten,
         forgotten=forgotten,
         warning=warning,
         skipped=tally.skipped,
@@ -117,18 +118,19 @@ def _files(root: Path, config: IndexConfig, tally: _Tally) -> Iterator[FileState
         yield found
 
 
-def _warning(collection: CollectionWriter, comparison: Comparison) -> str | None:
-    """Why so many images are gone that they have hardly been deleted; None when that is not so."""
+def _warning(collection: CollectionWriter, comparison: Comparison, offline: int, confirmed: bool) -> str | None:
+    """Why so many images are gone that they have hardly been deleted; None when that is not so. `offline` are so in the end."""
     moved_device = collection.use_device()
-    if not comparison.gone:
-        return None
-    gone = f"{comparison.gone:,} of {comparison.known:,} known images are gone"
-    if not comparison.listed:
-        return f"{gone}, for {collection.root} holds none; is its disk there? They are kept as offline"
-    if moved_device:
-        return f"{gone}, and {collection.root} is on another disk than before; is the right one there? They are kept as offline"
-    if comparison.gone > SUSPICIOUS_SHARE * comparison.known:
-        return f"{gone}; they are kept as offline, and forgotten with --confirm-deletes"
+    gone = min(comparison.gone, offline)  # others were there, under other names
+    said = f"{gone:,} of {comparison.known:,} known images are gone"
+    kept = "They are forgotten, as was confirmed" if confirmed else "They are kept as offline"
+    if offline and not comparison.listed:
+        said = said if gone else f"all {offline:,} images are offline"
+        return f"{said}, for {collection.root} holds none; is its disk there? {kept}"
+    if gone and moved_device:
+        return f"{said}, and {collection.root} is on another disk than before; is the right one there? {kept}"
+    if gone > SUSPICIOUS_SHARE * comparison.known:
+        return f"{said}. {kept}{'' if confirmed else ', and forgotten with --confirm-deletes'}"
     return None
 
 
@@ -156,7 +158,7 @@ def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded |
                 continue
             if _is_a_file(item):
                 collection.keep_frames(item.photograph.file.path, [other.photograph.file.frame for other in item.further])
-            elif _is_removed(collection, item):
+            if _is_removed(collection, item.photograph):
                 continue
             if (twin := collection.encoded_twin(item.photograph.sha256)) is not None:
                 _store_known(collection, item.photograph, twin, tally)
@@ -166,15 +168,23 @@ def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded |
             _store_new(collection, encoder, new, tally)
 
 
-def _is_removed(collection: CollectionWriter, item: Decoded) -> bool:
-    known = collection.image_at(item.photograph.file.path, item.photograph.file.frame)
+def _is_removed(collection: CollectionWriter, photograph: Photograph) -> bool:
+    """Whether the image has been removed, here or, for a moved file, where it was."""
+    known = collection.image_at(photograph.file.path, photograph.file.frame)
+    if known is None and (twin := collection.removed_twin(photograph.sha256)) is not None:
+        collection.move(twin, photograph.file)
+        return True
     return known is not None and known.status == "removed"
 
 
 def _store_known(collection: CollectionWriter, photograph: Photograph, twin: ImageRow, tally: _Tally) -> None:
     before = collection.image_at(photograph.file.path, photograph.file.frame)
-    if before is None and twin.status == "offline":
+    if before is None and (twin.status == "offline" or _has_left(collection, twin, photograph)):
         collection.move(twin, photograph.file)
+        tally.moved += 1
+        return
+    if before and before.sha256 not in (None, photograph.sha256) and _has_left(collection, twin, photograph):
+        collection.trade_places(twin, photograph.file, before)
         tally.moved += 1
         return
     collection.add_copy(photograph, twin)
@@ -184,6 +194,11 @@ def _store_known(collection: CollectionWriter, photograph: Photograph, twin: Ima
         tally.touched += 1
     else:
         tally.updated += 1
+
+
+def _has_left(collection: CollectionWriter, twin: ImageRow, photograph: Photograph) -> bool:
+    """Whether the file of the same content is no longer what it was, so that it is this one: files have traded their names."""
+    return not (twin.frame or photograph.file.frame or collection.is_where_it_was(twin))
 
 
 def _store_new(collection: CollectionWriter, encoder: Encoder, new: list[Decoded], tally: _Tally) -> None:

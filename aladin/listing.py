@@ -20,6 +20,8 @@ EXTENSIONS = frozenset(
     )
 )  # fmt: skip
 
+OWN_FOLDER = ".aladin"  # where a collection stands; nobody needs to hear that it is passed over
+
 Ignored = Literal["hidden", "link", "pipe, socket or device", "not named like an image", "the same file as another"]
 
 
@@ -68,6 +70,11 @@ def list_images(
         pending.extendleft(_below(folder, name) for name in reversed(folders))
 
 
+def extension_of(name: str) -> str:
+    """How a file's name ends, as in ".jpg": dots and blanks after it do not count."""
+    return os.path.splitext(name.rstrip(" ."))[1].lower()  # noqa: PTH122
+
+
 def sidecar_names(name: str) -> tuple[str, ...]:
     """Where the facts that go with an image file may stand, the likeliest first."""
     stem = name.rpartition(".")[0]
@@ -102,9 +109,10 @@ class _Listing:
         return sorted(files), sorted(folders)
 
     def _sort(self, entry: os.DirEntry[str], files: list[str], folders: list[str]) -> None:
-        extension = os.path.splitext(entry.name.rstrip(" ."))[1].lower()  # noqa: PTH122
+        extension = extension_of(entry.name)
         if entry.name.startswith("."):
-            self._ignored("hidden")
+            if entry.name != OWN_FOLDER:
+                self._ignored("hidden")
         elif entry.is_symlink() and not self._follow:
             self._ignored("link")
         elif _is_dir(entry):

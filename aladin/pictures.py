@@ -46,7 +46,7 @@ def open_image(source: Path | bytes, name: str = "", draft_size: int = 0, frame:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats(source)) as image:
             if frame:
-                image.seek(frame)
+                _seek(image, frame, label)
             elif draft_size:
                 image.draft("RGB", (2 * draft_size, 2 * draft_size))
             if image.width * image.height > MAX_PIXELS:
@@ -59,6 +59,16 @@ def open_image(source: Path | bytes, name: str = "", draft_size: int = 0, frame:
         raise DataError(f"{label} {_unknown(source)}") from None
     except DECODER_FAILURES as error:
         raise DataError(f"{label} cannot be decoded ({_said(error)}); expected one of {', '.join(FORMATS)}") from None
+
+
+def bitmap(image: Image.Image) -> bytes:
+    """A picture that is open as the content of a file, upright and in RGB as `open_image` gives one; DataError as there."""
+    content = io.BytesIO()
+    try:
+        _to_rgb(ImageOps.exif_transpose(image)).save(content, "BMP")
+    except DECODER_FAILURES as error:
+        raise DataError(f"the given image cannot be decoded ({_said(error)}); give another") from None
+    return content.getvalue()
 
 
 def open_with_size(data: bytes, name: str = "", draft_size: int = 0, frame: int = 0) -> tuple[Image.Image, tuple[int, int]]:
@@ -149,6 +159,17 @@ def sidecar_facts(text: bytes) -> dict[str, Any]:
         return {}
     facts = _takeout(content) if "photoTakenTime" in content or "geoData" in content else {"sidecar": _simple(content)}
     return facts if len(json.dumps(facts)) <= MAX_KEPT_CHARACTERS else {}
+
+
+def _seek(image: Image.Image, frame: int, label: str) -> None:
+    try:
+        image.seek(frame)
+    except EOFError:
+        count = getattr(image, "n_frames", 1)
+        if frame < count:
+            raise
+        has = f"{count:,} pictures; give a number from 0 to {count - 1:,}" if count > 1 else "one picture, of number 0"
+        raise DataError(f"{label} is not there: the file has {has}") from None
 
 
 def _formats(source: Path | bytes) -> tuple[str, ...]:

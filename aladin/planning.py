@@ -17,7 +17,7 @@ from aladin.collection import Collection
 from aladin.config import IndexConfig
 from aladin.decoding import Decoders, DecodingLimits
 from aladin.encode import EncodedImages, Encoder
-from aladin.listing import FileState, Unlisted, list_images
+from aladin.listing import FileState, Unlisted, extension_of, list_images
 from aladin.photographs import Decoded, Photograph, Unreadable
 from aladin.quantized import token_blob
 
@@ -52,7 +52,7 @@ class Plan:
         lines = [
             f"images       {self.images:,} ({self.bytes / 1e6:,.1f} MB): {_counted(self.kinds)}",
             f"to read      {self.to_read:,}{self._further()}",
-            f"time         {_duration(self.seconds)} at {self.images_per_second:,.0f} images/s ({self.probed} probed)",
+            f"time         {self._time()}",
             f"memory       {self.memory_mb:,} MB, all processes together",
             f"disk         {self.disk_bytes / 1e6:,.1f} MB of {self.disk_free_bytes / 1e6:,.0f} MB free",
         ]
@@ -68,6 +68,11 @@ class Plan:
         if self.disk_bytes > self.disk_free_bytes:
             lines.append("             THIS DOES NOT FIT on the disk; name another with --collection")
         return "\n".join(lines)
+
+    def _time(self) -> str:
+        if not self.probed:
+            return "none, there is nothing to read"
+        return f"{_duration(self.seconds)} at {self.images_per_second:,.0f} images/s ({self.probed} probed)"
 
     def _further(self) -> str:
         if self.frames == 1 or not self.to_read:
@@ -88,7 +93,7 @@ def plan_for(folder: Path, place: Path, encoder: Encoder, config: IndexConfig) -
                 unlisted[found.reason] += 1
                 continue
             images, size = images + 1, size + found.size
-            kinds[Path(found.path).suffix.lower()] += 1
+            kinds[extension_of(found.path)] += 1
             if known is None or not _settled(known, found, config.frames):
                 to_read += 1
                 sample.offer(found)

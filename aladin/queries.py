@@ -59,13 +59,16 @@ class Query:
 
     def __post_init__(self) -> None:
         texts = [part.text for part in self.wanted if isinstance(part, TextPart)]
+        for text in (*texts, *self.without):
+            if not isinstance(text, str):
+                raise DataError(f"a text of the query is of the type {type(text).__name__}; expected str")
         if not self.wanted or not all(text.strip() for text in (*texts, *self.without)):
             raise DataError("the query is empty; describe the image that you look for, such as: a dog runs through snow")
         if self.where is not None:
             filters.parsed(self.where)
         for part in self.wanted:
             if not (math.isfinite(part.weight) and part.weight > 0):
-                raise ConfigError(f"the weight of a part of the query is {part.weight}; expected more than 0")
+                raise ConfigError(f"the weight of a part of the query is {part.weight}; expected a finite number, more than 0")
 
     def __str__(self) -> str:
         """For people: a dog + 2 x snow + beach.jpg[10,20,300,200] without people."""

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 import aladin
 import aladin.api
@@ -125,3 +126,52 @@ def test_the_model_scores_as_a_search_does(photos_api: aladin.Collection, photos
             assert model.score(photos / hit.path, "red and blue") == pytest.approx(hit.score, abs=1e-5)
             matching = model.image_vector(os.fspath(photos / hit.path)) @ model.text_vector("red and blue")
             assert_allclose(matching, hit.matching_score, atol=1e-3)
+
+
+def test_an_image_may_be_a_path_the_content_of_a_file_or_open(
+    photos_api: aladin.Collection, photos: Path, model_path: Path
+) -> None:
+    model = aladin.Aladin.load(model_path)
+    (photos / "red.png").rename(photos.parent / "red.png")
+    path = photos.parent / "red.png"
+    with Image.open(path) as opened, photos_api as collection:
+        collection.index()
+        forms: list[Path | bytes | Image.Image] = [path, path.read_bytes(), opened]
+        for form in forms:
+            assert_array_equal(model.image_vector(form), model.image_vector(path))
+            assert model.explain(form, "red").shares == model.explain(path, "red").shares
+            assert collection.search(form).hits == collection.search(path).hits
+    turned = Image.open(path)
+    turned.getexif()[0x0112] = 6
+    assert_array_equal(model.image_vector(turned), model.image_vector(turned.transpose(Image.Transpose.ROTATE_270)))
+
+
+WRONG_TYPES = """
+import sys, numpy, aladin
+photos, model = aladin.Collection.open(sys.argv[1], model=sys.argv[2]), aladin.Aladin.load(sys.argv[2])
+photos.index()
+image = sys.argv[1] + "/red.png"
+for call in (
+    lambda: photos.search(5),
+    lambda: photos.search(numpy.zeros((4, 4, 3))),
+    lambda: photos.search("red", without=(5,)),
+    lambda: model.image_vector(None),
+    lambda: model.score(3.5, "red"),
+    lambda: model.score(image, 5),
+    lambda: model.text_vector(5),
+):
+    try:
+        call()
+    except aladin.AladinError as error:
+        print(error)
+"""
+
+
+def test_what_is_neither_image_nor_text_is_refused_in_a_sentence(photos: Path, model_path: Path) -> None:
+    # In a process of its own, since here a check of types would come first.
+    ended = subprocess.run([sys.executable, "-c", WRONG_TYPES, photos, model_path], capture_output=True, text=True, check=True)
+    image = "is no kind of image; give a path, the bytes of a file or an image of Pillow's"
+    text = "a text of the query is of the type int; expected str"
+    assert ended.stdout.splitlines() == [
+        f"int {image}", f"ndarray {image}", text, f"NoneType {image}", f"float {image}", f"int {image}", text,
+    ]  # fmt: skip

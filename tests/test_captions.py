@@ -5,7 +5,7 @@ import pytest
 
 import aladin.captions
 from aladin.boxes import Box
-from aladin.captions import CaptionHit, rank_captions, read_captions
+from aladin.captions import CaptionHit, captions_of, rank_captions, read_captions
 from aladin.collection import default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.encode import Encoder
@@ -119,9 +119,21 @@ def test_a_file_that_is_not_there_is_named(encoder: Encoder, tmp_path: Path) -> 
         read_captions(tmp_path / "none.txt", encoder)
 
 
-def test_bytes_that_are_not_utf_8_are_replaced(encoder: Encoder, tmp_path: Path) -> None:
-    (tmp_path / "latin.txt").write_bytes(b"red caf\xe9\r\nblue\r\n")
-    assert read_captions(tmp_path / "latin.txt", encoder).texts == ("red caf\ufffd", "blue")
+@pytest.mark.parametrize(
+    ("content", "wrong"), [(b"red caf\xe9\r\nblue\r\n", 7), (b"\xff\xd8\xff\xe0\x00", 0), ("red\n".encode("utf-16-le"), 1)]
+)
+def test_what_is_no_text_in_utf_8_is_refused(
+    encoder: Encoder, photos: Path, tmp_path: Path, content: bytes, wrong: int
+) -> None:
+    (tmp_path / "latin.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"latin\.txt is no text in UTF-8 \(see its byte {wrong}\); give a text file"):
+        read_captions(tmp_path / "latin.txt", encoder)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_text(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "marked.txt").write_bytes("\ufeffred\nblue\n".encode())
+    assert read_captions(tmp_path / "marked.txt", encoder).texts == ("red", "blue")
+    assert captions_of(b"\xef\xbb\xbfred", "stdin", encoder).texts == ("red",)
 
 
 def test_a_model_of_another_pooling_is_refused(tmp_path: Path, file: Path, photos: Path) -> None:

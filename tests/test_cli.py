@@ -3,8 +3,11 @@ import sys
 
 import pytest
 
+import aladin.errors
 from aladin import __version__
-from aladin.cli import COMMANDS
+from aladin.cli import COMMANDS, root
+from aladin.cli.collection import SKIPPED_SOME
+from aladin.cli.search import NOTHING_FOUND
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from aladin.cli import main; main(sys.argv[1:])"
 
@@ -20,6 +23,13 @@ def test_the_help_names_every_command_and_imports_none_of_them() -> None:
     assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
     loaded = set(result.stderr.split())
     assert not loaded & {"numpy", "torch", "onnxruntime", "rich", "PIL", "aladin.cli.search"}
+
+
+def test_the_help_lists_every_exit_code_that_a_command_ends_with() -> None:
+    errors = {error.exit_code for error in vars(aladin.errors).values() if isinstance(error, type)}
+    codes = {0, 2, 130, SKIPPED_SOME, NOTHING_FOUND, *errors}
+    text = " ".join(root.help.split()).split("Exit codes: ")[1]
+    assert {int(part.split()[0]) for part in text.split("; ")} == codes
 
 
 def test_the_version_is_the_packages() -> None:

@@ -56,7 +56,10 @@ def test_confirmed_deletes_are_forgotten(aladin: Run, bare: Run, photos: Path) -
     for name in list(COLOURS)[:5]:
         (photos / f"{name}.png").unlink()
     outcome = aladin("index", photos)
-    assert f"aladin: 5 of {len(COLOURS)} known images are gone; they are kept as offline" in outcome.err
+    assert (
+        f"aladin: 5 of {len(COLOURS)} known images are gone. They are kept as offline, and forgotten with --confirm-deletes"
+        in outcome.err
+    )
     report = json.loads(aladin("index", photos, "--confirm-deletes", "--json").out)
     assert (report["offline"], report["forgotten"]) == (0, 5)
 
@@ -125,6 +128,25 @@ def test_remove_takes_a_folder_and_says_when_there_is_nothing(aladin: Run, bare:
     assert ended.code == 2
 
 
+def test_remove_counts_what_has_changed(aladin: Run, bare: Run, photos: Path) -> None:
+    aladin("index", photos)
+    assert bare("remove", photos, "red.png", "./red.png").err == "1 removed\n"
+    with Collection.open(default_place(photos)) as collection:
+        before = collection.image_at("red.png")
+    assert bare("remove", photos, "--undo", "blue.png").err == "0 taken back\n"
+    assert json.loads(bare("remove", photos, ".", "--json").out) == {
+        "removed": len(COLOURS) - 1,
+        "taken_back": 0,
+        "forgotten": 0,
+    }
+    with Collection.open(default_place(photos)) as collection:
+        assert collection.image_at("red.png") == before
+    bare("remove", photos, "--undo", "blue.png", "pink.png")
+    assert bare("remove", photos, "--undo", ".").err == f"{len(COLOURS) - 2} taken back\n"
+    refused = bare("remove", photos, "--undo", "--offline")
+    assert (refused.code, "cannot be taken back; leave out --undo" in refused.err) == (2, True)
+
+
 def test_remove_forgets_all_whose_files_are_gone(aladin: Run, bare: Run, photos: Path) -> None:
     aladin("index", photos)
     (photos / "red.png").unlink()
@@ -149,18 +171,22 @@ def test_compact_gives_space_back(aladin: Run, bare: Run, photos: Path) -> None:
     aladin("index", photos)
     assert bare("remove", photos, "sub").code == 0
     before = default_place(photos).stat().st_size
-    ended = bare("compact", photos)
-    assert "MB before" in ended.err
-    assert default_place(photos).stat().st_size < before
+    told = json.loads(bare("compact", photos, "--json").out)
+    assert told == {"bytes_before": before, "bytes_after": default_place(photos).stat().st_size}
+    assert told["bytes_after"] < before
+    assert "MB before" in bare("compact", photos).err
     assert bare("verify", photos).code == 0
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "repair", "compact", "remove x", "export-collection out"])
 def test_without_a_collection_every_command_says_how_to_make_one(bare: Run, photos: Path, command: str) -> None:
     name, *rest = command.split()
-    ended = bare(name, photos, *rest)
+    folder = photos.rename(photos.parent / "my photos")
+    ended = bare(name, folder, *rest)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "make one with `aladin index FOLDER`" in ended.err
+    assert f"make one with `aladin index '{folder}'`" in ended.err
+    ended = bare(name, folder, *rest, "--collection", photos / "c.sqlite")
+    assert f"make one with `aladin index '{folder}' --collection {photos / 'c.sqlite'}`" in ended.err
 
 
 # plan
@@ -183,6 +209,15 @@ def test_plan_counts_and_writes_nothing(aladin: Run, bare: Run, photos: Path) ->
     assert "unreadable   about 1: of 7 probed, 1 is empty" in text
     aladin("index", photos)
     assert json.loads(aladin("plan", photos, "--json").out)["to_read"] == 0
+
+
+def test_a_plan_tells_kinds_by_what_counts_and_nothing_of_its_own_folder(aladin: Run, photos: Path) -> None:
+    shutil.copy(photos / "red.png", photos / "a.PNG. .")
+    aladin("index", photos)
+    lines = aladin("plan", photos).out.decode().splitlines()
+    assert lines[0].endswith(f": {len(COLOURS) + 1} .png")
+    assert lines[2] == "time         none, there is nothing to read"
+    assert not any("hidden" in line for line in lines)
 
 
 # memory
@@ -213,6 +248,25 @@ def test_watch_brings_changes_in_and_ends_with_130(photos: Path, model_path: Pat
         assert watching.wait() == 130
 
 
+def test_watch_waits_for_a_folder_that_is_away_and_names_each_skipped_file_once(photos: Path, model_path: Path) -> None:
+    command, there = command_line("watch", photos, "--model", model_path), len(COLOURS) + 1
+    (photos / "empty.jpg").touch()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        try:
+            assert watching.stderr.readline() == f"skipped: {photos / 'empty.jpg'} is empty\n"
+            assert watching.stderr.readline().startswith(f"{len(COLOURS)} added, 1 skipped; ")
+            away = photos.rename(photos.with_name("away"))
+            assert watching.stderr.readline() == f"aladin: the folder {photos} is not there; waiting\n"
+            paint(away / "new.png", "red", seed=77)
+            shutil.copytree(away, photos.with_name("copy")).rename(photos)
+            assert watching.stderr.readline().startswith(f"1 added, {there} unchanged, 1 skipped; ")
+            watching.send_signal(signal.SIGINT)
+            assert watching.stderr.read().strip() == "aladin: interrupted; what was done so far is kept"
+        finally:
+            watching.kill()
+
+
 def test_watch_waits_for_another_writer(photos: Path, model_path: Path) -> None:
     command = command_line("watch", photos, "--model", model_path)
     with CollectionWriter.create(default_place(photos), photos):
@@ -225,6 +279,18 @@ def test_watch_waits_for_another_writer(photos: Path, model_path: Path) -> None:
 
 
 # Reading them back.
+
+
+def test_captions_that_belong_to_no_image_are_counted_and_the_others_come_in(bare: Run, photos: Path, tmp_path: Path) -> None:
+    annotations = [{"image_id": 1, "caption": "a red picture"}, {"image_id": 9, "caption": "nothing"}]
+    (tmp_path / "c.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "red.png"}], "annotations": annotations}))
+    ended = bare("import-collection", photos, tmp_path / "c.json")
+    assert ended.code == 3
+    assert ended.err.splitlines() == [
+        "0 images with vectors, 1 without, 0 outside the folder",
+        f"aladin: 1 caption left out, of images that {tmp_path / 'c.json'} does not list",
+    ]
+    assert [(row.path, row.metadata) for row in rows(photos)] == [("red.png", {"captions": ["a red picture"]})]
 
 
 def test_an_export_is_a_backup(aladin: Run, bare: Run, photos: Path, tmp_path: Path) -> None:

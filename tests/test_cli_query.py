@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from aladin.boxes import Box
 from aladin.cli.query import QueryOptions
 from aladin.queries import ImagePart, TextPart
 from tests.conftest import paint
-from tests.test_cli_search import Outcome, Run, aladin
+from tests.test_cli_search import Outcome, Run, aladin, command_line
 from tests.test_search import CALIBRATION
 from tests.tiny_model import COLOURS, build_tiny_model
 
@@ -84,7 +85,24 @@ def test_a_box_of_an_image_is_searched(aladin: Run, striped: Path) -> None:
         (("search", "PHOTOS", "red", "--weight", 0), "0"),
         (("search", "PHOTOS", "red", "--image", "PHOTOS/red.png", "--box", "1,2"), "is no box; expected x,y,width,height"),
         (("search", "PHOTOS", "red", "--after", "yesterday"), "is no date; write 2024"),
+        (("search", "PHOTOS", "red", "--after", "2024-13-01"), "'2024-13-01' is not in the calendar (month must be in 1..12)"),
+        (("search", "PHOTOS", "red", "--before", "2023-02-29"), "is not in the calendar (day"),
+        (("search", "PHOTOS", "red", "--before", "2024-00"), "is not in the calendar"),
+        (("search", "PHOTOS", "red", "--after", "2024-01-01T24"), "is not in the calendar"),
         (("search", "PHOTOS", "red", "--min-probability", 2), "2"),
+        (("search", "PHOTOS", "red", "--min-probability", "nan"), "nan is no finite number"),
+        (("search", "PHOTOS", "red", "--weight", "inf"), "inf is no finite number"),
+        (("search", "PHOTOS", "red", "--json", "--tsv"), "--tsv is a second form of output beside --json; give one"),
+        (("similar", "PHOTOS", "PHOTOS/red.png", "--json", "-0"), "is a second form of output beside --"),
+        (("search", "PHOTOS", "red", "--why", "-0"), "-0 has no room for what --why tells; leave out one of them"),
+        (("search", "", "red"), "Invalid value for 'FOLDER': the path is empty"),
+        (("search", "PHOTOS", "red", "--in", ""), "Invalid value for '--in': the path is empty"),
+        (("search", "PHOTOS", "red", "--collection", ""), "Invalid value for '--collection': the path is empty"),
+        (("similar", "PHOTOS", ""), "Invalid value for 'IMAGE': the path is empty"),
+        (("index", ""), "write . for the folder that you are in"),
+        (("index", "PHOTOS", "--model", ""), "Invalid value for '--model': the path is empty"),
+        (("caption", "PHOTOS/red.png", "--from", ""), "Invalid value for '--from': the path is empty"),
+        (("explain", "PHOTOS/red.png", "red", "--png", "why.jpg"), "why.jpg does not end in .png"),
         (("explain", "PHOTOS/red.png"), "nothing is looked for"),
     ],
 )
@@ -142,6 +160,22 @@ def test_a_folder_may_be_named_from_where_one_is(aladin: Run, striped: Path, mon
     monkeypatch.chdir(striped / "two")
     assert set(names(aladin("search", "..", "red", "--in", "."))) >= {"red", "red blue"}
     assert set(names(aladin("search", "..", "red", "--in", "../two"))) == {"red blue", "red green", "white green"}
+
+
+def test_a_date_may_have_a_blank_before_the_time(aladin: Run, striped: Path) -> None:
+    blank = ("--after", "2020-05-01 12", "--before", "2020-05-01 12:00:01")
+    assert set(names(aladin("search", striped, "red", *blank))) == {"red blue", "red green", "white green"}
+
+
+def test_a_folder_that_the_collection_does_not_have_is_named(aladin: Run, striped: Path) -> None:
+    outcome = aladin("search", striped, "red", "--in", "nosuch")
+    said = f"aladin: the collection has no folder nosuch; name one from {striped}, or from here\n"
+    assert (outcome.code, outcome.out, outcome.err) == (0, b"", said)
+    outcome = aladin("search", striped, "red", "--in", "two/", "--in", "tw")
+    assert (len(outcome.lines), outcome.err) == (3, said.replace("nosuch", "tw"))
+    assert (
+        aladin("search", striped, "red", "--in", ".", "--where", "width > 999").err == "aladin: no image meets the condition\n"
+    )
 
 
 def test_a_condition_that_nothing_meets_is_said(aladin: Run, photos: Path) -> None:
@@ -282,6 +316,12 @@ def test_caption_tells_why_and_speaks_json(aladin: Run, photos: Path, texts: Pat
     assert answer["texts"] == len(COLOURS)
     for hit in answer["hits"]:
         assert sum(share["contribution"] for share in hit["explanation"]["shares"]) == pytest.approx(hit["score"], abs=0.02)
+
+
+def test_caption_reads_texts_from_stdin(photos: Path, model_path: Path) -> None:
+    command = command_line("caption", photos / "green.png", "--from", "-", "--model", model_path, "-n", 1)
+    ended = subprocess.run(command, input="red\ngreen\n", capture_output=True, text=True, check=True)
+    assert (ended.stdout.split("\t")[1], ended.stderr) == ("green\n", "")
 
 
 @pytest.mark.parametrize(

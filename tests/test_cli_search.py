@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import sqlite3
@@ -139,6 +140,12 @@ def test_coco_has_the_hits_in_their_order_with_the_query_as_caption(aladin: Run,
     assert {key: json.loads(nothing.out)[key] for key in ("images", "annotations")} == {"images": [], "annotations": []}
 
 
+def test_in_tsv_why_is_a_third_column(aladin: Run, photos: Path) -> None:
+    bare, told = aladin("search", photos, "red and blue").lines, aladin("search", photos, "red and blue", "--why").lines
+    assert [line[:2] for line in told] == bare
+    assert all(re.fullmatch(r"red \S+ at \S+, and \S+ at \S+, blue \S+ at \S+", line[2]) for line in told)
+
+
 def test_tsv_is_the_form_of_a_pipe(aladin: Run, photos: Path) -> None:
     assert aladin("search", photos, "red", "--tsv").out == aladin("search", photos, "red").out
 
@@ -173,6 +180,17 @@ def test_on_a_terminal_there_is_a_table_and_no_control_character(photos: Path, m
     assert "\x1b" not in shown
 
 
+def test_on_a_terminal_nothing_found_is_no_header(photos: Path, model_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    command = command_line("search", photos, "red", "--where", "width > 9999", "--model", model_path)
+    process = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, check=True)
+    os.write(terminal, b".")
+    assert os.read(controller, 100_000) == b"."
+    assert process.stderr == b"aladin: no image meets the condition\n"
+    os.close(terminal)
+    os.close(controller)
+
+
 def test_fail_empty_is_an_exit_code(aladin: Run, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
@@ -195,6 +213,11 @@ def test_index_reports_and_ends_with_3_when_files_were_skipped(aladin: Run, phot
     assert f"{len(COLOURS)} unchanged, 1 skipped; " in outcome.err
     assert aladin("search", photos, "red").err == "aladin: 1 file could not be read; `aladin index` on the folder names them\n"
     assert aladin("search", photos, "red", "-q").err == ""
+
+
+def test_a_run_that_read_nothing_tells_no_rate(aladin: Run, photos: Path) -> None:
+    assert "images/s" in aladin("index", photos).err
+    assert re.fullmatch(rf"{len(COLOURS)} unchanged; \d+\.\d s\n", aladin("index", photos).err)
 
 
 def test_index_reports_as_json(aladin: Run, photos: Path) -> None:

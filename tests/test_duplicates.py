@@ -334,7 +334,7 @@ def test_dupes_says_when_there_are_none_and_wants_an_index(
     dupes: Callable[..., tuple[int, bytes, str]], photos: Path, encoder: Encoder
 ) -> None:
     code, _, complaint = dupes(photos)
-    assert (code, "make one with `aladin index FOLDER`" in complaint) == (1, True)
+    assert (code, f"make one with `aladin index {photos}`" in complaint) == (1, True)
     with CollectionWriter.create(default_place(photos), photos) as collection:
         index_folder(collection, encoder)
     assert dupes(photos, "--level", "exact")[::2] == (0, "aladin: no image is a copy of another\n")

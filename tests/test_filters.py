@@ -73,6 +73,10 @@ def found(database: sqlite3.Connection, where: str) -> list[int]:
         ("f_number <= 2.8", [3]),
         ("lower(camera) = 'canon eos'", [1]),
         ("coalesce(camera, 'none') = 'none' and id < 3", [2]),
+        ("metadata.iso = 100 or metadata.camera = 'x'", [1]),
+        ("metadata.iso = '100'", []),
+        ("coalesce(metadata.place.city, 3) = 3 and id = 1", [1]),
+        ("width like '4%' and taken like 2023", []),
     ],
 )
 def test_a_condition_finds_what_it_says(database: sqlite3.Connection, where: str, expected: list[int]) -> None:
@@ -134,6 +138,14 @@ def test_any_text_can_be_quoted(database: sqlite3.Connection, text: str) -> None
         ("not " * 100 + "1", "more than 40 brackets inside each other"),
         ("1 = 1 or " * 1000 + "1", "expected 4,000 or fewer"),
         ("name = '\udcff'", "has bytes that are not UTF-8"),
+        ("width > 'abc'", "at character 9, \"'abc'\": this is text, and it is compared with a number; a number has no quotes"),
+        ("camera = 5", "at character 10, '5': this is a number, and it is compared with text; text has quotes, such as '2024'"),
+        ("taken >= 2024", "this is a number, and it is compared with text"),
+        ("2024 <= date", "this is text, and it is compared with a number"),
+        ("(lower(camera)) != (width + 1)", "at character 20, '\\('"),
+        ("width between 3 and '5'", "at character 21, \"'5'\""),
+        ("id in (1, 2, 'three')", "at character 14, \"'three'\""),
+        ("year(taken) = '2024'", "this is text"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(where: str, message: str) -> None:
@@ -156,28 +168,41 @@ def test_whatever_is_typed_is_a_condition_that_the_database_takes_or_a_config_er
 def parsed_alphabet() -> str:
     """The characters of our own SQL; nothing of a user's text is among them."""
     return "".join(
-        [*COLUMNS.values(), *(form for form, _, _ in FUNCTIONS.values()), " ()=<>!+-*/%,?ANDORNOTLIKEGLOBBETWEENINISNULL"]
+        [*COLUMNS.values(), *(form for form, *_ in FUNCTIONS.values()), " ()=<>!+-*/%,?ANDORNOTLIKEGLOBBETWEENINISNULL"]
     )
 
 
-ATOMS = st.sampled_from(
-    ["path", "name", "folder", "size", "width", "taken", "camera", "iso", "'2024'", "'a%'", "'it''s.png'", "0.5"]
+ARITHMETIC = ("{} + {}", "{} - {}", "{} * {}", "{} / {}", "{} % {}", "({0})")
+COMPARED: tuple[str, ...] = (
+    "{} = {}",
+    "{} == {}",
+    "{} != {}",
+    "{} <> {}",
+    "{} < {}",
+    "{} <= {}",
+    "{} > {}",
+    "{} >= {}",
+    "{} LIKE {}",
 )
-ARITHMETIC = st.sampled_from(["{} + {}", "{} - {}", "{} * {}", "{} / {}", "{} % {}", "({0})", "lower({0})"])
-COMPARED = st.sampled_from(["{} = {}", "{} == {}", "{} != {}", "{} <> {}", "{} < {}", "{} <= {}", "{} > {}", "{} >= {}"]) | (
-    st.sampled_from(["{} LIKE {}", "{} not like {}", "{} GLOB {}", "{0} IS NULL", "{0} is not null", "{0}"])
-    | st.sampled_from(["{} IN ({}, 640)", "{} NOT IN ({})", "{} BETWEEN 1 AND {}", "{} not between {} and 2000"])
-)
-COMBINED = st.sampled_from(["{} AND {}", "{} or {}", "NOT {0}", "({0})"])
+COMPARED += ("{} not like {}", "{} GLOB {}", "{0} IS NULL", "{0} is not null", "{0}", "{} NOT IN ({})")
+OF_NUMBERS = ("{} IN ({}, 640)", "{} BETWEEN 1 AND {}", "{} not between {} and 2000")
+OF_TEXTS = ("{} IN ({}, 'Canon')", "{} BETWEEN '1' AND {}", "{} not between {} and '2000'")
+COMBINED = ("{} AND {}", "{} or {}", "NOT {0}", "({0})")
 
 
-def formatted(forms: st.SearchStrategy[str], inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return st.tuples(forms, inner, inner).map(lambda parts: parts[0].format(*parts[1:]))
+def formatted(forms: tuple[str, ...], inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.tuples(st.sampled_from(forms), inner, inner).map(lambda parts: parts[0].format(*parts[1:]))
 
 
 def conditions() -> st.SearchStrategy[str]:
-    sums = st.recursive(ATOMS | st.integers(0, 3000).map(str), lambda inner: formatted(ARITHMETIC, inner), max_leaves=4)
-    return st.recursive(formatted(COMPARED, sums), lambda inner: formatted(COMBINED, inner), max_leaves=6)
+    """Conditions that compare numbers with numbers and texts with texts."""
+    texts = st.sampled_from(["path", "name", "folder", "taken", "camera", "'2024'", "'a%'", "'it''s.png'"])
+    texts = st.recursive(texts, lambda inner: formatted(("({0})", "lower({0})"), inner), max_leaves=2)
+    numbers = st.sampled_from(["size", "width", "iso", "0.5"]) | st.integers(0, 3000).map(str)
+    numbers |= formatted(("{} + {}", "{} * {}", "length({})"), texts)
+    numbers = st.recursive(numbers, lambda inner: formatted(ARITHMETIC, inner), max_leaves=4)
+    compared = formatted(COMPARED + OF_NUMBERS, numbers) | formatted(COMPARED + OF_TEXTS, texts)
+    return st.recursive(compared, lambda inner: formatted(COMBINED, inner), max_leaves=6)
 
 
 @given(where=conditions())

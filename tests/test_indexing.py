@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from aladin.errors import DataError
 from aladin.indexing import IndexReport, index_folder
 from aladin.listing import FileState, list_images
 from aladin.photographs import Decoded, Unreadable
+from aladin.verification import verify
 from tests.conftest import paint, stored
 from tests.tiny_model import COLOURS
 
@@ -228,6 +230,70 @@ def test_a_changed_file_keeps_its_id_and_gets_a_new_vector(photos: Path, encoder
     assert index(photos, encoder).updated == 1
     assert ids(photos) == before_ids
     assert contents(photos)["red.png"][-1] != before["red.png"][-1]
+
+
+def captioned(folder: Path, *names: str) -> dict[str, int]:
+    """Give each image its own name as a caption; their ids."""
+    with CollectionWriter.create(default_place(folder), folder) as collection:
+        with collection.transaction():
+            for name in names:
+                collection.describe(name, {"captions": [name]})
+        return {row.path: row.id for row in collection.images()}
+
+
+def captions_and_ids(folder: Path) -> dict[str, tuple[int, list[str] | None, str]]:
+    with Collection.open(default_place(folder)) as collection:
+        return {row.path: (row.id, row.metadata.get("captions"), row.status) for row in collection.images()}
+
+
+def test_files_that_trade_their_names_keep_their_ids_and_what_is_said_of_them(photos: Path, encoder: CountingEncoder) -> None:
+    index(photos, encoder)
+    ids = captioned(photos, "red.png", "blue.png")
+    before, encoder.encoded = contents(photos), 0
+    (photos / "red.png").rename(photos / "aside")
+    (photos / "blue.png").rename(photos / "red.png")
+    (photos / "aside").rename(photos / "blue.png")
+    report = index(photos, encoder)
+    assert (report.updated, report.added, report.offline, encoder.encoded) == (0, 0, 0, 0)
+    after = captions_and_ids(photos)
+    assert after["red.png"] == (ids["blue.png"], ["blue.png"], "ok")
+    assert after["blue.png"] == (ids["red.png"], ["red.png"], "ok")
+    assert contents(photos)["red.png"][1] == before["blue.png"][1]
+    assert index(photos, encoder).unchanged == len(COLOURS)
+    assert verify(default_place(photos)).whole
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_files_that_each_take_the_name_of_the_one_before_keep_their_ids(
+    photos: Path, encoder: CountingEncoder, batch: int
+) -> None:
+    index(photos, encoder)
+    names = sorted(f"{name}.png" for name in COLOURS)
+    ids = captioned(photos, *names)
+    encoder.encoded = 0
+    (photos / names[0]).unlink()
+    for here, there in pairwise(names):
+        (photos / there).rename(photos / here)
+    report = index(photos, encoder, IndexConfig(batch_images=batch))
+    assert (report.moved, report.updated, report.added, report.offline, encoder.encoded) == (len(names) - 1, 0, 0, 1, 0)
+    after = captions_and_ids(photos)
+    for here, there in pairwise(names):
+        assert after[here] == (ids[there], [there], "ok")
+    assert after[names[-1]] == (ids[names[0]], [names[0]], "offline")
+
+
+def test_a_new_file_under_an_old_name_does_not_take_the_id_of_the_one_that_went_on(
+    photos: Path, encoder: CountingEncoder
+) -> None:
+    index(photos, encoder)
+    ids = captioned(photos, "red.png")
+    (photos / "red.png").rename(photos / "zebra.png")
+    paint(photos / "red.png", "green", "pink", seed=991)
+    report = index(photos, encoder)
+    assert (report.moved, report.added, report.updated, report.offline) == (1, 1, 0, 0)
+    after = captions_and_ids(photos)
+    assert after["zebra.png"] == (ids["red.png"], ["red.png"], "ok")
+    assert after["red.png"][0] not in ids.values()
 
 
 def test_a_copy_shares_the_vector_and_is_a_row_of_its_own(photos: Path, encoder: CountingEncoder) -> None:
@@ -625,6 +691,23 @@ def test_failed_files_are_tried_again_only_when_asked(photos: Path, encoder: Cou
 
 
 # What is not wanted.
+
+
+def test_a_removed_image_stays_removed_when_its_folder_is_renamed(photos: Path, encoder: CountingEncoder) -> None:
+    (photos / "sub").mkdir()
+    (photos / "red.png").rename(photos / "sub" / "red.png")
+    index(photos, encoder)
+    with CollectionWriter.create(default_place(photos), photos) as collection, collection.transaction():
+        collection.remove(collection.ids_below("sub"))
+    (photos / "sub").rename(photos / "other")
+    report = index(photos, encoder)
+    assert (report.added, report.moved, report.offline) == (0, 0, 0)
+    with Collection.open(default_place(photos)) as collection:
+        assert [(row.path, row.status) for row in collection.images() if row.status != "ok"] == [("other/red.png", "removed")]
+    assert index(photos, encoder).unchanged == len(COLOURS)
+    assert verify(default_place(photos)).whole
+    shutil.copy(photos / "other" / "red.png", photos / "copy.png")  # the removed one is still there: this is another
+    assert index(photos, encoder).added == 1
 
 
 def test_a_removed_image_is_not_read_again_until_it_is_taken_back(photos: Path, encoder: CountingEncoder) -> None:

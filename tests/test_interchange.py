@@ -190,11 +190,47 @@ def test_hits_as_coco_are_read_by_our_readers_and_laid_out_as_pycocotools_expect
         assert {row.path for row in other.images() if row.metadata == {"captions": ["red"]}} == {hit.path for hit in hits}
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"images": 3}', b'{"images": [], "annotations": [{"image_id": 9}]}'])
-def test_what_is_no_coco_json_is_refused(photos: Path, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.json").write_bytes(content)
-    with CollectionWriter.create(default_place(photos), photos) as collection, pytest.raises(DataError, match="is no COCO"):
-        import_coco(collection, tmp_path / "x.json")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Expecting value: line 1 column 1"),
+        (b"[]", "it holds a list, expected an object with images"),
+        (b"null", "it holds nothing, expected an object with images"),
+        (b"{}", "it has no images, expected a list of them; give another file"),
+        (b'{"images": 3}', "its images are a number, expected a list of them"),
+        (b'{"images": [3]}', "number 1 of its images is a number; mend the file"),
+        (b'{"images": [{"id": 1, "file_name": 3}]}', "number 1 of its images has as file_name a number, expected text"),
+        (b'{"images": [{"id": [1], "file_name": "a"}]}', "has as id a list, expected a number or text"),
+        (b'{"images": [], "annotations": null}', "its annotations are nothing, expected a list of them"),
+        (
+            b'{"images": [], "annotations": [{"image_id": 9}]}',
+            "number 1 of its annotations has no caption, expected text; mend it",
+        ),
+        (b"caf\xe9 " * 1000, "its byte 3 is not UTF-8; give another file"),
+        (b"[" * 100_000, "its brackets lie too deep"),
+    ],
+)
+def test_what_is_no_coco_json_is_refused_in_a_short_sentence(
+    photos: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with CollectionWriter.create(default_place(photos), photos) as collection, pytest.raises(DataError) as refused:
+        import_coco(collection, path)
+    said = str(refused.value).removeprefix(str(path))
+    assert said.startswith(" is no COCO captions JSON")
+    assert message in said
+    assert len(said) < 200
+
+
+def test_captions_of_images_that_a_coco_json_does_not_list_are_left_out_and_counted(photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    annotations = [{"image_id": number, "caption": f"text {number}"} for number in (1, 9, "9", 1)]
+    path.write_text("\ufeff" + json.dumps({"images": [{"id": 1, "file_name": "red.png"}], "annotations": annotations}))
+    with CollectionWriter.create(default_place(photos), photos) as collection:
+        found = import_coco(collection, path)
+        assert (found.described, found.outside, found.unknown) == (1, 0, 2)
+        assert [row.metadata for row in collection.images()] == [{"captions": ["text 1"]}]
 
 
 def test_a_coco_json_replaces_one_of_ours_and_nothing_else(photos: Path, encoder: Encoder, tmp_path: Path) -> None:

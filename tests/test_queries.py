@@ -107,7 +107,7 @@ def test_a_query_that_wants_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_weights_are_refused(weight: float) -> None:
-    with pytest.raises(ConfigError, match="expected more than 0"):
+    with pytest.raises(ConfigError, match="expected a finite number, more than 0"):
         Query((TextPart("red", weight),))
 
 

@@ -1,5 +1,6 @@
 """`aladin caption`: the lines of a file that describe an image."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,15 @@ from aladin.cli.folder import MODEL, QUIET
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import box as box_type
 from aladin.cli.results import in_words, json_line, printable, write_bytes
+from aladin.cli.values import PATH, PATH_OR_STDIN
 
 if TYPE_CHECKING:
     from aladin.captions import CaptionHit
 
 
 @click.command
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("--from", "source", required=True, type=click.Path(path_type=Path), help="A file with one text a line.")
+@click.argument("image", type=PATH)
+@click.option("--from", "source", required=True, type=PATH_OR_STDIN, help="A file in UTF-8 with one text a line; -: stdin.")
 @click.option("-n", "--top", default=10, show_default=True, type=click.IntRange(1), help="How many texts.")
 @click.option("--rerank", default=100, show_default=True, type=click.IntRange(0), help="How many to align; 0: none.")
 @click.option("--box", type=box_type, metavar="X,Y,W,H", help="Of the image only this part, in px.")
@@ -43,7 +45,7 @@ def caption(
     \b
     aladin caption holiday.jpg --from captions.txt
     """
-    from aladin.captions import rank_captions, read_captions
+    from aladin.captions import captions_of, rank_captions, read_captions
     from aladin.encode import Encoder
     from aladin.model_folder import shipped_model
     from aladin.queries import ImagePart
@@ -52,7 +54,10 @@ def caption(
 
     encoder = Encoder.load(model or shipped_model())
     with progress_shown("reading texts", quiet) as tell:
-        captions = read_captions(source, encoder, tell)
+        if str(source) == "-":
+            captions = captions_of(sys.stdin.buffer.read(), "stdin", encoder, tell)
+        else:
+            captions = read_captions(source, encoder, tell)
     hits = rank_captions(ImagePart(image, box=box), captions, encoder, SearchConfig(top, rerank, why=why))
     if as_json:
         write_bytes(json_line({"image": str(image), "texts": len(captions.texts), "hits": plain(hits)}, indent=2))

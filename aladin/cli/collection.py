@@ -7,8 +7,20 @@ from typing import Any
 
 import click
 
-from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, existing, megabytes, with_options
+from aladin.cli.folder import (
+    FOLDER,
+    MODEL,
+    PLACE,
+    QUIET,
+    brought_up_to_date,
+    check_folder,
+    existing,
+    holds_images,
+    megabytes,
+    with_options,
+)
 from aladin.cli.results import json_line, printable, write_bytes
+from aladin.cli.values import PATH
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.config import IndexConfig
@@ -82,17 +94,21 @@ def status(folder: Path, as_json: bool, collection: Path | None) -> None:
 
 @click.command
 @FOLDER
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=PATH)
 @click.option("--offline", is_flag=True, help="Forget all images whose files are gone.")
 @click.option("--undo", is_flag=True, help="Take PATHS back; the next `aladin index` reads them.")
-@with_options((PLACE, QUIET))
-def remove(folder: Path, paths: tuple[Path, ...], offline: bool, undo: bool, collection: Path | None, quiet: bool) -> None:
+@with_options((JSON, PLACE, QUIET))
+def remove(
+    folder: Path, paths: tuple[Path, ...], offline: bool, undo: bool, as_json: bool, collection: Path | None, quiet: bool
+) -> None:
     """Take the images at PATHS, or all below those that are folders, out of the collection of FOLDER.
 
     The files are not touched, and are not read again by later runs. Paths are as they were printed, or relative to FOLDER.
     """
     if bool(paths) == offline:
         raise click.UsageError("give PATHS to remove, or --offline for all whose files are gone")
+    if offline and undo:
+        raise click.UsageError("what --offline forgets cannot be taken back; leave out --undo")
     place = existing(folder, collection)
     with CollectionWriter.create(place, folder) as opened:
         if offline:
@@ -100,10 +116,11 @@ def remove(folder: Path, paths: tuple[Path, ...], offline: bool, undo: bool, col
         else:
             numbers = [number for path in paths for number in _numbers_of(opened, folder, path)]
             with opened.transaction():
-                (opened.restore if undo else opened.remove)(numbers)
-            count = len(numbers)
-    if not quiet:
-        done = "taken back" if undo else "forgotten" if offline else "removed"
+                count = (opened.restore if undo else opened.remove)(numbers)
+    done = "taken back" if undo else "forgotten" if offline else "removed"
+    if as_json:
+        write_bytes(json_line({"removed": 0, "taken_back": 0, "forgotten": 0} | {done.replace(" ", "_"): count}, indent=2))
+    elif not quiet:
         click.echo(f"{count:,} {done}", err=True)
 
 
@@ -142,18 +159,21 @@ def repair(folder: Path, as_json: bool, model: Path | None, collection: Path | N
 
 @click.command
 @FOLDER
-@with_options((PLACE, QUIET))
-def compact(folder: Path, collection: Path | None, quiet: bool) -> None:
+@with_options((JSON, PLACE, QUIET))
+def compact(folder: Path, as_json: bool, collection: Path | None, quiet: bool) -> None:
     """Give back the disk space that removed images left in the collection of FOLDER.
 
-    Meanwhile it needs twice as much again as the collection has.
+    Meanwhile what remains is on the disk twice more: in the folder for temporary files (TMPDIR), and beside the collection.
     """
     place = existing(folder, collection)
     before = place.stat().st_size
     with CollectionWriter.create(place, folder) as opened:
         opened.compact()
-    if not quiet:
-        click.echo(f"{before / 1e6:,.1f} MB before, {place.stat().st_size / 1e6:,.1f} MB after", err=True)
+    after = place.stat().st_size
+    if as_json:
+        write_bytes(json_line({"bytes_before": before, "bytes_after": after}, indent=2))
+    elif not quiet:
+        click.echo(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after", err=True)
 
 
 @click.command
@@ -179,27 +199,48 @@ def plan(folder: Path, as_json: bool, model: Path | None, collection: Path | Non
 @FOLDER
 @with_options((*READING, MODEL, PLACE, QUIET))
 def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool, **options: Any) -> None:
-    """Keep the collection of FOLDER up to date until interrupted: index now, then after every change."""
+    """Keep the collection of FOLDER up to date until interrupted: index now, then after every change.
+
+    While FOLDER is away, as when its disk is, or holds no image yet, it says so once and waits.
+    """
     from aladin.watching import ticks
 
     check_folder(folder)
     place, encoder, config = collection or default_place(folder), Encoder.load(model or shipped_model()), _config(**options)
-    behind = False
+    behind = waiting = False
+    named: set[str] = set()
     for changed in ticks(folder):
-        if not (changed or behind):
-            continue
-        try:
-            report = brought_up_to_date(folder, place, encoder, quiet, config)
+        why = _nothing_to_read(folder, place, config)
+        if not why and (changed or behind):
             behind = False
-        except CollectionLocked as error:
-            if not behind and not quiet:
-                click.echo(f"aladin: {error}", err=True)
-            behind = True
-            continue
-        if report.warning:
-            click.echo(f"aladin: {report.warning}", err=True)
-        if not quiet:
-            click.echo(_summary(report), err=True)
+            try:
+                report = brought_up_to_date(folder, place, encoder, quiet, config)
+                _print_report(folder, place, report, quiet, named)
+            except CollectionLocked as error:
+                why, behind = str(error), True
+            except DataError:
+                why = _nothing_to_read(folder, place, config)  # it went meanwhile
+                if not why:
+                    raise
+        if why and not waiting and not quiet:
+            click.echo(f"aladin: {why}; waiting", err=True)
+        waiting = bool(why)
+
+
+def _nothing_to_read(folder: Path, place: Path, config: IndexConfig) -> str:
+    """Why the folder cannot be indexed now, but may be later."""
+    if not folder.is_dir():
+        return f"the folder {printable(str(folder))} is not there"
+    return "" if place.is_file() or holds_images(folder, config) else f"there are no images in {printable(str(folder))} yet"
+
+
+def _print_report(folder: Path, place: Path, report: IndexReport, quiet: bool, named: set[str]) -> None:
+    """What a run found, with those of the skipped files that are not yet `named`."""
+    if report.warning:
+        click.echo(f"aladin: {report.warning}", err=True)
+    if not quiet:
+        _print_failures(folder, place, report, named)
+        click.echo(_summary(report), err=True)
 
 
 def _config(workers: int | None = None, max_memory: int | None = None, frames: int | None = None, **flags: bool) -> IndexConfig:
@@ -219,15 +260,23 @@ def _numbers_of(opened: Collection, folder: Path, path: Path) -> list[int]:
     raise DataError(f"the collection of {printable(str(folder))} has no image at {printable(str(path))}; see `aladin status`")
 
 
-def _print_failures(folder: Path, place: Path, report: IndexReport) -> None:
+def _print_failures(folder: Path, place: Path, report: IndexReport, named: set[str] | None = None) -> None:
+    """The first files that could not be read, with why; of those in `named`, which grows, nothing more."""
     if not report.skipped:
         return
+    named = set() if named is None else named
+    shown = 0
     with Collection.open(place) as collection:
-        for number, row in enumerate(collection.images("failed")):
-            if number == SHOWN_FAILURES:
-                click.echo("skipped: and more", err=True)
-                return
-            click.echo(f"skipped: {printable(picture_name(str(folder / row.path), row.frame))} {row.reason}", err=True)
+        for row in collection.images("failed"):
+            line = f"skipped: {printable(picture_name(str(folder / row.path), row.frame))} {row.reason}"
+            if line in named:
+                continue
+            named.add(line)
+            shown += 1
+            if shown <= SHOWN_FAILURES:
+                click.echo(line, err=True)
+    if shown > SHOWN_FAILURES:
+        click.echo(f"skipped: and {shown - SHOWN_FAILURES:,} more", err=True)
 
 
 def _summary(report: IndexReport) -> str:
@@ -237,7 +286,8 @@ def _summary(report: IndexReport) -> str:
         (sum(report.skipped.values()), "skipped"),
     ]  # fmt: skip
     told = ", ".join(f"{count:,} {what}" for count, what in counts if count) or "nothing to do"
-    return f"{told}; {report.seconds:.1f} s, {report.images_per_second:.0f} images/s"
+    rate = f", {report.images_per_second:.0f} images/s" if report.images_per_second else ""
+    return f"{told}; {report.seconds:.1f} s{rate}"
 
 
 def _verdict(place: Path, found: Verification) -> str:

@@ -8,6 +8,7 @@ import click
 from aladin.cli.folder import FOLDER, PLACE, QUIET, check_folder, existing
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import json_line, printable, write_bytes
+from aladin.cli.values import form_option
 from aladin.collection import Collection, ImageRow
 from aladin.duplicates import LEVELS, Duplicates, Group, Level, find_duplicates
 
@@ -18,8 +19,8 @@ SHOWN_LEFT_OUT = 20  # files named on stderr; all are in the JSON
 @click.command
 @FOLDER
 @click.option("--level", type=click.Choice(LEVELS), default="same", show_default=True, help="How alike is enough.")
-@click.option("--json", "form", flag_value="json", help="One JSON object.")
-@click.option("-0", "--print0", "form", flag_value="print0", help="All but the best of each group, NUL-ended, for xargs -0.")
+@form_option("--json", form="json", told="One JSON object.")
+@form_option("-0", "--print0", form="print0", told="All but the best of each group, NUL-ended, for xargs -0.")
 @PLACE
 @QUIET
 def dupes(folder: Path, level: Level, form: str | None, collection: Path | None, quiet: bool) -> int:

@@ -9,18 +9,27 @@ import click
 from aladin.cli.folder import MODEL, with_options
 from aladin.cli.query import PARTS, QueryOptions
 from aladin.cli.results import json_line, printable, write_bytes
+from aladin.cli.values import PATH
 from aladin.errors import DataError
 
 if TYPE_CHECKING:
     from aladin.explain import Explanation
 
 
+def _png(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() != ".png":
+        raise click.BadParameter(
+            f"{printable(str(path))} does not end in .png, and a PNG is what is written; name it so", ctx, param
+        )
+    return path
+
+
 @click.command
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=PATH)
 @click.argument("text", required=False)
 @with_options(PARTS)
 @click.option("--frame", default=0, type=click.IntRange(0), help="Which picture of a file with several, from 0.")
-@click.option("--png", type=click.Path(path_type=Path), help="Draw it into this file.")
+@click.option("--png", type=PATH, callback=_png, help="Draw it into this file; the table is then for terminals only.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as one JSON object.")
 @MODEL
 def explain(

@@ -1,14 +1,15 @@
 """What the commands on a folder and its collection share: their options, and bringing the collection up to date."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
+from aladin.cli.values import PATH, Command
 from aladin.collection import default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.config import IndexConfig
@@ -17,16 +18,9 @@ from aladin.errors import DataError
 from aladin.indexing import IndexReport, index_folder
 from aladin.listing import EXTENSIONS, FileState, list_images
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-FOLDER = click.argument("folder", type=click.Path(path_type=Path))
-PLACE = click.option(
-    "--collection",
-    type=click.Path(path_type=Path),
-    help="The collection's file.  [default: FOLDER/.aladin/collection.sqlite]",
-)
-MODEL = click.option(
-    "--model", type=click.Path(path_type=Path), help="Model folder.  [default: the one that comes with aladin]"
-)
+FOLDER = click.argument("folder", type=PATH)
+PLACE = click.option("--collection", type=PATH, help="The collection's file.  [default: FOLDER/.aladin/collection.sqlite]")
+MODEL = click.option("--model", type=PATH, help="Model folder.  [default: the one that comes with aladin]")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
 
 
@@ -56,13 +50,18 @@ def brought_up_to_date(
     config = config or IndexConfig()
     if not place.is_file():
         check_folder(folder)
-        if not any(isinstance(found, FileState) for found in list_images(folder, config.follow_symlinks)):
+        if not holds_images(folder, config):
             kinds = ", ".join(sorted(EXTENSIONS))
             raise DataError(f"there are no images in {folder}; expected files ending in {kinds}, outside hidden folders")
     with CollectionWriter.create(place, folder) as collection, progress_shown("indexing", quiet) as tell:
         if rebuild:
             collection.rebuild(encoder.model)
         return index_folder(collection, encoder, config, tell)
+
+
+def holds_images(folder: Path, config: IndexConfig) -> bool:
+    """Whether some file below the folder is named like an image."""
+    return any(isinstance(found, FileState) for found in list_images(folder, config.follow_symlinks))
 
 
 def check_folder(folder: Path) -> None:
@@ -77,5 +76,7 @@ def existing(folder: Path, collection: Path | None) -> Path:
     """Where the folder's collection is; DataError when there is none."""
     place = collection or default_place(folder)
     if not place.is_file():
-        raise DataError(f"there is no collection at {printable(str(place))}; make one with `aladin index FOLDER`")
+        named = "" if collection is None else f" --collection {shlex.quote(printable(str(collection)))}"
+        command = f"aladin index {shlex.quote(printable(str(folder)))}{named}"
+        raise DataError(f"there is no collection at {printable(str(place))}; make one with `{command}`")
     return place

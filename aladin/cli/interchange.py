@@ -8,14 +8,17 @@ import click
 from aladin import interchange
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder, existing, with_options
 from aladin.cli.results import printable
+from aladin.cli.values import PATH
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.model_folder import ModelFolder, shipped_model
 
+SKIPPED_SOME = 3  # exit code
+
 
 @click.command
 @FOLDER
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option("--coco", is_flag=True, help="A COCO captions JSON of paths, sizes and captions, instead of vectors.")
 @click.option("--no-tokens", is_flag=True, help="Leave out the region tokens: 25 times smaller, but no backup.")
 @with_options((PLACE, QUIET))
@@ -33,12 +36,13 @@ def export_collection(folder: Path, out: Path, coco: bool, no_tokens: bool, coll
 
 @click.command
 @FOLDER
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
 @with_options((MODEL, PLACE, QUIET))
-def import_collection(folder: Path, source: Path, model: Path | None, collection: Path | None, quiet: bool) -> None:
+def import_collection(folder: Path, source: Path, model: Path | None, collection: Path | None, quiet: bool) -> int:
     """Read SOURCE, a folder in clip-retrieval's layout or a COCO captions JSON, into the collection of FOLDER.
 
     Vectors come in when this program wrote them with the same model; else paths and captions do, and `aladin index` encodes.
+    Ends with 3 when captions were left out, since SOURCE does not list their images.
     """
     check_folder(folder)
     with CollectionWriter.create(collection or default_place(folder), folder) as opened:
@@ -49,3 +53,7 @@ def import_collection(folder: Path, source: Path, model: Path | None, collection
     if not quiet:
         counts = f"{found.encoded:,} images with vectors, {found.described:,} without, {found.outside:,} outside the folder"
         click.echo(counts, err=True)
+    if found.unknown:
+        captions = "1 caption" if found.unknown == 1 else f"{found.unknown:,} captions"
+        click.echo(f"aladin: {captions} left out, of images that {printable(str(source))} does not list", err=True)
+    return SKIPPED_SOME if found.unknown else 0

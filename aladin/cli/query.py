@@ -2,16 +2,18 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from aladin.boxes import Box
+from aladin.cli.values import PATH, PATH_AS_TYPED, FiniteRange
 from aladin.errors import ConfigError
 from aladin.filters import quoted, within_folder
 from aladin.queries import ImagePart, Part, Query, TextPart
 
-DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
+DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d))?)?)?)?)?", re.ASCII)
 
 
 def box(text: str) -> Box:
@@ -23,23 +25,28 @@ def box(text: str) -> Box:
 
 
 def date(text: str) -> str:
-    """A date that may lack its end."""
-    if not DATE.fullmatch(text):
+    """A date that may lack its end, with a T before the time."""
+    found = DATE.fullmatch(text)
+    if not found:
         raise click.BadParameter(f"{text!r} is no date; write 2024, 2024-05, 2024-05-01 or 2024-05-01T12:30")
-    return text
+    given = [int(part) for part in found.groups() if part]
+    year, month, day, hour, minute, second = (*given, *[0, 1, 1, 0, 0, 0][len(given) :])
+    try:
+        datetime(year, month, day, hour, minute, second)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not in the calendar ({error}); give a date that is") from None
+    return text.replace(" ", "T")
 
 
 PARTS = (
     click.option("--and", "texts", multiple=True, metavar="TEXT", help="Another text that the images should answer."),
-    click.option(
-        "--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image that they should be like."
-    ),
+    click.option("--image", "images", multiple=True, type=PATH, help="An image that they should be like."),
     click.option("--box", "boxes", multiple=True, type=box, metavar="X,Y,W,H", help="Of that image only this part, in px."),
     click.option(
         "--weight",
         "weights",
         multiple=True,
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         help="How much each of these counts: of the text first, then of each --and, then of each --image.  [default: 1]",
     ),
     click.option("--without", multiple=True, metavar="TEXT", help="What the images should not show."),
@@ -47,7 +54,14 @@ PARTS = (
 CONDITIONS = (
     click.option("--after", type=date, metavar="DATE", help="Taken then or later; by the file's date if the camera gave none."),
     click.option("--before", type=date, metavar="DATE", help="Taken earlier."),
-    click.option("--in", "folders", multiple=True, metavar="FOLDER", help="Only in this folder below FOLDER, or in that."),
+    click.option(
+        "--in",
+        "folders",
+        multiple=True,
+        type=PATH_AS_TYPED,
+        metavar="FOLDER",
+        help="Only in this folder below FOLDER, or in that.",
+    ),
     click.option("--camera", help="Only by cameras with this in their name."),
     click.option("--where", help="Only images that meet a condition in SQL's words, such as \"width > height\"."),
 )  # fmt: skip
@@ -88,6 +102,10 @@ class QueryOptions:
         parts += [ImagePart(path, weight, box) for path, weight, box in zip(images, of_images, boxes, strict=True)]
         return Query(tuple(parts), self.without, self._condition(root))
 
+    def folders_below(self, root: Path | None) -> list[str]:
+        """The folders as the collection of the folder `root` names them."""
+        return [_below(folder, root) for folder in self.folders]
+
     def _condition(self, root: Path | None) -> str | None:
         conditions = []
         if self.after:
@@ -95,7 +113,7 @@ class QueryOptions:
         if self.before:
             conditions.append(f"date < {quoted(self.before)}")
         if self.folders:
-            within = " OR ".join(within_folder(_below(folder, root)) for folder in self.folders)
+            within = " OR ".join(within_folder(folder) for folder in self.folders_below(root))
             conditions.append(f"({within})")
         if self.camera:
             conditions.append(f"instr(lower(camera), {quoted(self.camera.lower())}) > 0")

@@ -65,6 +65,8 @@ def _print_table(answer: Answer) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    if not answer.results.hits:
+        return
     likely = any(hit.probability is not None for hit in answer.results.hits)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("rank", "score", *(["likely"] if likely else [])):
@@ -89,7 +91,10 @@ def in_words(explanation: Explanation) -> str:
 
 def _tsv(answer: Answer) -> bytes:
     """Control characters in a path would break the line, so they become escapes; all other bytes stay the file's."""
-    lines = (f"{hit.score:.4f}\t{_without_controls(answer.path(hit))}\n" for hit in answer.results.hits)
+    lines = []
+    for hit in answer.results.hits:
+        why = [] if hit.explanation is None else [printable(in_words(hit.explanation))]
+        lines.append("\t".join((f"{hit.score:.4f}", _without_controls(answer.path(hit)), *why)) + "\n")
     return os.fsencode("".join(lines))
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 import aladin.search as engine
-from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, with_options
+from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, existing, with_options
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import CONDITIONS, PARTS, QueryOptions
-from aladin.cli.results import Answer, Form, print_answer
+from aladin.cli.results import Answer, Form, print_answer, printable
+from aladin.cli.values import PATH, FiniteRange, form_option
 from aladin.collection import Collection, default_place
 from aladin.encode import Encoder
 from aladin.errors import CollectionLocked
@@ -36,15 +37,17 @@ SEARCHING = (
     click.option(
         "--min-probability",
         default=DEFAULTS.min_probability,
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         help="Leave out hits that show what was asked less likely than that.  [default: leave out none]",
     ),
     click.option("--why", is_flag=True, help="For each hit, which region each word chose and what it added to the score."),
-    click.option("--json", "form", flag_value="json", help="One JSON object."),
-    click.option("--jsonl", "form", flag_value="jsonl", help="One JSON object a hit."),
-    click.option("--coco", "form", flag_value="coco", help="A COCO captions JSON: each hit with the query as its caption."),
-    click.option("--tsv", "form", flag_value="tsv", help="Score, tab, path: the default where stdout is no terminal."),
-    click.option("-0", "--print0", "form", flag_value="print0", help="Paths only, each ended by NUL, for xargs -0."),
+    form_option("--json", form="json", told="One JSON object."),
+    form_option("--jsonl", form="jsonl", told="One JSON object a hit."),
+    form_option("--coco", form="coco", told="A COCO captions JSON: each hit with the query as its caption."),
+    form_option(
+        "--tsv", form="tsv", told="Score, tab, path (with --why: tab, words): the default where stdout is no terminal."
+    ),
+    form_option("-0", "--print0", form="print0", told="Paths only, each ended by NUL, for xargs -0."),
     click.option("--no-index", is_flag=True, help="Do not look for new and changed files."),
     click.option("--fail-empty", is_flag=True, help="Exit with 4 when nothing matches."),
     MODEL,
@@ -92,12 +95,12 @@ def search(folder: Path, text: str | None, **options: Any) -> int:
     aladin search ~/Pictures "a beach" --image sunset.jpg --after 2024 --where "width > height"
     """
     query, rest = _split(options)
-    return _answer(folder, query.query(text=text, root=folder), rest)
+    return _answer(folder, query.query(text=text, root=folder), query.folders_below(folder), rest)
 
 
 @click.command
 @FOLDER
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=PATH)
 @with_options(SEARCHING)
 def similar(folder: Path, image: Path, **options: Any) -> int:
     """Find the images of FOLDER that look like IMAGE, which may but need not be one of them.
@@ -107,7 +110,7 @@ def similar(folder: Path, image: Path, **options: Any) -> int:
     aladin similar ~/Pictures holiday.jpg --box 120,80,300,200
     """
     query, rest = _split(options)
-    return _answer(folder, query.query(image=image, root=folder), rest)
+    return _answer(folder, query.query(image=image, root=folder), query.folders_below(folder), rest)
 
 
 def _split(options: dict[str, Any]) -> tuple[QueryOptions, SearchOptions]:
@@ -116,9 +119,11 @@ def _split(options: dict[str, Any]) -> tuple[QueryOptions, SearchOptions]:
     return QueryOptions(**query), SearchOptions(**{name: value for name, value in options.items() if name not in names})
 
 
-def _answer(folder: Path, query: Query, options: SearchOptions) -> int:
+def _answer(folder: Path, query: Query, within: list[str], options: SearchOptions) -> int:
+    if options.why and options.form == "print0":
+        raise click.UsageError("-0 has no room for what --why tells; leave out one of them")
     check_folder(folder)
-    place = options.collection or default_place(folder)
+    place = existing(folder, options.collection) if options.no_index else options.collection or default_place(folder)
     encoder = Encoder.load(options.model or shipped_model())
     if not options.no_index:
         _update(folder, place, encoder, options)
@@ -128,18 +133,26 @@ def _answer(folder: Path, query: Query, options: SearchOptions) -> int:
         results = engine.Searcher(collection, encoder, tell).search(query, options.config)
         took_ms = 1000 * (time.perf_counter() - started)
         model = collection.fingerprint or encoder.model.fingerprint
+        unknown = [name for name in within if not collection.has_folder(name)]
+        offline = 0 if results.searched else collection.counts().get("offline", 0)
     answer = Answer(str(query), str(folder), str(place), model, took_ms, results)
-    _remark(query, answer, options)
+    if offline:
+        options.note(f"nothing is there to be searched: {offline:,} images are offline; is their disk there?")
+    _remark(query, answer, unknown, options)
     print_answer(answer, options.form)
     return NOTHING_FOUND if options.fail_empty and (results.answered is False or not results.hits) else 0
 
 
-def _remark(query: Query, answer: Answer, options: SearchOptions) -> None:
-    """On stderr, what a person should know of these hits."""
+def _remark(query: Query, answer: Answer, unknown: list[str], options: SearchOptions) -> None:
+    """On stderr, what a person should know of these hits, and which folders they were looked for in vain."""
     results = answer.results
     if results.truncated:
         options.note("the query is longer than the model reads; its end was left out")
-    if query.where is not None and not results.searched:
+    for folder in unknown:
+        options.note(
+            f"the collection has no folder {printable(folder)}; name one from {printable(answer.folder)}, or from here"
+        )
+    if query.where is not None and not results.searched and not unknown:
         options.note("no image meets the condition")
     if results.nearest:
         names = ", ".join(f"{answer.name(hit)} ({hit.probability:.0%})" for hit in results.nearest)

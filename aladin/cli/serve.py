@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder
+from aladin.cli.values import PATH
 from aladin.collection import Collection, default_place
 from aladin.model_folder import shipped_model
 
@@ -16,9 +17,7 @@ from aladin.model_folder import shipped_model
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on; others than this need a token.")
 @click.option("--port", default=8321, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="A further name that clients may use.")
-@click.option(
-    "--tokens", type=click.Path(path_type=Path), help="File with lines such as `search TOKEN`; see also ALADIN_TOKENS."
-)
+@click.option("--tokens", type=PATH, help="File with lines such as `search TOKEN`; see also ALADIN_TOKENS.")
 @click.option("--workers", default=0, type=click.IntRange(0, 256), help="Searches at once.  [default: one a core, at most 4]")
 @click.option("--waiting", type=click.IntRange(0), help="Searches that wait for a worker.  [default: half as many]")
 @click.option("--no-index", is_flag=True, help="Do not look for new and changed files.")

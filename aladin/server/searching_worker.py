@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin.errors import AladinError
+from aladin.queries import Query, TextPart
 from aladin.server.engine import CurrentEngine
 from aladin.server.problems import Problem
 
@@ -44,7 +45,7 @@ def serve(questions: Connection, current: CurrentEngine) -> None:
 def _outcome(question: Question, current: CurrentEngine) -> Outcome:
     try:
         if question.work is None:
-            current.encoder.encode_texts(["a photograph"])
+            _warm_up(current)
             return Outcome()
         return Outcome(question.work(current.get(), *question.arguments))
     except (AladinError, Problem) as failure:
@@ -52,6 +53,13 @@ def _outcome(question: Question, current: CurrentEngine) -> Outcome:
     except Exception:  # a bug costs one answer, not the process
         traceback.print_exc()
         return Outcome(is_bug=True)
+
+
+def _warm_up(current: CurrentEngine) -> None:
+    """Load what a search needs, so that the first one does not wait for it; what is amiss is told to whoever searches."""
+    current.encoder.encode_texts(["a photograph"])
+    with suppress(AladinError, Problem):
+        current.get().searcher.search(Query((TextPart("a photograph"),)))
 
 
 def main() -> None:

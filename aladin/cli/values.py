@@ -1,0 +1,52 @@
+"""What arguments and options may be: a path that says something, a finite number, one form of output of several."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _NamedPath(click.Path):
+    """No empty one: Path("") is the folder that the user happens to be in, and a shell's unset variable is empty."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail(
+                "the path is empty, as from a variable that is not set; write . for the folder that you are in", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers that holds neither NaN, which no comparison finds, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+PATH = _NamedPath(path_type=Path)
+PATH_AS_TYPED = _NamedPath()
+PATH_OR_STDIN = _NamedPath(path_type=Path, allow_dash=True)
+
+
+def form_option(*names: str, form: str, told: str) -> Callable[[Command], Command]:
+    """An option that chooses a form of output: the command's argument `form` is that of the one given, or None.
+
+    UsageError where two are given: the last one would win, and nobody would be told.
+    """
+
+    def choose(ctx: click.Context, param: click.Parameter, given: bool) -> None:
+        before = ctx.params.setdefault("form", None)
+        if given and before is not None:
+            raise click.UsageError(f"{names[0]} is a second form of output beside --{before}; give one", ctx)
+        if given:
+            ctx.params["form"] = form
+
+    return click.option(*names, is_flag=True, expose_value=False, callback=choose, help=told)
