@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command and exit; a failure the user can mend is one sentence on stderr."""
     stops: list[int] = []
     try:
-        with _stoppable(stops):
+        with _stoppable(stops, ends_after=arguments is None):
             code = root.main(arguments, prog_name="aladin", standalone_mode=False)
             sys.stdout.flush()
     except AladinError as error:
@@ -113,8 +113,11 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 @contextmanager
-def _stoppable(stops: list[int]) -> Iterator[None]:
-    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt and are noted; a command may have ways of its own."""
+def _stoppable(stops: list[int], ends_after: bool) -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt and are noted; a command may have ways of its own.
+
+    Where the process `ends_after` it, they end that at once: its results are out, and an exception would be nobody's.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         stops.append(number)
@@ -126,7 +129,11 @@ def _stoppable(stops: list[int]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, _leave if ends_after else handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
 
 
 def _say_stopped(stops: list[int]) -> NoReturn:
