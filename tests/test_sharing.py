@@ -130,7 +130,7 @@ class CollectionOfAFolder(RuleBasedStateMachine):
         self.scratch = Path(tempfile.mkdtemp())
         self.model = build_tiny_model(self.scratch / "model")
         self.encoder = Encoder.load(self.model, threads=1)
-        self.removed: set[str] = set()
+        self.removed: dict[str, str] = {}
         self.expected: dict[str, str] = {}
         self.ids: dict[str, int] = {}
 
@@ -154,9 +154,11 @@ class CollectionOfAFolder(RuleBasedStateMachine):
             index_folder(writer, self.encoder, IndexConfig(batch_images=batch, workers=1, confirm_deletes=confirm))
             if confirm:
                 assert writer.counts().get("offline", 0) == 0
-        names = set(self.folder.names())
-        self.removed &= names  # a removed file that is gone may be forgotten; another of its name would be new
-        self.expected = {name: self.digest(name) for name in names - self.removed}
+        found = {name: self.digest(name) for name in self.folder.names()}
+        now = {digest: name for name, digest in found.items() if name not in self.expected}
+        # What was removed stays so under another name.
+        self.removed = {name if name in found else now.get(digest, name): digest for name, digest in self.removed.items()}
+        self.expected = {name: digest for name, digest in found.items() if name not in self.removed}
 
     @precondition(lambda self: self.expected)
     @rule(data=st.data())
@@ -164,8 +166,7 @@ class CollectionOfAFolder(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.expected)))
         with CollectionWriter.create(self.place, self.folder.root) as writer, writer.transaction():
             writer.remove(writer.ids_below(name))
-        del self.expected[name]
-        self.removed.add(name)
+        self.removed[name] = self.expected.pop(name)
 
     @rule()
     def compact(self) -> None:
