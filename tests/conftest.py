@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["aladin"], "beartype.beartype")  # before anything imports aladin
 
+import os  # noqa: E402
 import signal  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -18,8 +19,9 @@ from aladin.encode import Encoder  # noqa: E402
 from aladin.model_folder import ModelFolder  # noqa: E402
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM, build_tiny_model  # noqa: E402
 
-# No time limit for an example: a busy machine is no failure.
-settings.register_profile("aladin", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No time limit for an example: a busy machine is no failure. In CI the same examples each time, so that a commit is judged by what it
+# changed; whoever develops draws new ones with each run.
+settings.register_profile("aladin", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ)
 settings.load_profile("aladin")
 
 # A shell starts jobs in the background with interrupts ignored, and so would the commands that tests start and interrupt.
