@@ -19,8 +19,8 @@ from aladin.encode import Encoder  # noqa: E402
 from aladin.model_folder import ModelFolder  # noqa: E402
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM, build_tiny_model  # noqa: E402
 
-# No time limit for an example: a busy machine is no failure. In CI the same examples each time, so that a commit is judged by what it
-# changed; whoever develops draws new ones with each run.
+# No time limit for an example: a busy machine is no failure. In CI the same examples each time, so that a commit is judged by
+# what it changed; whoever develops draws new ones with each run.
 settings.register_profile("aladin", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ)
 settings.load_profile("aladin")
 
