@@ -172,6 +172,9 @@ class LossConfig:
     pair_teacher_of: Literal["matching", "alignment"] = "matching"  # the scores that learn from it
     pair_teacher_list: int = 8  # how many of a batch each query's list has at least: those that alignment ranks first
     pair_teacher_scale: float = 1.0  # inverse temperature of the teacher's log odds
+    ensemble_alignment: float = 0.0  # ListNet on alignment scores, towards those of other models, the recipe's `ensemble`
+    ensemble_matching: float = 0.0  # the same on matching scores
+    ensemble_scale: float = 30.0  # inverse temperature of the mean of the other models' alignment scores
     entropy: float = 0.0  # keeps matching vectors apart (spread_loss)
     hidden_l1: float = 0.0  # on the transformer's states (activity_loss); the original's weight: 0.001
     learned_weights: bool = False  # losses weigh themselves; the weights above then only say which count
@@ -188,12 +191,13 @@ class LossConfig:
     def __post_init__(self) -> None:
         _at_least(0, self, "alignment", "matching", "distillation", "caption_teacher", "margin")
         _at_least(0, self, "pairs", "pairs_scale", "pair_teacher", "entropy", "hidden_l1", "distillation_from_epoch")
+        _at_least(0, self, "ensemble_alignment", "ensemble_matching")
         _at_least(1, self, "ordinal_stride")
         _at_least(2, self, "pair_teacher_list")
         scales = ("alignment_scale", "matching_scale", "teacher_scale", "student_scale", "caption_teacher_scale")
-        _above_zero(self, *scales, "pair_teacher_scale")
+        _above_zero(self, *scales, "pair_teacher_scale", "ensemble_scale")
         if not (self.teaches_alignment or self.teaches_matching or self.pairs):
-            losses = "alignment, matching, distillation, caption_teacher, pair_teacher and pairs"
+            losses = "alignment, matching, distillation, caption_teacher, pair_teacher, pairs and both of the ensemble"
             raise ConfigError(f"{losses} in [loss] are all 0; give at least one a weight above 0")
         if self.learned_weights and self.entropy:
             raise ConfigError(
@@ -204,7 +208,13 @@ class LossConfig:
     @property
     def teaches_alignment(self) -> bool:
         """Whether a loss minds the alignment scores."""
-        return self.alignment > 0 or self.caption_teacher > 0 or (self.pair_teacher > 0 and self.pair_teacher_of == "alignment")
+        paired = self.pair_teacher > 0 and self.pair_teacher_of == "alignment"
+        return self.alignment > 0 or self.caption_teacher > 0 or self.ensemble_alignment > 0 or paired
+
+    @property
+    def hears_ensemble(self) -> bool:
+        """Whether other models' alignment scores are wanted."""
+        return self.ensemble_alignment > 0 or self.ensemble_matching > 0
 
     @property
     def hears_captions(self) -> bool:
@@ -214,7 +224,8 @@ class LossConfig:
     @property
     def teaches_matching(self) -> bool:
         """Whether a loss minds the matching scores."""
-        return self.matching > 0 or self.distillation > 0 or (self.pair_teacher > 0 and self.pair_teacher_of == "matching")
+        paired = self.pair_teacher > 0 and self.pair_teacher_of == "matching"
+        return self.matching > 0 or self.distillation > 0 or self.ensemble_matching > 0 or paired
 
 
 @dataclass(frozen=True)
@@ -256,6 +267,7 @@ class Recipe:
     image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
     validate_every: int = 1  # epochs
     teacher: str = ""  # model folder whose pair head pair_teacher in [loss] listens to; --teacher instead
+    ensemble: tuple[str, ...] = ()  # model folders whose alignment scores the ensemble weights in [loss] listen to; --ensemble
     averaged_steps: int = 0  # validated and kept is the exponential mean of the weights over about as many steps; 0: the last
     seed: int = 88
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -287,13 +299,13 @@ class Recipe:
             raise ConfigError("dropped_words has a share, but captions of a frozen transformer are encoded once; set it to 0")
         if "matching_head" in self.train and not self.loss.teaches_matching:
             raise ConfigError(
-                'train names "matching_head", but matching and distillation in [loss] are 0 and pair_teacher does not teach '
-                "it; give one a weight"
+                'train names "matching_head", but matching, distillation and ensemble_matching in [loss] are 0 and '
+                "pair_teacher does not teach it; give one a weight"
             )
         if self.train == ("matching_head",) and self.loss.teaches_alignment:
             raise ConfigError(
-                'train names only "matching_head", which alignment scores do not depend on; set alignment and caption_teacher '
-                'in [loss] to 0 and pair_teacher_of to "matching"'
+                'train names only "matching_head", which alignment scores do not depend on; set alignment, caption_teacher and '
+                'ensemble_alignment in [loss] to 0 and pair_teacher_of to "matching"'
             )
         if ("pair_head" in self.train) != (self.loss.pairs > 0):
             raise ConfigError(

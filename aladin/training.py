@@ -13,7 +13,7 @@ import math
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
@@ -41,7 +41,8 @@ from aladin.checkpoints import (
     weights_fingerprint,
 )
 from aladin.config import BackboneConfig, HeadsConfig, Recipe, from_table, to_table
-from aladin.datasets import DataOrigin, Dataset
+from aladin.datasets import DataOrigin, Dataset, placing_undecodable
+from aladin.ensemble_teacher import EnsembleTeacher, ensemble_members
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
 from aladin.features import Features, cached_features, image_input
@@ -79,7 +80,18 @@ from aladin.tensors import ImageInput, Tokens
 from aladin.text import Pieces, WordPieces
 
 # Names in [loss]; a new one comes last, so that the learned weights of older checkpoints keep their places.
-WEIGHED = ("alignment", "caption_teacher", "matching", "distillation", "pairs", "entropy", "hidden_l1", "pair_teacher")
+WEIGHED = (
+    "alignment",
+    "caption_teacher",
+    "matching",
+    "distillation",
+    "pairs",
+    "entropy",
+    "hidden_l1",
+    "pair_teacher",
+    "ensemble_alignment",
+    "ensemble_matching",
+)
 FIRST_LOG_VARIANCE = -2.3  # the original's
 PAIR_IMAGES = 40  # on which the pair head is judged
 AXES_STEPS = 8  # whose tokens a fresh projection begins with
@@ -122,7 +134,8 @@ def learning_set(
         images = region_set(dataset, tokenizer, config)
     else:
         check_photographs(dataset)
-        images = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
+        with placing_undecodable(dataset):
+            images = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
     pieces = WordPieces.load(tokenizer, config.limits.caption_pieces).encode(list(dataset.captions))
     return LearningSet(images, pieces, dataset.owners, DataOrigin.of(dataset))
 
@@ -134,14 +147,16 @@ class Start:
     model: Aladin
     tokenizer: Path  # a tokenizer.json
     pair_teacher: Aladin | None = None  # the one that the recipe names
+    ensemble: tuple[Aladin, ...] = ()  # those that it names
     fresh_projection: bool = False  # it is to become the principal axes of the tokens
-    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # "start", "teacher" -> name and fingerprint
+    # "start", "teacher", "ensemble" -> name and fingerprint
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def start_model(recipe: Recipe, start: Path | None) -> Start:
-    """The model of the folder `start`, or MiniLM-L6 with fresh heads; and the teacher, if the recipe names one.
+    """The model of the folder `start`, or MiniLM-L6 with fresh heads; and the teachers, if the recipe names any.
 
-    ConfigError if the one or the other is not what the recipe needs: it is said before an hour goes into features.
+    ConfigError if the one or the others are not what the recipe needs: it is said before an hour goes into features.
     """
     torch.manual_seed(recipe.seed)
     fresh_projection = False
@@ -170,7 +185,15 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     teacher = pair_teacher(recipe, model, path)
     if teacher is not None:
         origins["teacher"] = named_model(Path(recipe.teacher))
-    return Start(model, path, teacher, fresh_projection, origins)
+    ensemble = ensemble_members(recipe, model, path)
+    if ensemble:
+        origins["ensemble"] = _named_together([named_model(Path(folder)) for folder in recipe.ensemble])
+    return Start(model, path, teacher, ensemble, fresh_projection, origins)
+
+
+def _named_together(models: list[dict[str, str]]) -> dict[str, str]:
+    """Several models as one origin."""
+    return {what: ", ".join(model[what] for model in models) for what in ("name", "fingerprint")}
 
 
 def _check_beginning(recipe: Recipe) -> None:
@@ -186,11 +209,22 @@ def _check_beginning(recipe: Recipe) -> None:
 class Trainer:
     """One run in the folder `out`: `checkpoint.safetensors` to go on from, `best/` the model folder with the best rsum."""
 
-    def __init__(self, recipe: Recipe, start: Start, train: LearningSet, val: LearningSet, out: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        start: Start,
+        train: LearningSet,
+        val: LearningSet,
+        out: Path,
+        ensemble_images: Sequence[Features | RegionSet] = (),
+    ) -> None:
+        """`ensemble_images`: the training images as each member of the start's ensemble reads them."""
         self.recipe, self.train_set, self.val_set, self.out = recipe, train, val, out
         self.model, self.tokenizer, self._pair_teacher = start.model, start.tokenizer, start.pair_teacher
         self._fresh_projection, self._models = start.fresh_projection, start.origins
+        self._members, self._ensemble_images = start.ensemble, ensemble_images
         assert (start.pair_teacher is None) == (not recipe.teacher), "the start is that of another recipe"
+        assert len(start.ensemble) == len(recipe.ensemble) == len(ensemble_images), "each member reads the images its own way"
         # Of a detector's regions, whose number differs, all are read.
         regions = self.model.config.image.grid**2 if isinstance(train.images, Features) else 1
         self.plan = Plan(
@@ -214,6 +248,7 @@ class Trainer:
         self.frozen = "backbone" not in recipe.train and "image_network" not in recipe.train
         self._bank: StateBank | None = None
         self._caption_teacher: CaptionTeacher | None = None
+        self._ensemble: EnsembleTeacher | None = None
 
     def run(self, reporter: Reporter) -> None:
         """Train to the end, from the last checkpoint of the folder if there is one."""
@@ -226,6 +261,14 @@ class Trainer:
             check_minilm_pieces(self.tokenizer)
             with precision_context(self.recipe.precision):
                 self._caption_teacher = CaptionTeacher.build(_minilm(), self.train_set.pieces, self.train_set.owners)
+        if self._members and self.next_step < self.total_steps:
+            self._ensemble = EnsembleTeacher.build(
+                self._members,
+                self._ensemble_images,
+                self.train_set.pieces,
+                self.recipe.precision,
+                lambda done, total: reporter.progress("the ensemble's images", done, total),
+            )
         if self._fresh_projection and self.next_step == 0:
             self._begin_projection()
         epoch_start, saved = time.monotonic(), time.monotonic()
@@ -373,6 +416,8 @@ class Trainer:
             losses["distillation"] = self._imitation(matching, alignment, step.own)
         if self._pair_teacher is not None:
             losses["pair_teacher"] = self._pair_imitation(self._pair_teacher, step, matching, alignment)
+        if self._ensemble is not None:
+            losses |= self._ensemble_imitation(self._ensemble, step, matching, alignment)
         if weights.entropy:
             losses["entropy"] = spread_loss(images.vectors) + spread_loss(captions.vectors)
         if weights.hidden_l1:
@@ -409,6 +454,23 @@ class Trainer:
         else:
             student, scale = matching, loss.student_scale
         return listed_listnet_loss(student, said.clone(), listed, scale, loss.pair_teacher_scale)
+
+    def _ensemble_imitation(
+        self,
+        teacher: EnsembleTeacher,
+        step: Step,
+        matching: Float[Tensor, "images captions"],
+        alignment: Float[Tensor, "images captions"],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Of scores that imitate what other models say of the whole images and all words."""
+        loss = self.recipe.loss
+        said = teacher.scores(step.images, step.captions)
+        losses = {}
+        if loss.ensemble_alignment:
+            losses["ensemble_alignment"] = listnet_loss(alignment, said, loss.alignment_scale, loss.ensemble_scale)
+        if loss.ensemble_matching:
+            losses["ensemble_matching"] = listnet_loss(matching, said, loss.student_scale, loss.ensemble_scale)
+        return losses
 
     def _weighed(self, losses: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
         """The losses as they are added: by the recipe's weights, or by learned ones."""
@@ -476,8 +538,9 @@ class Trainer:
             reporter.validated(epoch, record | cost)
             if record[f"{self.judged_head} rsum"] > self.best_rsum:
                 self.best_rsum = record[f"{self.judged_head} rsum"]
-                # The teacher's path is this machine's; its name and fingerprint are among the origins.
-                recipe = to_table(self.recipe) | {"teacher": Path(self.recipe.teacher).name}
+                # The teachers' paths are this machine's; their names and fingerprints are among the origins.
+                ensemble = [Path(folder).name for folder in self.recipe.ensemble]
+                recipe = to_table(self.recipe) | {"teacher": Path(self.recipe.teacher).name, "ensemble": ensemble}
                 details = {"epoch": epoch, "commit": _commit(), "recipe": recipe} | self._origins()
                 save_model(self.kept_model, self.tokenizer, self.out / "best", {"training": details})
         self._save_checkpoint()
@@ -711,7 +774,7 @@ def _digest(*sets: LearningSet) -> str:
 
 
 def origins(models: Mapping[str, Mapping[str, str]], train: DataOrigin | None, val: DataOrigin | None) -> dict[str, Any]:
-    """What a run is made of, as tables and as far as it is known: "start", "teacher" and "data"."""
+    """What a run is made of, as tables and as far as it is known: "start", "teacher", "ensemble" and "data"."""
     return {**models, "data": {name: data.table() for name, data in (("train", train), ("val", val)) if data is not None}}
 
 
@@ -747,7 +810,7 @@ def _anew(out: Path) -> str:
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What of a run's origins is not what it was, as far as both say; "" if nothing."""
-    for what in ("start", "teacher"):
+    for what in ("start", "teacher", "ensemble"):
         if what in before and what in now and before[what]["fingerprint"] != now[what]["fingerprint"]:
             was, found = (f"{model['name']} (weights {model['fingerprint'][:12]})" for model in (before[what], now[what]))
             return f"with another {what}, {was}, not {found}"

@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
 import aladin.errors
 from aladin import __version__
-from aladin.cli import COMMANDS, root
+from aladin.cli import COMMANDS, main, root
 from aladin.cli.collection import SKIPPED_SOME
 from aladin.cli.search import NOTHING_FOUND
 
@@ -48,6 +50,37 @@ def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
     result = python("-m", "aladin", *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert "Error: " in result.stderr
+
+
+def commands(name: str, command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """The command, or all of a group, with the words that call it."""
+    inner = command.commands.items() if isinstance(command, click.Group) else ()
+    yield from (((name, *words), below) for key, value in inner for words, below in commands(key, value))
+    if not inner:
+        yield (name,), command
+
+
+def empty_paths(command: click.Command) -> Iterator[list[str]]:
+    """Arguments of which the last is an empty path, for each path that the command takes."""
+    before = 0
+    for param in command.params:
+        if isinstance(param.type, click.Path):
+            yield [param.opts[0], ""] if isinstance(param, click.Option) else ["x"] * before + [""]
+        before += isinstance(param, click.Argument)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_empty_path_is_wrong_usage_wherever_a_path_is_taken(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = root.get_command(click.Context(root), name)
+    assert command is not None
+    cases = [[*words, *arguments] for words, found in commands(name, command) for arguments in empty_paths(found)]
+    assert cases
+    for arguments in cases:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        printed = capsys.readouterr()
+        assert (ended.value.code, printed.out) == (2, "")
+        assert ": the path is empty, as from a variable that is not set; write . for the folder" in printed.err
 
 
 @pytest.mark.parametrize(

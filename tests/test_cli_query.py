@@ -89,6 +89,10 @@ def test_a_box_of_an_image_is_searched(aladin: Run, striped: Path) -> None:
         (("search", "PHOTOS", "red", "--before", "2023-02-29"), "is not in the calendar (day"),
         (("search", "PHOTOS", "red", "--before", "2024-00"), "is not in the calendar"),
         (("search", "PHOTOS", "red", "--after", "2024-01-01T24"), "is not in the calendar"),
+        (("search", "PHOTOS", "red", "--where", "widht > 3"), "there is no column widht; did you mean width?"),
+        (("search", "PHOTOS", "red", "--where", ""), "Invalid value for '--where': the condition is empty"),
+        (("similar", "PHOTOS", "PHOTOS/red.png", "--where", "width >"), "is not understood at its end"),
+        (("search", "PHOTOS", "red", "--after", "2024", "--where", "1) OR (1"), "is not understood at character 2, ')'"),
         (("search", "PHOTOS", "red", "--min-probability", 2), "2"),
         (("search", "PHOTOS", "red", "--min-probability", "nan"), "nan is no finite number"),
         (("search", "PHOTOS", "red", "--weight", "inf"), "inf is no finite number"),
@@ -115,8 +119,6 @@ def test_wrong_usage_ends_with_2(aladin: Run, photos: Path, arguments: tuple[obj
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--where", "widht > 3"), "there is no column widht; did you mean width?"),
-        (("--where", ""), "the condition is empty"),
         (("--and", " "), "the query is empty"),
         (("--without", ""), "the query is empty"),
         (("--min-probability", 0.5), "the model has no calibration"),

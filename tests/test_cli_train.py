@@ -141,6 +141,22 @@ def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pyte
     assert all("loss pair_teacher" in step for step in losses(tmp_path / "run").values())
 
 
+def test_several_models_teach_and_are_recorded_without_their_paths(files: Path, tmp_path: Path) -> None:
+    tokenizer = files / "model" / "tokenizer.json"
+    for name, seed in (("one", 5), ("other", 6)):
+        save_model(tiny_model(tokenizer, seed=seed), tokenizer, tmp_path / name)
+    recipe = tmp_path / "lite.toml"
+    recipe.write_text(RECIPE.replace("distillation", "ensemble_matching"))
+    command = arguments(files, tmp_path / "run", recipe=recipe)
+    assert exit_code([*command, "--ensemble", str(tmp_path / "one"), "--ensemble", str(tmp_path / "other")]) == 0
+    assert all("loss ensemble_matching" in step for step in losses(tmp_path / "run").values())
+    best = tmp_path / "run" / "best"
+    training = provenance(best)["training"]
+    assert training["ensemble"]["name"] == "one, other"
+    assert training["recipe"]["ensemble"] == ["one", "other"]
+    assert str(tmp_path) not in (best / "model.toml").read_text()
+
+
 def test_a_seed_given_on_the_command_line_replaces_the_recipes(files: Path, tmp_path: Path) -> None:
     assert exit_code([*arguments(files, tmp_path / "run"), "--seed", "7"]) == 0
     assert "\nseed = 7\n" in (tmp_path / "run" / "settings.toml").read_text()
@@ -242,7 +258,9 @@ def test_an_image_that_cannot_be_decoded_stops_the_command_unless_it_may_be_skip
     whole = (pictures / "3.png").read_bytes()
     (pictures / "3.png").write_bytes(whole[: len(whole) // 2])
     command = arguments(files, tmp_path / "run", train=pictures, cache=tmp_path / "cache")
-    assert "2.png is not an image" in failure(command, capsys)
+    said = failure(command, capsys)
+    assert f"{pictures / 'captions.jsonl'}, line 3: image '2.png' is not an image" in said
+    assert said.endswith("; replace it or pass --skip-bad")
     assert exit_code([*command, "--skip-bad"]) == 0
     told = capsys.readouterr().err
     assert f"{pictures}: 1 rows skipped: the image is not an image" in told

@@ -29,6 +29,7 @@ from aladin.config import (
     OptimizerConfig,
     Recipe,
 )
+from aladin.ensemble_teacher import ensemble_members
 from aladin.features import Features
 from aladin.grid import GridNetwork, top_classes
 from aladin.model import Aladin, new_model
@@ -150,8 +151,10 @@ def trainer(
     tokenizer = write_tokenizer(folder)
     model = model or tiny_model(tokenizer)
     train, val = (learning_set(model, tokenizer, pictures, views) for views in (recipe.views, 1))
-    start = Start(model, tokenizer, pair_teacher(recipe, model, tokenizer), fresh_projection)
-    return Trainer(recipe, start, train, val, folder / "run")
+    members = ensemble_members(recipe, model, tokenizer)
+    start = Start(model, tokenizer, pair_teacher(recipe, model, tokenizer), members, fresh_projection)
+    read = [learning_set(member, tokenizer, pictures).images for member in members]
+    return Trainer(recipe, start, train, val, folder / "run", read)
 
 
 def losses(out: Path) -> dict[int, dict[str, float]]:

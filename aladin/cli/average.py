@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+from aladin.cli.values import PATH
 from aladin.errors import ConfigError
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
+@click.argument("models", nargs=-1, required=True, type=PATH)
 def average(out: Path, models: tuple[Path, ...]) -> None:
     """Write to OUT a model whose weights are the mean of those of MODELS.
 

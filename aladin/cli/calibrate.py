@@ -7,13 +7,14 @@ import click
 
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import progress_shown
+from aladin.cli.values import PATH
 
 
 @click.command
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
+@click.argument("data", type=PATH)
 @click.option("--split", help="Split of the data to use, where it names splits.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
+@click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
 @click.option("--json", "as_json", is_flag=True, help="The constants and how they fare, as one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Do not write to MODEL.")
 @SKIP_BAD

@@ -25,7 +25,7 @@ from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.config import IndexConfig
 from aladin.encode import Encoder
-from aladin.errors import CollectionLocked, DataError
+from aladin.errors import CollectionLocked, ConfigError, DataError
 from aladin.frames import MOST_FRAMES, named_picture, picture_name
 from aladin.indexing import IndexReport
 from aladin.model_folder import ModelFolder, shipped_model
@@ -36,6 +36,18 @@ from aladin.verification import verify as check
 SKIPPED_SOME = 3  # exit codes
 DAMAGED = 1
 SHOWN_FAILURES = 20  # files named on stderr; all are in the collection
+
+
+def ceiling(text: str) -> int:
+    """Megabytes that leave room for reading images."""
+    size = megabytes(text)
+    try:
+        IndexConfig(max_memory_mb=size)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    return size
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 FRAMES = click.option(
     "--frames",
@@ -44,7 +56,7 @@ FRAMES = click.option(
 )
 READING = (
     click.option("--workers", type=click.IntRange(0), help="Processes that decode.  [default: one a core]"),
-    click.option("--max-memory", type=megabytes, metavar="SIZE", help="Keep all processes together below it, such as 1G."),
+    click.option("--max-memory", type=ceiling, metavar="SIZE", help="Keep all processes together below it, such as 1G."),
     click.option("--follow-symlinks", is_flag=True, help="Read what links lead to, also outside FOLDER."),
 )
 

@@ -9,6 +9,7 @@ import click
 
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import progress_shown
+from aladin.cli.values import PATH
 from aladin.config import HeadsConfig
 from aladin.datasets import DataOrigin, Dataset
 from aladin.errors import ConfigError
@@ -18,15 +19,15 @@ MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
 
 
 @click.command("correct-hubs")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Training images with captions.")
+@click.argument("model", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--data", type=PATH, required=True, help="Training images with captions.")
 @click.option("--split", help="Split of the data to use, where it names splits.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
+@click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
 @click.option("--centres", type=click.IntRange(min=1), default=500, show_default=True, help="In the bank of each side.")
 @click.option("--scale", type=float, default=HeadsConfig.hub_scale, show_default=True, help="Inverse temperature of nearness.")
 @click.option("--weight", type=float, default=HeadsConfig.hub_weight, show_default=True, help="Of nearness in scores.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features in, for the next time.")
+@click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
 @SKIP_BAD
 def correct_hubs(
     model: Path,

@@ -16,6 +16,7 @@ from aladin import __version__
 from aladin.cli.captioned import SKIP_BAD, read_captioned, tell_skipped
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
+from aladin.cli.values import PATH
 from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ def memory_size(text: str) -> int:
 
 
 @click.command
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
+@click.argument("data", type=PATH)
 @click.option("--split", help="Split of the data to use, where it names splits.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
+@click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
 @click.option(
     "--protocol",
     type=click.Choice(["full", "coco-5k", "coco-1k", "coco-1k-5fold", "flickr30k", "flickr8k"]),
@@ -91,12 +92,12 @@ def memory_size(text: str) -> int:
 )
 @click.option(
     "--coco-ids",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="COCO's captions JSON or Karpathy's, for the ids of eccv and cxc.  [default: DATA, if it is a .json]",
 )
 @click.option(
     "--judgements",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Flickr8k's ExpertAnnotations.txt or CrowdFlowerAnnotations.txt, to correlate scores with.",
 )
 @click.option("--rerank", default=100, show_default=True, type=click.IntRange(0), help="The k of two-stage; 0: leave it out.")
@@ -106,17 +107,17 @@ def memory_size(text: str) -> int:
     help=f"The n of three-stage: so many are read together with the query by a pair head; 0: leave it out.  [default: {PAIRS}, "
     "with a pair head]",
 )
-@click.option("--pair-model", type=click.Path(path_type=Path), help="Model folder with the pair head.  [default: MODEL]")
+@click.option("--pair-model", type=PATH, help="Model folder with the pair head.  [default: MODEL]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of encoding, for a trained model.  [default: fp32]")
 @click.option("--json", "form", flag_value="json", help="All figures, and the rank of every query, as one JSON object.")
 @click.option("--markdown", "form", flag_value="markdown", help="The tables as Markdown.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with plots and the hardest queries here.")
+@click.option("--html", type=PATH, help="Also write a page with plots and the hardest queries here.")
 @click.option(
     "--gate",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="An earlier --json of the same queries; exit 1 if anything is significantly worse.",
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features and relevances in.")
+@click.option("--cache", type=PATH, help="Folder to keep image features and relevances in.")
 @click.option(
     "--memory",
     type=memory_size,

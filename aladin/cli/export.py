@@ -9,19 +9,20 @@ import click
 
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import progress_shown
+from aladin.cli.values import PATH
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--val", type=click.Path(path_type=Path), required=True, help="Images with captions to measure the export on.")
+@click.argument("model", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--val", type=PATH, required=True, help="Images with captions to measure the export on.")
 @click.option("--split", help="Split of the validation data to use, where it names splits.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder or zip of the images, if not beside their captions.")
+@click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
 @click.option(
     "--precision", type=click.Choice(["int8", "fp16", "fp32"]), default="int8", show_default=True, help="Of the weights."
 )
 @click.option("--notes", type=click.File(encoding="utf-8"), help="Markdown for the card: training data, its terms, limits.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder to keep image features in, for the next time.")
+@click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
 @SKIP_BAD
 def export(
     model: Path,

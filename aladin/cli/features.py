@@ -9,6 +9,7 @@ import click
 
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
+from aladin.cli.values import PATH
 from aladin.errors import ConfigError, DataError
 from aladin.vinvl import (
     BOX_NUMBERS,
@@ -24,7 +25,6 @@ from aladin.vinvl import (
 from aladin.vinvl.npz import npz_files
 from aladin.vinvl.tables import Kind
 
-PATH = click.Path(path_type=Path)
 CAPTIONS = "captions.jsonl"
 
 

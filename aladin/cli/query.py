@@ -10,7 +10,7 @@ import click
 from aladin.boxes import Box
 from aladin.cli.values import PATH, PATH_AS_TYPED, FiniteRange
 from aladin.errors import ConfigError
-from aladin.filters import quoted, within_folder
+from aladin.filters import parsed, quoted, within_folder
 from aladin.queries import ImagePart, Part, Query, TextPart
 
 DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d))?)?)?)?)?", re.ASCII)
@@ -22,6 +22,15 @@ def box(text: str) -> Box:
         return Box.parse(text)
     except ConfigError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def condition(text: str) -> str:
+    """A condition that makes sense alone, so that no bracket of it closes one of ours."""
+    try:
+        parsed(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 def date(text: str) -> str:
@@ -63,7 +72,12 @@ CONDITIONS = (
         help="Only in this folder below FOLDER, or in that.",
     ),
     click.option("--camera", help="Only by cameras with this in their name."),
-    click.option("--where", help="Only images that meet a condition in SQL's words, such as \"width > height\"."),
+    click.option(
+        "--where",
+        type=condition,
+        metavar="TEXT",
+        help="Only images that meet a condition in SQL's words, such as \"width > height\".",
+    ),
 )  # fmt: skip
 
 

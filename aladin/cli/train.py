@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.progress import progress_shown
-
-PATH = click.Path(path_type=Path)
+from aladin.cli.values import PATH
 
 
 @click.command()
@@ -20,6 +19,13 @@ PATH = click.Path(path_type=Path)
 @click.option("--start", type=PATH, help="Model folder to start from; MiniLM-L6 and ImageNet without it.")
 @click.option(
     "--teacher", type=PATH, help="Model folder with a pair head, for pair_teacher in [loss]; the recipe's without it."
+)
+@click.option(
+    "--ensemble",
+    type=PATH,
+    multiple=True,
+    help="Model folder whose alignment scores teach, for the ensemble weights in [loss]; may be given several times; the "
+    "recipe's without it.",
 )
 @click.option("--cache", type=PATH, help="Folder for image features; OUT/features without it.")
 @click.option("--train-split", help="Split of the training data to use, where the data names splits.")
@@ -35,6 +41,7 @@ def train(
     out: Path,
     start: Path | None,
     teacher: Path | None,
+    ensemble: tuple[Path, ...],
     cache: Path | None,
     train_split: str | None,
     val_split: str | None,
@@ -61,6 +68,8 @@ def train(
         settings = dataclasses.replace(settings, seed=seed)
     if teacher is not None:
         settings = dataclasses.replace(settings, teacher=str(teacher))
+    if ensemble:
+        settings = dataclasses.replace(settings, ensemble=tuple(map(str, ensemble)))
     train_data = read_dataset(train_path, train_split, train_images, skip_bad)
     val_data = read_dataset(val_path, val_split, val_images, skip_bad)
     check_apart(train_data, val_data)
@@ -76,13 +85,21 @@ def train(
                 click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
         check_same_run(out, settings, origins(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
         features = cache or out / "features"
-        needed = missing_bytes(train_data, model, settings.views, features) + missing_bytes(val_data, model, 1, features)
+        # Of models with the same image networks all are counted: rather too much than too little.
+        read = [(train_data, model, settings.views), (val_data, model, 1)] + [
+            (train_data, other, 1) for other in begin.ensemble
+        ]
+        needed = sum(missing_bytes(data, reader, views, features) for data, reader, views in read)
         if needed:
             check_room(features, needed, settings.views)
             click.echo(f"image features take {readable_bytes(needed)} in {features}", err=True)
         learn = learning_set(train_data, model, tokenizer, settings.views, features, reporter.counting("training images"))
         judge = learning_set(val_data, model, tokenizer, 1, features, reporter.counting("validation images"))
-        trainer = Trainer(settings, begin, learn, judge, out)
+        others = [
+            learning_set(train_data, member, tokenizer, 1, features, reporter.counting(f"training images, for {name}")).images
+            for member, name in zip(begin.ensemble, settings.ensemble, strict=True)
+        ]
+        trainer = Trainer(settings, begin, learn, judge, out, others)
         trainer.run(reporter)
     best = f"best validation rsum of the {trainer.judged_head} head: {trainer.best_rsum:.1f}"
     click.echo(f"{best}; the model is in {out / 'best'}")
