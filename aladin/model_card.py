@@ -9,7 +9,10 @@ from aladin.measures import Estimate
 from aladin.report import Report, to_markdown
 
 HASH_DIGITS = 12  # of a fingerprint or commit that are shown
-LOSSES = ("alignment", "matching", "distillation", "caption_teacher", "pairs", "pair_teacher", "entropy", "hidden_l1")
+LOSSES = (
+    *("alignment", "matching", "distillation", "caption_teacher", "pairs", "pair_teacher", "ensemble_alignment"),
+    *("ensemble_matching", "entropy", "hidden_l1"),
+)
 STORED = {
     "int8": "Matrices and embeddings are stored in int8, convolutions in fp16; matrices are multiplied in int8.",
     "fp16": "Weights are stored in fp16; everything is computed in fp32.",

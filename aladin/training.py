@@ -149,8 +149,8 @@ class Start:
     pair_teacher: Aladin | None = None  # the one that the recipe names
     ensemble: tuple[Aladin, ...] = ()  # those that it names
     fresh_projection: bool = False  # it is to become the principal axes of the tokens
-    # "start", "teacher", "ensemble" -> name and fingerprint
-    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    # "start", "teacher" -> name and fingerprint; "ensemble" -> its models, each so
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def start_model(recipe: Recipe, start: Path | None) -> Start:
@@ -175,7 +175,7 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
             fresh_projection = recipe.model.heads.token_dim != model.config.heads.token_dim
             model = with_projection(model, recipe.model.heads.token_dim)
         path = start / "tokenizer.json"
-        origins = {"start": named_model(start)}
+        origins: dict[str, Mapping[str, Any]] = {"start": named_model(start)}
     else:
         _check_beginning(recipe)
         path = minilm_folder() / "tokenizer.json"
@@ -187,13 +187,8 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
         origins["teacher"] = named_model(Path(recipe.teacher))
     ensemble = ensemble_members(recipe, model, path)
     if ensemble:
-        origins["ensemble"] = _named_together([named_model(Path(folder)) for folder in recipe.ensemble])
+        origins["ensemble"] = {"models": [named_model(Path(folder)) for folder in recipe.ensemble]}
     return Start(model, path, teacher, ensemble, fresh_projection, origins)
-
-
-def _named_together(models: list[dict[str, str]]) -> dict[str, str]:
-    """Several models as one origin."""
-    return {what: ", ".join(model[what] for model in models) for what in ("name", "fingerprint")}
 
 
 def _check_beginning(recipe: Recipe) -> None:
@@ -773,7 +768,7 @@ def _digest(*sets: LearningSet) -> str:
     return digest.hexdigest()
 
 
-def origins(models: Mapping[str, Mapping[str, str]], train: DataOrigin | None, val: DataOrigin | None) -> dict[str, Any]:
+def origins(models: Mapping[str, Mapping[str, Any]], train: DataOrigin | None, val: DataOrigin | None) -> dict[str, Any]:
     """What a run is made of, as tables and as far as it is known: "start", "teacher", "ensemble" and "data"."""
     return {**models, "data": {name: data.table() for name, data in (("train", train), ("val", val)) if data is not None}}
 
@@ -811,9 +806,10 @@ def _anew(out: Path) -> str:
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What of a run's origins is not what it was, as far as both say; "" if nothing."""
     for what in ("start", "teacher", "ensemble"):
-        if what in before and what in now and before[what]["fingerprint"] != now[what]["fingerprint"]:
-            was, found = (f"{model['name']} (weights {model['fingerprint'][:12]})" for model in (before[what], now[what]))
-            return f"with another {what}, {was}, not {found}"
+        if what in before and what in now:
+            was, found = (origin[what].get("models", [origin[what]]) for origin in (before, now))
+            if [model["fingerprint"] for model in was] != [model["fingerprint"] for model in found]:
+                return f"with another {what}, {_named_with_weights(was)}, not {_named_with_weights(found)}"
     for what, images in (("train", "training images"), ("val", "validation images")):
         if what in before.get("data", {}) and what in now["data"]:
             was, found = before["data"][what], now["data"][what]
@@ -821,6 +817,10 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
                 before_and_now = f"{was['images']:,} of {was['name']}, not these {found['images']:,} of {found['name']}"
                 return f"on other {images}, {before_and_now}"
     return ""
+
+
+def _named_with_weights(models: Sequence[Mapping[str, str]]) -> str:
+    return ", ".join(f"{model['name']} (weights {model['fingerprint'][:12]})" for model in models)
 
 
 def _append(file: TextIO, record: Record) -> None:

@@ -141,7 +141,9 @@ def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pyte
     assert all("loss pair_teacher" in step for step in losses(tmp_path / "run").values())
 
 
-def test_several_models_teach_and_are_recorded_without_their_paths(files: Path, tmp_path: Path) -> None:
+def test_several_models_teach_and_are_recorded_without_their_paths(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokenizer = files / "model" / "tokenizer.json"
     for name, seed in (("one", 5), ("other", 6)):
         save_model(tiny_model(tokenizer, seed=seed), tokenizer, tmp_path / name)
@@ -152,9 +154,13 @@ def test_several_models_teach_and_are_recorded_without_their_paths(files: Path, 
     assert all("loss ensemble_matching" in step for step in losses(tmp_path / "run").values())
     best = tmp_path / "run" / "best"
     training = provenance(best)["training"]
-    assert training["ensemble"]["name"] == "one, other"
+    assert [model["name"] for model in training["ensemble"]["models"]] == ["one", "other"]
     assert training["recipe"]["ensemble"] == ["one", "other"]
     assert str(tmp_path) not in (best / "model.toml").read_text()
+
+    save_model(tiny_model(tokenizer, seed=7), tokenizer, tmp_path / "other")
+    assert exit_code([*command, "--ensemble", str(tmp_path / "one"), "--ensemble", str(tmp_path / "other")]) == 1
+    assert "belongs to a run with another ensemble, one (weights " in capsys.readouterr().err
 
 
 def test_a_seed_given_on_the_command_line_replaces_the_recipes(files: Path, tmp_path: Path) -> None:

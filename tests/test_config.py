@@ -84,7 +84,17 @@ def test_the_recipes_that_come_with_the_package_load(path: Path) -> None:
 
 
 def test_there_are_the_recipes_that_the_documentation_names() -> None:
-    assert {path.stem for path in RECIPES} == {"align", "both", "distil", "ensemble", "entangled", "lite", "project", "taught", "triplet"}
+    assert {path.stem for path in RECIPES} == {
+        "align",
+        "both",
+        "distil",
+        "ensemble",
+        "entangled",
+        "lite",
+        "project",
+        "taught",
+        "triplet",
+    }
 
 
 @pytest.mark.parametrize(
