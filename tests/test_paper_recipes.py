@@ -23,7 +23,7 @@ from aladin.errors import ConfigError
 from aladin.model import Aladin, new_model
 from aladin.scores import alignment_scores
 from aladin.text import WordPieces
-from aladin.training import Start, Trainer, learning_set
+from aladin.training import WEIGHED, Start, Trainer, learning_set
 from tests import tiny_learning
 from tests.tiny_learning import Recorder, losses, write_tokenizer
 from tests.tiny_official import random_images, write_features
@@ -148,7 +148,7 @@ def test_losses_that_weigh_themselves_learn_their_weights_and_a_resumed_run_keep
     run = run_of(both, tmp_path)
     before = run.log_variances.detach().clone()
     run.run(Recorder())
-    used = torch.tensor([True, False, True, True, False, False, True, False])  # alignment, matching, distillation, hidden_l1
+    used = torch.tensor([name in ("alignment", "matching", "distillation", "hidden_l1") for name in WEIGHED])
     assert (run.log_variances[used] != before[used]).all()
     assert torch.equal(run.log_variances[~used], before[~used])
     again = Trainer(both, Start(run.model, run.tokenizer), run.train_set, run.val_set, run.out)
