@@ -320,6 +320,23 @@ def test_escape_closes_and_focus_returns(opened: Opened) -> None:
 STATES = ("", "#q=red+and+blue&more=red:1&without=green", "#q=red&open", "#q=red&open&box", "#to=1999-01-01&filters", "#fails")
 
 
+def test_what_is_typed_while_a_photograph_closes_is_searched_for(opened: Opened) -> None:
+    page = opened()
+    page.locator(".tile").first.click()
+    expect(page.locator("#viewer")).to_be_visible()
+    # The dialog tells that it has closed only after this.
+    page.evaluate("""() => {
+        document.querySelector("#viewer").close();
+        const field = document.querySelector("#query");
+        field.focus();
+        field.value = "red";
+        field.dispatchEvent(new Event("input", {bubbles: true}));
+    }""")
+    page.keyboard.press("Enter")
+    expect(page.locator("#told")).to_contain_text("searched in")
+    expect(page.locator("#query")).to_have_value("red")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_serious(opened: Opened, scheme: str, width: int) -> None:

@@ -18,7 +18,7 @@ let state = fromAddress(location.hash);
 let status = null;
 let search = null; // the one under way
 let page = { asked: 0, cursor: null, busy: false, done: true, searched: 0 };
-let typing = 0;
+let typing = 0; // the timer of what is being typed and not yet searched for
 let draft = false; // whether the newest entry of the history is what is being typed
 
 const grid = new Grid(byId("results"), {
@@ -45,6 +45,7 @@ const viewer = new Viewer({
 const filters = () => ({ folder: state.folder, from: state.from, to: state.to });
 
 function change(news, { search: again = true, replace = false } = {}) {
+  if (again) settle();
   draft = false;
   state = { ...state, ...news, ...(again ? { open: news.open || "" } : {}) };
   history[replace ? "replaceState" : "pushState"](null, "", toAddress(state));
@@ -71,7 +72,8 @@ function exclude(word) {
 
 function draw() {
   const field = byId("query");
-  if (document.activeElement !== field || parsed(field.value).text !== state.text) field.value = state.text;
+  // What is being typed is left alone, when a photograph closes only now for instance.
+  if (!typing && (document.activeElement !== field || parsed(field.value).text !== state.text)) field.value = state.text;
   byId("clear").hidden = !(field.value || isQuery(state));
   document.title = state.text ? `${state.text} – aladin` : "aladin";
   const count = filtersSet(state);
@@ -368,8 +370,13 @@ async function refreshStatus(signal) {
 
 const clearFilters = () => change({ folder: "", from: "", to: "" });
 
-function typed(push) {
+function settle() {
   clearTimeout(typing);
+  typing = 0;
+}
+
+function typed(push) {
+  settle();
   const { text, unwanted } = parsed(byId("query").value);
   const without = [...new Set([...state.without, ...(push ? unwanted : [])])];
   const same = text === state.text && without.length === state.without.length;
@@ -405,6 +412,7 @@ byId("filters-clear").onclick = clearFilters;
 for (const [id, name] of [["from", "from"], ["to", "to"], ["folder", "folder"]]) byId(id).addEventListener("change", () => change({ [name]: byId(id).value }));
 
 addEventListener("popstate", () => {
+  settle();
   const before = toAddress({ ...state, open: "" });
   state = fromAddress(location.hash);
   draw();
