@@ -128,16 +128,21 @@ def learning_set(
     dataset: Dataset, model: Aladin, tokenizer: Path, views: int, cache: Path, report: Callable[[int, int], None]
 ) -> LearningSet:
     """Images (photographs' features from `cache` where they are there) and word pieces of `dataset`, for `model`."""
-    config = model.config
-    images: Features | RegionSet
-    if model.image_network is None:
-        images = region_set(dataset, tokenizer, config)
-    else:
-        check_photographs(dataset)
-        with placing_undecodable(dataset):
-            images = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
-    pieces = WordPieces.load(tokenizer, config.limits.caption_pieces).encode(list(dataset.captions))
+    images = images_read(dataset, model, tokenizer, views, cache, report)
+    pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces).encode(list(dataset.captions))
     return LearningSet(images, pieces, dataset.owners, DataOrigin.of(dataset))
+
+
+def images_read(
+    dataset: Dataset, model: Aladin, tokenizer: Path, views: int, cache: Path, report: Callable[[int, int], None]
+) -> Features | RegionSet:
+    """The images of `dataset` as `model` reads them: the half of a `learning_set` that differs from model to model."""
+    config = model.config
+    if model.image_network is None:
+        return region_set(dataset, tokenizer, config)
+    check_photographs(dataset)
+    with placing_undecodable(dataset):
+        return cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
 
 
 @dataclass(frozen=True)

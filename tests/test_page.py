@@ -317,9 +317,6 @@ def test_escape_closes_and_focus_returns(opened: Opened) -> None:
 # For everybody.
 
 
-STATES = ("", "#q=red+and+blue&more=red:1&without=green", "#q=red&open", "#q=red&open&box", "#to=1999-01-01&filters", "#fails")
-
-
 def test_what_is_typed_while_a_photograph_closes_is_searched_for(opened: Opened) -> None:
     page = opened()
     page.locator(".tile").first.click()
@@ -335,6 +332,9 @@ def test_what_is_typed_while_a_photograph_closes_is_searched_for(opened: Opened)
     page.keyboard.press("Enter")
     expect(page.locator("#told")).to_contain_text("searched in")
     expect(page.locator("#query")).to_have_value("red")
+
+
+STATES = ("", "#q=red+and+blue&more=red:1&without=green", "#q=red&open", "#q=red&open&box", "#to=1999-01-01&filters", "#fails")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

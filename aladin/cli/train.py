@@ -60,7 +60,7 @@ def train(
     from aladin.config import read_recipe
     from aladin.datasets import DataOrigin, check_apart, read_dataset, without_undecodable
     from aladin.features import check_room, missing_bytes, readable_bytes
-    from aladin.training import Trainer, check_captions, check_same_run, learning_set, origins, start_model
+    from aladin.training import Trainer, check_captions, check_same_run, images_read, learning_set, origins, start_model
 
     _keep_freed_memory()
     settings = read_recipe(recipe)
@@ -96,7 +96,7 @@ def train(
         learn = learning_set(train_data, model, tokenizer, settings.views, features, reporter.counting("training images"))
         judge = learning_set(val_data, model, tokenizer, 1, features, reporter.counting("validation images"))
         others = [
-            learning_set(train_data, member, tokenizer, 1, features, reporter.counting(f"training images, for {name}")).images
+            images_read(train_data, member, tokenizer, 1, features, reporter.counting(f"training images, for {name}"))
             for member, name in zip(begin.ensemble, settings.ensemble, strict=True)
         ]
         trainer = Trainer(settings, begin, learn, judge, out, others)
