@@ -30,7 +30,8 @@ class Step:
 class Plan:
     """How the steps of a run are drawn. An epoch reads every image once, in an order of its own.
 
-    The last step of an epoch takes what is left, unless that is a single image, which would have no negatives.
+    The last step of an epoch takes what is left, unless that is a single image, which would have no negatives. With `folds`
+    each step reads images of one fold, and each fold has such a last step.
     """
 
     owners: Int[np.ndarray, " captions"]  # the image row of each caption, in ascending order
@@ -40,6 +41,7 @@ class Plan:
     regions: int
     kept_regions: int
     seed: int
+    folds: Int[np.ndarray, " images"] | None = None  # the fold of each image
 
     @property
     def images(self) -> int:
@@ -47,18 +49,31 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        whole, left = divmod(self.images, self.batch_images)
-        return whole + (left >= 2)
+        sizes = [self.images] if self.folds is None else np.bincount(self.folds).tolist()
+        return sum(size // self.batch_images + (size % self.batch_images >= 2) for size in sizes)
 
     def steps(self, start: int, stop: int) -> Iterator[Step]:
         """Steps number `start` to `stop` - 1; the same whether or not those before them were drawn."""
-        order = np.empty(0, dtype=np.int64)
+        batches: list[Int[np.ndarray, "..."]] = []
         drawn_for = -1
         for number in range(start, stop):
             epoch, within = divmod(number, self.steps_per_epoch)
             if epoch != drawn_for:
-                order, drawn_for = np.random.default_rng((self.seed, ORDER, epoch)).permutation(self.images), epoch
-            yield self._step(number, epoch, order[within * self.batch_images : (within + 1) * self.batch_images])
+                batches, drawn_for = self._batches(epoch), epoch
+            yield self._step(number, epoch, batches[within])
+
+    def _batches(self, epoch: int) -> list[Int[np.ndarray, "..."]]:
+        """The image rows of each step of an epoch."""
+        random = np.random.default_rng((self.seed, ORDER, epoch))
+        order = random.permutation(self.images)
+        if self.folds is None:
+            return self._cut(order)
+        batches = [batch for fold in np.unique(self.folds) for batch in self._cut(order[self.folds[order] == fold])]
+        return [batches[place] for place in random.permutation(len(batches))]
+
+    def _cut(self, rows: Int[np.ndarray, " images"]) -> list[Int[np.ndarray, "..."]]:
+        batches = np.split(rows, range(self.batch_images, len(rows), self.batch_images))
+        return [batch for batch in batches if len(batch) >= 2]
 
     def _step(self, number: int, epoch: int, images: Int[np.ndarray, " images"]) -> Step:
         random = np.random.default_rng((self.seed, DRAWS, epoch, number))

@@ -21,7 +21,7 @@ from aladin.backbone import Backbone
 from aladin.config import BackboneConfig, ModelConfig, read_toml, to_table
 from aladin.errors import ConfigError, ModelError
 from aladin.model import Aladin, image_network, without_hub_correction
-from aladin.model_folder import model_config
+from aladin.model_folder import ModelFolder, model_config
 
 NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunks", "tag_tail", "classifier"))
 
@@ -97,11 +97,23 @@ def weights_fingerprint(path: Path) -> str:
         raise ModelError(f"{path} cannot be read: {error}; copy the whole model folder, or train it again") from None
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether the model folder holds nothing but what search needs."""
+    return (folder / "text.onnx").is_file() and not (folder / "model.safetensors").is_file()
+
+
+def fingerprint(folder: Path) -> str:
+    """The SHA-256 of a trained model's weights; of an exported one the fingerprint that collections remember."""
+    if is_exported(folder):
+        return ModelFolder.open(folder).fingerprint
+    return weights_fingerprint(folder / "model.safetensors")
+
+
 def named_model(folder: Path) -> dict[str, str]:
     """How a record of training names the model of a folder: without the machine's path, but with its run, as in align/best."""
     parts = folder.resolve().parts
     name = "/".join(parts[-2:]) if parts[-1] == "best" else parts[-1]
-    return {"name": name, "fingerprint": weights_fingerprint(folder / "model.safetensors")}
+    return {"name": name, "fingerprint": fingerprint(folder)}
 
 
 def average_models(folders: Sequence[Path]) -> Aladin:

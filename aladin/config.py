@@ -104,7 +104,7 @@ class LimitsConfig:
         _at_least(1, self, "tag_pieces", "regions")
 
 
-ImageNetwork = Literal["efficientnet-lite0", "efficientnet-lite2"]
+ImageNetwork = Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,8 @@ class LossConfig:
     ensemble_alignment: float = 0.0  # ListNet on alignment scores, towards those of other models, the recipe's `ensemble`
     ensemble_matching: float = 0.0  # the same on matching scores
     ensemble_scale: float = 30.0  # inverse temperature of the mean of the other models' alignment scores
+    cross_fitted_alignment: float = 0.0  # ListNet on alignment scores, towards the teacher of [cross_fitted]
+    cross_fitted_matching: float = 0.0  # the same on matching scores
     entropy: float = 0.0  # keeps matching vectors apart (spread_loss)
     hidden_l1: float = 0.0  # on the transformer's states (activity_loss); the original's weight: 0.001
     learned_weights: bool = False  # losses weigh themselves; the weights above then only say which count
@@ -191,14 +193,16 @@ class LossConfig:
     def __post_init__(self) -> None:
         _at_least(0, self, "alignment", "matching", "distillation", "caption_teacher", "margin")
         _at_least(0, self, "pairs", "pairs_scale", "pair_teacher", "entropy", "hidden_l1", "distillation_from_epoch")
-        _at_least(0, self, "ensemble_alignment", "ensemble_matching")
+        _at_least(0, self, "ensemble_alignment", "ensemble_matching", "cross_fitted_alignment", "cross_fitted_matching")
         _at_least(1, self, "ordinal_stride")
         _at_least(2, self, "pair_teacher_list")
         scales = ("alignment_scale", "matching_scale", "teacher_scale", "student_scale", "caption_teacher_scale")
         _above_zero(self, *scales, "pair_teacher_scale", "ensemble_scale")
         if not (self.teaches_alignment or self.teaches_matching or self.pairs):
-            losses = "alignment, matching, distillation, caption_teacher, pair_teacher, pairs and both of the ensemble"
-            raise ConfigError(f"{losses} in [loss] are all 0; give at least one a weight above 0")
+            raise ConfigError(
+                "alignment, matching, distillation, caption_teacher, pair_teacher, pairs and both of the ensemble and of "
+                "cross_fitted in [loss] are all 0; give at least one a weight above 0"
+            )
         if self.learned_weights and self.entropy:
             raise ConfigError(
                 f"learned_weights is true and entropy is {self.entropy}; entropy can be less than 0, and a loss below 0 would "
@@ -209,12 +213,18 @@ class LossConfig:
     def teaches_alignment(self) -> bool:
         """Whether a loss minds the alignment scores."""
         paired = self.pair_teacher > 0 and self.pair_teacher_of == "alignment"
-        return self.alignment > 0 or self.caption_teacher > 0 or self.ensemble_alignment > 0 or paired
+        taught = (self.alignment, self.caption_teacher, self.ensemble_alignment, self.cross_fitted_alignment)
+        return any(weight > 0 for weight in taught) or paired
 
     @property
     def hears_ensemble(self) -> bool:
         """Whether other models' alignment scores are wanted."""
         return self.ensemble_alignment > 0 or self.ensemble_matching > 0
+
+    @property
+    def hears_cross_fitted(self) -> bool:
+        """Whether the teacher of [cross_fitted] is wanted."""
+        return self.cross_fitted_alignment > 0 or self.cross_fitted_matching > 0
 
     @property
     def hears_captions(self) -> bool:
@@ -225,7 +235,24 @@ class LossConfig:
     def teaches_matching(self) -> bool:
         """Whether a loss minds the matching scores."""
         paired = self.pair_teacher > 0 and self.pair_teacher_of == "matching"
-        return self.matching > 0 or self.distillation > 0 or self.ensemble_matching > 0 or paired
+        taught = (self.matching, self.distillation, self.ensemble_matching, self.cross_fitted_matching)
+        return any(weight > 0 for weight in taught) or paired
+
+
+@dataclass(frozen=True)
+class CrossFittedConfig:
+    """The teacher whose models judge only what they have not learned from (cross_fitted_teacher.py)."""
+
+    # What the models see photographs through. They cost nothing at search time, so these may be more than the student's own.
+    networks: tuple[ImageNetwork, ...] = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
+    size: int = 288  # px a side
+    folds: int = 5  # parts of the training set, each judged by models that learned from all others
+    epochs: int = 40  # of each of those models
+
+    def __post_init__(self) -> None:
+        _at_least(2, self, "folds")
+        _at_least(1, self, "epochs")
+        ImageConfig(self.size, self.networks)
 
 
 @dataclass(frozen=True)
@@ -272,6 +299,7 @@ class Recipe:
     seed: int = 88
     precision: Literal["bf16", "fp32"] = "bf16"
     loss: LossConfig = field(default_factory=LossConfig)
+    cross_fitted: CrossFittedConfig = field(default_factory=CrossFittedConfig)  # heard if [loss] gives it a weight
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     # Of a model that starts from a folder only these count: dropout and matching_dropout, more image networks than it has with
     # their size of image, token_dim where the projection learns, and depth aggregation and post-layers where it has none.
@@ -299,13 +327,13 @@ class Recipe:
             raise ConfigError("dropped_words has a share, but captions of a frozen transformer are encoded once; set it to 0")
         if "matching_head" in self.train and not self.loss.teaches_matching:
             raise ConfigError(
-                'train names "matching_head", but matching, distillation and ensemble_matching in [loss] are 0 and '
-                "pair_teacher does not teach it; give one a weight"
+                'train names "matching_head", but matching, distillation, ensemble_matching and cross_fitted_matching in '
+                "[loss] are 0 and pair_teacher does not teach it; give one a weight"
             )
         if self.train == ("matching_head",) and self.loss.teaches_alignment:
             raise ConfigError(
-                'train names only "matching_head", which alignment scores do not depend on; set alignment, caption_teacher and '
-                'ensemble_alignment in [loss] to 0 and pair_teacher_of to "matching"'
+                'train names only "matching_head", which alignment scores do not depend on; set alignment, caption_teacher, '
+                'ensemble_alignment and cross_fitted_alignment in [loss] to 0 and pair_teacher_of to "matching"'
             )
         if ("pair_head" in self.train) != (self.loss.pairs > 0):
             raise ConfigError(

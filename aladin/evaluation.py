@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aladin.batches import caption_blocks
-from aladin.checkpoints import load_model, weights_fingerprint
+from aladin.checkpoints import is_exported, load_model
 from aladin.config import HeadsConfig, Pooling
 from aladin.datasets import Dataset, Example, placing_undecodable
 from aladin.encode import Encoder
@@ -28,7 +28,6 @@ from aladin.judgements import Agreement, Judgements, agreement
 from aladin.judging import Values, judged_values
 from aladin.measures import DIRECTIONS, Direction, Ranks, right_answer_ranks
 from aladin.model import Aladin, Encoded
-from aladin.model_folder import ModelFolder
 from aladin.protocols import Fold
 from aladin.regions import RegionSet, check_photographs, region_set
 from aladin.relevance import Judge
@@ -170,18 +169,6 @@ def encode_dataset(folder: Path, dataset: Dataset, precision: str, cache: Path, 
         return _by_exported_model(Encoder.load(folder), dataset, stages)
     found = "has neither model.safetensors nor text.onnx" if folder.is_dir() else "is not a folder"
     raise ModelError(f"{folder} {found}; give a model folder that `aladin train` or `aladin export` wrote")
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether the model folder holds nothing but what search needs."""
-    return (folder / "text.onnx").is_file() and not (folder / "model.safetensors").is_file()
-
-
-def fingerprint(folder: Path) -> str:
-    """The SHA-256 of a trained model's weights; of an exported one the fingerprint that collections remember."""
-    if is_exported(folder):
-        return ModelFolder.open(folder).fingerprint
-    return weights_fingerprint(folder / "model.safetensors")
 
 
 def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> EncodedData:

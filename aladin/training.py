@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO, runtime_checkable
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import (
     check_minilm_sizes,
     load_minilm,
-    load_model,
     minilm_folder,
     named_model,
     save_model,
@@ -41,11 +40,13 @@ from aladin.checkpoints import (
     weights_fingerprint,
 )
 from aladin.config import BackboneConfig, HeadsConfig, Recipe, from_table, to_table
+from aladin.cross_fitted_teacher import CrossFittedTeacher, CrossFitting, fold_of_each
 from aladin.datasets import DataOrigin, Dataset, placing_undecodable
 from aladin.ensemble_teacher import EnsembleTeacher, ensemble_members
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
 from aladin.features import Features, cached_features, image_input
+from aladin.grid import GridNetwork, grid_network
 from aladin.losses import (
     activity_loss,
     contrastive_distillation_loss,
@@ -75,6 +76,7 @@ from aladin.pair_teacher import listed_pairs, pair_teacher, taught_scores
 from aladin.pairs import drawn_pairs, pair_matrix
 from aladin.projection import principal_axes
 from aladin.regions import RegionSet, check_photographs, region_set
+from aladin.restoring import model_that_learns
 from aladin.scores import alignment_scores, matching_scores
 from aladin.tensors import ImageInput, Tokens
 from aladin.text import Pieces, WordPieces
@@ -91,10 +93,13 @@ WEIGHED = (
     "pair_teacher",
     "ensemble_alignment",
     "ensemble_matching",
+    "cross_fitted_alignment",
+    "cross_fitted_matching",
 )
 FIRST_LOG_VARIANCE = -2.3  # the original's
 PAIR_IMAGES = 40  # on which the pair head is judged
 AXES_STEPS = 8  # whose tokens a fresh projection begins with
+WHOLE_TAGS = 1  # of an image that a cross-fitted teacher sees; it reads none, but features are kept with their tags
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
 Record = Mapping[str, int | float]  # one line of the log
 
@@ -145,6 +150,14 @@ def images_read(
         return cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
 
 
+def whole_images(
+    dataset: Dataset, network: GridNetwork, recipe: Recipe, cache: Path, report: Callable[[int, int], None]
+) -> Features:
+    """The photographs of `dataset`, uncut, as the network of a cross-fitted teacher sees them."""
+    with placing_undecodable(dataset):
+        return cached_features(dataset, network, recipe.cross_fitted.size, WHOLE_TAGS, 1, cache, report)
+
+
 @dataclass(frozen=True)
 class Start:
     """What a run begins with."""
@@ -156,6 +169,7 @@ class Start:
     fresh_projection: bool = False  # it is to become the principal axes of the tokens
     # "start", "teacher" -> name and fingerprint; "ensemble" -> its models, each so
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    whole_network: GridNetwork | None = None  # what a cross-fitted teacher sees photographs through
 
 
 def start_model(recipe: Recipe, start: Path | None) -> Start:
@@ -167,7 +181,7 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     fresh_projection = False
     if start is not None:
         shares = recipe.model.backbone.dropout, recipe.model.heads.matching_dropout
-        model = with_dropout(without_hub_correction(load_model(start)), *shares)
+        model = with_dropout(without_hub_correction(model_that_learns(start)), *shares)
         if len(recipe.model.image.networks) > len(model.config.image.networks):
             model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
@@ -193,7 +207,10 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     ensemble = ensemble_members(recipe, model, path)
     if ensemble:
         origins["ensemble"] = {"models": [named_model(Path(folder)) for folder in recipe.ensemble]}
-    return Start(model, path, teacher, ensemble, fresh_projection, origins)
+    whole = None
+    if recipe.loss.hears_cross_fitted and model.image_network is not None:
+        whole = grid_network(recipe.cross_fitted.networks)
+    return Start(model, path, teacher, ensemble, fresh_projection, origins, whole)
 
 
 def _check_beginning(recipe: Recipe) -> None:
@@ -217,12 +234,18 @@ class Trainer:
         val: LearningSet,
         out: Path,
         ensemble_images: Sequence[Features | RegionSet] = (),
+        whole_images: Features | None = None,
     ) -> None:
-        """`ensemble_images`: the training images as each member of the start's ensemble reads them."""
+        """`ensemble_images`: the training images as each member of the start's ensemble reads them; `whole_images`: as its
+        `whole_network` does, without which a cross-fitted teacher sees them as the model itself.
+        """
         self.recipe, self.train_set, self.val_set, self.out = recipe, train, val, out
         self.model, self.tokenizer, self._pair_teacher = start.model, start.tokenizer, start.pair_teacher
         self._fresh_projection, self._models = start.fresh_projection, start.origins
         self._members, self._ensemble_images = start.ensemble, ensemble_images
+        self._whole_images = (train.images, start.model.image_network)
+        if whole_images is not None:
+            self._whole_images = (whole_images, start.whole_network)
         assert (start.pair_teacher is None) == (not recipe.teacher), "the start is that of another recipe"
         assert len(start.ensemble) == len(recipe.ensemble) == len(ensemble_images), "each member reads the images its own way"
         # Of a detector's regions, whose number differs, all are read.
@@ -235,6 +258,7 @@ class Trainer:
             regions,
             min(recipe.kept_regions, regions),
             recipe.seed,
+            self._folds(),
         )
         # Learned by the distillation form "mse" only: scale and shift from matching scores to alignment scores.
         self.score_fit = nn.Parameter(torch.tensor([0.5, 0.5]))
@@ -249,6 +273,7 @@ class Trainer:
         self._bank: StateBank | None = None
         self._caption_teacher: CaptionTeacher | None = None
         self._ensemble: EnsembleTeacher | None = None
+        self._cross_fitted: CrossFittedTeacher | None = None
 
     def run(self, reporter: Reporter) -> None:
         """Train to the end, from the last checkpoint of the folder if there is one."""
@@ -269,6 +294,8 @@ class Trainer:
                 self.recipe.precision,
                 lambda done, total: reporter.progress("the ensemble's images", done, total),
             )
+        if self.recipe.loss.hears_cross_fitted and self.next_step < self.total_steps:
+            self._cross_fitted = self._cross_fitted_teacher(reporter)
         if self._fresh_projection and self.next_step == 0:
             self._begin_projection()
         epoch_start, saved = time.monotonic(), time.monotonic()
@@ -286,6 +313,38 @@ class Trainer:
                 elif time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved = time.monotonic()
+
+    def _folds(self) -> Int[np.ndarray, " images"] | None:
+        """The fold of each image, if the steps are to read one fold each."""
+        if not self.recipe.loss.hears_cross_fitted:
+            return None
+        return fold_of_each(int(self.train_set.owners[-1]) + 1, self.recipe.cross_fitted.folds, self.recipe.seed)
+
+    def _cross_fitted_teacher(self, reporter: Reporter) -> CrossFittedTeacher:
+        """The one that this run has heard before, or a new one."""
+        path, recipe, folds = self.out / "cross_fitted.safetensors", self.recipe, self.plan.folds
+        if path.exists() and self.next_step > 0:
+            return CrossFittedTeacher.load(path)
+        check_minilm_pieces(self.tokenizer)
+        assert folds is not None, "the plan is one of folds"
+
+        def progress(what: str) -> Callable[[int, int], None]:
+            return lambda done, total: reporter.progress(what, done, total)
+
+        fitting = CrossFitting.of(
+            *self._whole_images,
+            _minilm(),
+            self.train_set.pieces,
+            self.train_set.owners,
+            folds,
+            recipe.cross_fitted,
+            recipe.seed,
+            recipe.precision,
+            progress("the cross-fitted teacher's images"),
+        )
+        teacher = fitting.teacher(self.plan, progress("the cross-fitted teacher's models"))
+        teacher.save(path)
+        return teacher
 
     @torch.no_grad()
     def _begin_projection(self) -> None:
@@ -417,7 +476,11 @@ class Trainer:
         if self._pair_teacher is not None:
             losses["pair_teacher"] = self._pair_imitation(self._pair_teacher, step, matching, alignment)
         if self._ensemble is not None:
-            losses |= self._ensemble_imitation(self._ensemble, step, matching, alignment)
+            said = self._ensemble.scores(step.images, step.captions)
+            losses |= self._imitations("ensemble", said, weights.ensemble_scale, matching, alignment)
+        if self._cross_fitted is not None:
+            said = self._cross_fitted.scores(step.images, step.captions)
+            losses |= self._imitations("cross_fitted", said, self._cross_fitted.scale, matching, alignment)
         if weights.entropy:
             losses["entropy"] = spread_loss(images.vectors) + spread_loss(captions.vectors)
         if weights.hidden_l1:
@@ -455,22 +518,22 @@ class Trainer:
             student, scale = matching, loss.student_scale
         return listed_listnet_loss(student, said.clone(), listed, scale, loss.pair_teacher_scale)
 
-    def _ensemble_imitation(
+    def _imitations(
         self,
-        teacher: EnsembleTeacher,
-        step: Step,
+        teacher: Literal["ensemble", "cross_fitted"],
+        said: Float[Tensor, "images captions"],
+        scale: float,
         matching: Float[Tensor, "images captions"],
         alignment: Float[Tensor, "images captions"],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Of scores that imitate what other models say of the whole images and all words."""
+        """Of scores that imitate what a teacher says of the whole images and all words, `scale` its inverse temperature."""
         loss = self.recipe.loss
-        said = teacher.scores(step.images, step.captions)
-        losses = {}
-        if loss.ensemble_alignment:
-            losses["ensemble_alignment"] = listnet_loss(alignment, said, loss.alignment_scale, loss.ensemble_scale)
-        if loss.ensemble_matching:
-            losses["ensemble_matching"] = listnet_loss(matching, said, loss.student_scale, loss.ensemble_scale)
-        return losses
+        students = {"alignment": (alignment, loss.alignment_scale), "matching": (matching, loss.student_scale)}
+        return {
+            f"{teacher}_{name}": listnet_loss(student, said, student_scale, scale)
+            for name, (student, student_scale) in students.items()
+            if getattr(loss, f"{teacher}_{name}")
+        }
 
     def _weighed(self, losses: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
         """The losses as they are added: by the recipe's weights, or by learned ones."""

@@ -87,6 +87,7 @@ def test_there_are_the_recipes_that_the_documentation_names() -> None:
     assert {path.stem for path in RECIPES} == {
         "align",
         "both",
+        "cross-fitted",
         "distil",
         "ensemble",
         "entangled",
@@ -191,8 +192,8 @@ def test_a_value_out_of_range_is_an_error_that_says_the_range(table: dict[str, A
     ("table", "expected"),
     [
         ({"loss": {"alignment": 0}}, "are all 0; give at least one a weight above 0"),
-        ({"train": ["matching_head"]}, "matching, distillation and ensemble_matching in [loss] are 0"),
-        ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment, caption_teacher and ensemble_alignment"),
+        ({"train": ["matching_head"]}, "matching, distillation, ensemble_matching and cross_fitted_matching in [loss] are 0"),
+        ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment, caption_teacher, ensemble_alignment and"),
         ({"train": ["projection"], "loss": {"alignment": 0, "matching": 1}}, "nothing else teaches it"),
         ({"loss": {"learned_weights": True, "entropy": 0.1}}, "entropy can be less than 0, and a loss below 0 would"),
     ],

@@ -35,7 +35,7 @@ def library_network(name: str) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def network() -> GridNetwork:
-    """Both networks, one beside the other."""
+    """All networks, one beside the other."""
     return GridNetwork(NAMES, [cut(library_network(name), NETWORKS[name].trunk_blocks) for name in NAMES])
 
 
@@ -51,7 +51,7 @@ def test_folded_batch_norms_leave_features_and_logits_as_the_library_computes_th
     normalised = (pixels.permute(0, 3, 1, 2).float() - 127) / 128
     maps = network.maps(pixels)
     actual = network.regions(maps)
-    assert actual.shape == (2, 4, 2 * 1280)
+    assert actual.shape == (2, 4, len(NAMES) * 1280)
     for name, part in zip(NAMES, actual.split(1280, dim=2), strict=True):
         expected = library_network(name).extract_features(normalised)
         scale = expected.std().item()

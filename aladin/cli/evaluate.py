@@ -138,12 +138,12 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     aladin evaluate runs/align/best dataset_coco.json --images coco --split test --protocol coco-5k --measure eccv
     aladin evaluate runs/both/best flickr8k.zip --split val --pairs 20 --pair-model runs/entangled/best
     """
-    from aladin import evaluation
+    from aladin import checkpoints
     from aladin.gate import check_same_queries, compared, differences, pass_gate, read_baseline
     from aladin.protocols import PROTOCOLS, chosen
 
     asked = Request(**options)
-    exported = evaluation.is_exported(asked.model)
+    exported = checkpoints.is_exported(asked.model)
     if exported and asked.precision:
         raise ConfigError(f"{printable(str(asked.model))} has the precision that it was exported with; leave out --precision")
     if asked.html and not asked.html.parent.is_dir():  # said before the work is done
@@ -211,7 +211,7 @@ def _subject(asked: Request, dataset: "Dataset", precision: str, pairs: int) -> 
 
 def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "Subject", cache: Path) -> "Report":
     """Everything that was asked for, but for the comparison with a baseline; writes the HTML page."""
-    from aladin import evaluation
+    from aladin import checkpoints, evaluation
     from aladin.judgements import read_judgements
     from aladin.protocols import folds
     from aladin.relevance.named import Judging, named_judge
@@ -228,8 +228,8 @@ def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "
     judging = Judging(dataset, protocol, asked.ids, cache, asked.memory, stages.stage, lambda text: click.echo(text, err=True))
     judges = [named_judge(text, judging) for text in dict.fromkeys(asked.measures)]
     encoded = evaluation.encode_dataset(asked.model, dataset, asked.precision or "fp32", cache, stages)
-    pair_fingerprint = evaluation.fingerprint(asked.pair_folder) if subject.pairs else ""
-    subject = replace(subject, fingerprint=evaluation.fingerprint(asked.model), pair_fingerprint=pair_fingerprint)
+    pair_fingerprint = checkpoints.fingerprint(asked.pair_folder) if subject.pairs else ""
+    subject = replace(subject, fingerprint=checkpoints.fingerprint(asked.model), pair_fingerprint=pair_fingerprint)
     third = _third_stage(asked, dataset, subject.pairs, cache, stages)
     found = evaluation.evaluate(encoded, asked.rerank, asked.memory, stages, parts, judges, third)
     agreements = evaluation.agreements(encoded, judgements, asked.memory) if judgements else {}

@@ -60,7 +60,17 @@ def train(
     from aladin.config import read_recipe
     from aladin.datasets import DataOrigin, check_apart, read_dataset, without_undecodable
     from aladin.features import check_room, missing_bytes, readable_bytes
-    from aladin.training import Trainer, check_captions, check_same_run, images_read, learning_set, origins, start_model
+    from aladin.training import (
+        WHOLE_TAGS,
+        Trainer,
+        check_captions,
+        check_same_run,
+        images_read,
+        learning_set,
+        origins,
+        start_model,
+        whole_images,
+    )
 
     _keep_freed_memory()
     settings = read_recipe(recipe)
@@ -85,11 +95,17 @@ def train(
                 click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
         check_same_run(out, settings, origins(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
         features = cache or out / "features"
+        models = [(train_data, model, settings.views), (val_data, model, 1)]
+        models += [(train_data, member, 1) for member in begin.ensemble]
         # Of models with the same image networks all are counted: rather too much than too little.
-        read = [(train_data, model, settings.views), (val_data, model, 1)] + [
-            (train_data, other, 1) for other in begin.ensemble
+        looks = [
+            (data, reader.image_network, reader.config.image.size, reader.config.limits.tags, views)
+            for data, reader, views in models
+            if reader.image_network is not None
         ]
-        needed = sum(missing_bytes(data, reader, views, features) for data, reader, views in read)
+        if begin.whole_network is not None:
+            looks.append((train_data, begin.whole_network, settings.cross_fitted.size, WHOLE_TAGS, 1))
+        needed = sum(missing_bytes(*look, features) for look in looks)
         if needed:
             check_room(features, needed, settings.views)
             click.echo(f"image features take {readable_bytes(needed)} in {features}", err=True)
@@ -99,7 +115,11 @@ def train(
             images_read(train_data, member, tokenizer, 1, features, reporter.counting(f"training images, for {name}"))
             for member, name in zip(begin.ensemble, settings.ensemble, strict=True)
         ]
-        trainer = Trainer(settings, begin, learn, judge, out, others)
+        whole = None
+        if begin.whole_network is not None:
+            report = reporter.counting("whole training images")
+            whole = whole_images(train_data, begin.whole_network, settings, features, report)
+        trainer = Trainer(settings, begin, learn, judge, out, others, whole)
         trainer.run(reporter)
     best = f"best validation rsum of the {trainer.judged_head} head: {trainer.best_rsum:.1f}"
     click.echo(f"{best}; the model is in {out / 'best'}")

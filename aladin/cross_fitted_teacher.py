@@ -1,0 +1,249 @@
+"""Small models of whole pictures and sentences, each judging only what it has not learned from, together as one teacher.
+
+Who learned the captions of 6,000 images knows them by heart, and what it says of them is not what it would say of others. So
+the images are parted into folds, and a fold's images and captions are judged by models that learned from the other folds
+(cross-fitting): what they say is as honest as it is of new images. Only images and captions of one fold can be compared, so a
+step of training then reads images of one fold.
+
+A model is two perceptrons into one space. The one reads a picture as the mean and the maximum of its regions' features, in
+their first principal axes; the other a caption as the mean and the maximum of MiniLM's token states.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from aladin.backbone import Backbone
+from aladin.batches import Plan, caption_blocks
+from aladin.caption_teacher import CaptionTeacher
+from aladin.checkpoints import save_weights
+from aladin.config import CrossFittedConfig
+from aladin.errors import DataError
+from aladin.evaluation import Progress, precision_context, quiet
+from aladin.features import Features
+from aladin.grid import GridNetwork
+from aladin.losses import infonce_loss, listnet_loss
+from aladin.regions import RegionSet
+from aladin.tensors import Tokens
+from aladin.text import Pieces
+
+BATCH = 64  # images or captions read at once
+FOLDS = 4  # keeps this use of a seed apart from those in batches.py
+AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
+HIDDEN, DIM = 1024, 384
+STEP_IMAGES = 960  # large lists are what these models learn best from, and they cost them little
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
+AVERAGED_STEPS = 40
+SCALE = 25.0  # inverse temperature of their own cosines while they learn
+LIKENESS = 0.5  # the share of soft targets (caption_teacher.py), as in the recipes
+LIKENESS_SCALE = 10.0
+OUTLIER = 6.0  # deviations; what lies beyond is cut
+SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found
+
+
+def fold_of_each(images: int, folds: int, seed: int) -> Int[np.ndarray, " images"]:
+    """The fold of every image, all of nearly one size. DataError if one would have a single image, without negatives."""
+    if images < 2 * folds:
+        raise DataError(
+            f"{images} images are too few for {folds} folds of a cross-fitted teacher; expected at least two each: give more "
+            "images, or lower folds in [cross_fitted]"
+        )
+    return np.random.default_rng((seed, FOLDS)).permutation(images) % folds
+
+
+@dataclass(frozen=True)
+class CrossFittedTeacher:
+    """What the models that did not learn from them make of every image and caption of a training set.
+
+    Models of one fold share their spaces; rows of different folds have nothing to do with each other.
+    """
+
+    image_vectors: Float[Tensor, "models images dim"]
+    caption_vectors: Float[Tensor, "models captions dim"]
+    scale: float  # inverse temperature at which the right answers are likeliest to it
+
+    def scores(
+        self, images: Int[np.ndarray, " images"], captions: Int[np.ndarray, " captions"]
+    ) -> Float[Tensor, "images captions"]:
+        """The mean of the models' cosines, by rows of the training set, which must all be of one fold."""
+        image_vectors = self.image_vectors[:, torch.from_numpy(images)].float()
+        caption_vectors = self.caption_vectors[:, torch.from_numpy(captions)].float()
+        return torch.einsum("mid,mcd->ic", image_vectors, caption_vectors) / len(image_vectors)
+
+    def save(self, path: Path) -> None:
+        """One file, so that a run which goes on need not learn it again and hears exactly what it heard before."""
+        vectors = {"images": self.image_vectors, "captions": self.caption_vectors}
+        save_weights(vectors, path, {"scale": repr(self.scale)})
+
+    @classmethod
+    def load(cls, path: Path) -> "CrossFittedTeacher":
+        with safe_open(path, "pt") as file:
+            return cls(file.get_tensor("images"), file.get_tensor("captions"), float(file.metadata()["scale"]))
+
+
+@dataclass(frozen=True)
+class CrossFitting:
+    """All that the small models learn from: pictures and captions as they read them, and what is alike."""
+
+    pictures: Float[Tensor, "images axes"]  # in principal axes, most important first
+    sentences: Float[Tensor, "captions features"]
+    owners: Int[np.ndarray, " captions"]
+    folds: Int[np.ndarray, " images"]
+    likeness: CaptionTeacher
+    config: CrossFittedConfig
+    seed: int
+    precision: str
+
+    @classmethod
+    def of(
+        cls,
+        images: Features | RegionSet,
+        network: GridNetwork | None,
+        minilm: Backbone,
+        pieces: Pieces,
+        owners: Int[np.ndarray, " captions"],
+        folds: Int[np.ndarray, " images"],
+        config: CrossFittedConfig,
+        seed: int,
+        precision: str,
+        progress: Progress = quiet,
+    ) -> "CrossFitting":
+        """`network` is the one that made `images`, None for a detector's regions. `progress` is told of images."""
+        pictures = standardised(pooled_images(images, network, progress))
+        axes = min(max(AXES), *pictures.shape)
+        torch.manual_seed(seed)
+        principal = torch.pca_lowrank(pictures, axes, center=False, niter=4)[2]
+        with precision_context(precision):
+            sentences = pooled_captions(minilm, pieces)
+            likeness = CaptionTeacher.build(minilm, pieces, owners)
+        rotated = pictures @ principal
+        return cls(rotated / rotated.std(), standardised(sentences), owners, folds, likeness, config, seed, precision)
+
+    def teacher(self, plan: Plan, progress: Progress = quiet) -> CrossFittedTeacher:
+        """Learn a model of each number of axes for each fold; `progress` is told of models. The teacher is to be heard in the
+        steps of `plan`, which are of one fold each.
+        """
+        every = [(fold, axes) for fold in range(self.config.folds) for axes in AXES]
+        images = torch.empty(len(AXES), len(self.pictures), DIM, dtype=torch.float16)
+        captions = torch.empty(len(AXES), len(self.sentences), DIM, dtype=torch.float16)
+        for number, (fold, axes) in enumerate(every):
+            pair = self._learned(fold, axes, number)
+            place, rows, columns = AXES.index(axes), self.folds == fold, self.folds[self.owners] == fold
+            with torch.inference_mode():
+                images[place, torch.from_numpy(rows)] = pair.pictures(self.pictures[rows, :axes]).half()
+                captions[place, torch.from_numpy(columns)] = pair.sentences(self.sentences[columns]).half()
+            progress(number + 1, len(every))
+        unscaled = CrossFittedTeacher(images, captions, 1.0)
+        return CrossFittedTeacher(images, captions, _likeliest_scale(unscaled, plan))
+
+    def _learned(self, fold: int, axes: int, number: int) -> "PerceptronPair":
+        """A model that has seen nothing of `fold`."""
+        torch.manual_seed(hash((self.seed, number)) % 2**63)
+        rows, columns = np.flatnonzero(self.folds != fold), np.flatnonzero(self.folds[self.owners] != fold)
+        owners = np.searchsorted(rows, self.owners[columns])
+        plan = Plan(owners, STEP_IMAGES, 1, 1, 1, 1, self.seed + number)
+        steps = self.config.epochs * plan.steps_per_epoch
+        pair = PerceptronPair(min(axes, self.pictures.shape[1]), self.sentences.shape[1])
+        averaged = AveragedModel(pair, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / AVERAGED_STEPS))  # type: ignore[no-untyped-call]
+        optimizer = torch.optim.AdamW(pair.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+        schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False)
+        for step in plan.steps(0, steps):
+            images, captions = rows[step.images], columns[step.captions]
+            with precision_context(self.precision):
+                found = pair.pictures(self.pictures[images, :axes]) @ pair.sentences(self.sentences[captions]).T
+            alike = self.likeness.scores(images, captions)
+            soft = listnet_loss(found.float(), alike, SCALE, LIKENESS_SCALE) / 2  # it is the sum of both directions
+            loss = (1 - LIKENESS) * infonce_loss(found.float(), step.own, SCALE) + LIKENESS * soft
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+            averaged.update_parameters(pair)
+        kept = averaged.module.eval()
+        assert isinstance(kept, PerceptronPair)
+        return kept
+
+
+def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
+    """Of some scales the one at which the right answers are likeliest in the lists of an epoch."""
+    lists = [(teacher.scores(step.images, step.captions), step.own) for step in plan.steps(0, plan.steps_per_epoch)]
+
+    def loss(scale: float) -> float:
+        return sum(float(infonce_loss(scores, own, scale)) for scores, own in lists)
+
+    return min(SCALES, key=loss)
+
+
+class PerceptronPair(nn.Module):
+    """Pictures and captions to unit vectors of one space."""
+
+    def __init__(self, axes: int, features: int) -> None:
+        super().__init__()
+        self.pictures = Perceptron(axes, dropped=0.3)
+        self.sentences = Perceptron(features, dropped=0.1)
+
+
+class Perceptron(nn.Module):
+    """One hidden layer and a straight way past it, to vectors of length 1."""
+
+    def __init__(self, features: int, dropped: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropped)
+        self.hidden = nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Dropout(0.5), nn.Linear(HIDDEN, DIM))
+        self.straight = nn.Linear(features, DIM, bias=False)
+
+    def forward(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows dim"]:
+        seen = self.dropout(rows)
+        return normalize(self.hidden(seen) + self.straight(seen), dim=1)
+
+
+@torch.inference_mode()
+def pooled_images(
+    images: Features | RegionSet, network: GridNetwork | None, progress: Progress = quiet
+) -> Float[Tensor, "images features"]:
+    """The mean and the maximum of the features of each image's regions; a photograph is read as a whole, by its first view."""
+    count = images.maps.shape[1] if isinstance(images, Features) else len(images)
+    parts = []
+    for start in range(0, count, BATCH):
+        rows = np.arange(start, min(start + BATCH, count))
+        parts.append(mean_and_maximum(_regions(images, network, rows)))
+        progress(start + len(rows), count)
+    return torch.cat(parts)
+
+
+def _regions(images: Features | RegionSet, network: GridNetwork | None, rows: Int[np.ndarray, " images"]) -> Tokens:
+    if isinstance(images, RegionSet):
+        return images.batch(rows).regions
+    assert network is not None, "cached maps are those of a network"
+    states = network.regions(torch.from_numpy(images.maps[0, rows]).float())
+    return Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool))
+
+
+@torch.inference_mode()
+def pooled_captions(minilm: Backbone, pieces: Pieces) -> Float[Tensor, "captions features"]:
+    """The mean and the maximum of the states of each caption's word pieces, special ones among them."""
+    pooled = torch.empty(len(pieces.ids), 2 * minilm.dim)
+    for block in caption_blocks(pieces, 4 * BATCH):
+        pooled[block.rows] = mean_and_maximum(minilm.encode_captions(block.ids, block.mask))
+    return pooled
+
+
+def mean_and_maximum(tokens: Tokens) -> Float[Tensor, "batch features"]:
+    """Of the real tokens' states, side by side."""
+    states, real = tokens.states.float(), tokens.mask[:, :, None]
+    mean = (states * real).sum(dim=1) / real.sum(dim=1)
+    return torch.cat([mean, states.masked_fill(~real, -torch.inf).amax(dim=1)], dim=1)
+
+
+def standardised(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+    """Each feature less its mean and divided by its deviation; what lies far out is cut."""
+    deviation, mean = torch.std_mean(rows, dim=0)
+    return ((rows - mean) / (deviation + 1e-4)).clamp(-OUTLIER, OUTLIER)

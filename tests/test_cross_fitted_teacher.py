@@ -1,0 +1,224 @@
+"""A teacher whose models judge only what they have not learned from."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from aladin import cross_fitted_teacher, training
+from aladin.backbone import Backbone
+from aladin.batches import Plan
+from aladin.checkpoints import load_minilm, minilm_folder
+from aladin.config import BackboneConfig, CrossFittedConfig, LossConfig, Recipe
+from aladin.cross_fitted_teacher import (
+    CrossFittedTeacher,
+    CrossFitting,
+    fold_of_each,
+    mean_and_maximum,
+    pooled_images,
+    standardised,
+)
+from aladin.errors import ConfigError, DataError
+from aladin.tensors import Tokens, pad_tokens
+from tests.tiny_learning import FAST, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
+
+PICTURES = 20
+FOLDS = 2
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_fitted_teacher, "AXES", (6, 10))
+    monkeypatch.setattr(cross_fitted_teacher, "HIDDEN", 32)
+    monkeypatch.setattr(cross_fitted_teacher, "DIM", 16)
+    monkeypatch.setattr(cross_fitted_teacher, "AVERAGED_STEPS", 5)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Backbone:
+    backbone = Backbone(BackboneConfig()).eval()
+    load_minilm(backbone)
+    return backbone
+
+
+def fitting(minilm: Backbone, folder: Path, epochs: int = 30, folds: np.ndarray | None = None) -> CrossFitting:
+    tokenizer = write_tokenizer(folder)
+    model = tiny_model(tokenizer)
+    data = learning_set(model, tokenizer, PICTURES)
+    config = CrossFittedConfig(folds=FOLDS, epochs=epochs)
+    folds = fold_of_each(PICTURES, FOLDS, 0) if folds is None else folds
+    network = model.image_network
+    return CrossFitting.of(data.images, network, minilm, data.pieces, data.owners, folds, config, 0, "fp32")
+
+
+def plan(of: CrossFitting) -> Plan:
+    return Plan(of.owners, 10, 2, 1, 1, 1, 0, of.folds)
+
+
+@pytest.mark.parametrize(("images", "folds"), [(10, 5), (11, 5), (5996, 5), (4, 2)])
+def test_folds_are_of_nearly_one_size_and_the_same_for_one_seed(images: int, folds: int) -> None:
+    found = fold_of_each(images, folds, 3)
+    sizes = np.bincount(found, minlength=folds)
+    assert len(found) == images
+    assert len(sizes) == folds
+    assert sizes.max() - sizes.min() <= 1
+    np.testing.assert_array_equal(found, fold_of_each(images, folds, 3))
+    assert images < 20 or (found != fold_of_each(images, folds, 4)).any()
+
+
+def test_a_fold_of_a_single_image_is_refused() -> None:
+    with pytest.raises(DataError, match=r"9 images are too few for 5 folds .*; expected at least two each: give more images"):
+        fold_of_each(9, 5, 0)
+
+
+def test_what_is_said_of_a_fold_does_not_depend_on_what_the_fold_says(minilm: Backbone, tmp_path: Path) -> None:
+    """The models of a fold learn nothing from it: its pictures and captions could go with each other in any way."""
+    plain = fitting(minilm, tmp_path, epochs=3)
+    rows = np.flatnonzero(plain.folds == 0)
+    pictures, sentences = plain.pictures.clone(), plain.sentences.clone()
+    pictures[rows] = pictures[rows[::-1].copy()]
+    columns = np.flatnonzero(plain.folds[plain.owners] == 0)
+    other = dataclasses.replace(plain, pictures=pictures, sentences=sentences)
+    one, two = plain.teacher(plan(plain)), other.teacher(plan(other))
+    assert torch.equal(one.image_vectors[:, rows], two.image_vectors[:, rows[::-1].copy()])
+    assert torch.equal(one.caption_vectors[:, columns], two.caption_vectors[:, columns])
+    learned_from_it = np.flatnonzero(plain.folds == 1)
+    assert not torch.equal(one.image_vectors[:, learned_from_it], two.image_vectors[:, learned_from_it])
+
+
+def test_it_finds_the_right_captions_of_pictures_that_its_models_have_not_seen(minilm: Backbone, tmp_path: Path) -> None:
+    """Pictures and captions of random numbers that a line turns into each other: nothing of a pair can be known by heart."""
+    random = torch.Generator().manual_seed(0)
+    plain = fitting(minilm, tmp_path, epochs=1)
+    pictures = torch.randn(200, 10, generator=random)
+    owners = np.repeat(np.arange(200), 2)
+    sentences = pictures[owners] @ torch.randn(10, 10, generator=random) + 0.1 * torch.randn(400, 10, generator=random)
+    likeness = dataclasses.replace(
+        plain.likeness,
+        caption_vectors=torch.nn.functional.normalize(sentences, dim=1),
+        image_vectors=torch.nn.functional.normalize(sentences[::2], dim=1),
+    )
+    folds = fold_of_each(200, FOLDS, 0)
+    config = CrossFittedConfig(folds=FOLDS, epochs=150)
+    apart = CrossFitting(pictures, sentences, owners, folds, likeness, config, 0, "fp32")
+    teacher = apart.teacher(plan(apart))
+    rows, columns = np.flatnonzero(folds == 0), np.flatnonzero(folds[owners] == 0)
+    found = rows[teacher.scores(rows, columns).argmax(dim=0).numpy()]
+    assert (found == owners[columns]).mean() > 0.5  # by chance: 0.01
+
+
+def test_a_score_is_the_mean_of_the_models_cosines() -> None:
+    random = torch.Generator().manual_seed(0)
+    images, captions = (torch.nn.functional.normalize(torch.randn(3, n, 4, generator=random), dim=2) for n in (5, 7))
+    teacher = CrossFittedTeacher(images, captions, 20.0)
+    rows, columns = np.array([4, 0]), np.array([6, 1, 3])
+    slow = [[np.mean([float(images[m, i] @ captions[m, c]) for m in range(3)]) for c in columns] for i in rows]
+    assert_close(teacher.scores(rows, columns), torch.tensor(slow), check_dtype=False)
+
+
+def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Backbone, tmp_path: Path) -> None:
+    of = fitting(minilm, tmp_path, epochs=2)
+    teacher = of.teacher(plan(of))
+    found = [
+        sum(float(cross_fitted_teacher.infonce_loss(teacher.scores(s.images, s.captions), s.own, scale)) for s in steps)
+        for steps in [list(plan(of).steps(0, plan(of).steps_per_epoch))]
+        for scale in (teacher.scale, *cross_fitted_teacher.SCALES)
+    ]
+    assert found[0] == min(found)
+
+
+def test_a_saved_teacher_says_the_same(minilm: Backbone, tmp_path: Path) -> None:
+    of = fitting(minilm, tmp_path, epochs=1)
+    teacher = of.teacher(plan(of))
+    teacher.save(tmp_path / "teacher.safetensors")
+    again = CrossFittedTeacher.load(tmp_path / "teacher.safetensors")
+    assert again.scale == teacher.scale
+    rows = np.arange(PICTURES)
+    assert torch.equal(again.scores(rows, rows), teacher.scores(rows, rows))
+
+
+def test_padding_changes_neither_mean_nor_maximum() -> None:
+    states = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)) - 3  # below 0, so that padding could win
+    mask = torch.tensor([[True, True, False, False], [True] * 4, [True, False, False, False]])
+    pooled = mean_and_maximum(Tokens(states, mask))
+    assert_close(pooled, mean_and_maximum(pad_tokens(Tokens(states, mask), 9)))
+    slow = [torch.cat([own.mean(dim=0), own.max(dim=0).values]) for own in (s[m] for s, m in zip(states, mask, strict=True))]
+    assert_close(pooled, torch.stack(slow))
+
+
+def test_pictures_are_pooled_one_by_one_whatever_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    model = tiny_model(tokenizer)
+    images = learning_set(model, tokenizer, 5, views=2).images
+    whole = pooled_images(images, model.image_network)
+    monkeypatch.setattr(cross_fitted_teacher, "BATCH", 2)
+    assert_close(pooled_images(images, model.image_network), whole)
+
+
+def test_standardised_features_have_no_mean_no_unit_and_no_outlier() -> None:
+    rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 50.0, 0.0]) + 7
+    rows[0, 0] = 1e4
+    found = standardised(rows)
+    assert float(found.abs().max()) <= cross_fitted_teacher.OUTLIER
+    assert_close(found[:, 1].mean(), torch.tensor(0.0), atol=1e-3, rtol=0)
+    assert_close(found[:, 1].std(), torch.tensor(1.0), atol=1e-2, rtol=0)
+    assert (found[:, 2] == 0).all()
+
+
+def taught(**weights: float) -> Recipe:
+    return Recipe(
+        train=("backbone", "matching_head") if "cross_fitted_matching" in weights else ("backbone",),
+        epochs=30,
+        batch_images=4,
+        precision="fp32",
+        validate_every=30,
+        views=1,
+        loss=LossConfig(alignment=0.0, **weights),
+        cross_fitted=CrossFittedConfig(folds=FOLDS, epochs=3),
+        optimizer=FAST,
+    )
+
+
+@pytest.fixture
+def _minilm_that_spells_as_the_tests_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "minilm"
+    write_tokenizer(folder)
+    monkeypatch.setattr(training, "minilm_folder", lambda: folder)
+
+
+@pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
+@pytest.mark.parametrize("student", ["cross_fitted_alignment", "cross_fitted_matching"])
+def test_the_student_comes_nearer_to_the_teacher(tmp_path: Path, student: str) -> None:
+    run = trainer(taught(**{student: 1.0}), tmp_path)
+    run.run(Recorder())
+    record = losses(run.out)
+    assert all(set(step) == {"loss", f"loss {student}"} for step in record.values())
+    totals = [step["loss"] for step in record.values()]
+    assert sum(totals[-8:]) < sum(totals[:8])
+    assert run.judged_head == student.removeprefix("cross_fitted_")
+
+
+@pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
+def test_a_run_that_goes_on_hears_the_teacher_that_it_heard_before(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(taught(cross_fitted_alignment=1.0), epochs=4)
+    whole = trainer(recipe, tmp_path / "whole")
+    whole.run(Recorder())
+    stopped = trainer(recipe, tmp_path / "stopped")
+    stopped.total_steps //= 2
+    stopped.run(Recorder())
+    again = trainer(recipe, tmp_path / "stopped")
+    recorder = Recorder()
+    again.run(recorder)
+    assert not any("cross-fitted" in what for what, _, _ in recorder.told)
+    assert len(losses(again.out)) == again.total_steps
+    assert torch.equal(again._cross_fitted.image_vectors, stopped._cross_fitted.image_vectors)  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
+def test_a_tokenizer_that_is_not_minilms_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "minilm_folder", minilm_folder)
+    with pytest.raises(ConfigError, match=r"is not MiniLM's"):
+        trainer(taught(cross_fitted_alignment=1.0), tmp_path).run(Recorder())
