@@ -25,7 +25,7 @@ from aladin.backbone import Backbone
 from aladin.batches import Plan, caption_blocks
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import save_weights
-from aladin.config import CrossFittedConfig
+from aladin.config import Recipe
 from aladin.errors import DataError
 from aladin.evaluation import Progress, precision_context, quiet
 from aladin.features import Features
@@ -91,16 +91,13 @@ class CrossFittedTeacher:
 
 @dataclass(frozen=True)
 class CrossFitting:
-    """All that the small models learn from: pictures and captions as they read them, and what is alike."""
+    """All that the small models learn from."""
 
     pictures: Float[Tensor, "images axes"]  # in principal axes, most important first
     sentences: Float[Tensor, "captions features"]
-    owners: Int[np.ndarray, " captions"]
-    folds: Int[np.ndarray, " images"]
     likeness: CaptionTeacher
-    config: CrossFittedConfig
-    seed: int
-    precision: str
+    plan: Plan  # the steps in which the teacher is to be heard; each reads images of one fold
+    recipe: Recipe
 
     @classmethod
     def of(
@@ -109,55 +106,59 @@ class CrossFitting:
         network: GridNetwork | None,
         minilm: Backbone,
         pieces: Pieces,
-        owners: Int[np.ndarray, " captions"],
-        folds: Int[np.ndarray, " images"],
-        config: CrossFittedConfig,
-        seed: int,
-        precision: str,
+        plan: Plan,
+        recipe: Recipe,
         progress: Progress = quiet,
     ) -> "CrossFitting":
         """`network` is the one that made `images`, None for a detector's regions. `progress` is told of images."""
         pictures = standardised(pooled_images(images, network, progress))
         axes = min(max(AXES), *pictures.shape)
-        torch.manual_seed(seed)
+        torch.manual_seed(recipe.seed)
         principal = torch.pca_lowrank(pictures, axes, center=False, niter=4)[2]
-        with precision_context(precision):
+        with precision_context(recipe.precision):
             sentences = pooled_captions(minilm, pieces)
-            likeness = CaptionTeacher.build(minilm, pieces, owners)
+            likeness = CaptionTeacher.build(minilm, pieces, plan.owners)
         rotated = pictures @ principal
-        return cls(rotated / rotated.std(), standardised(sentences), owners, folds, likeness, config, seed, precision)
+        return cls(rotated / rotated.std(), standardised(sentences), likeness, plan, recipe)
 
-    def teacher(self, plan: Plan, progress: Progress = quiet) -> CrossFittedTeacher:
-        """Learn a model of each number of axes for each fold; `progress` is told of models. The teacher is to be heard in the
-        steps of `plan`, which are of one fold each.
-        """
-        every = [(fold, axes) for fold in range(self.config.folds) for axes in AXES]
+    @property
+    def folds(self) -> Int[np.ndarray, " images"]:
+        assert self.plan.folds is not None, "the plan is one of folds"
+        return self.plan.folds
+
+    @property
+    def caption_folds(self) -> Int[np.ndarray, " captions"]:
+        return self.folds[self.plan.owners]
+
+    def teacher(self, progress: Progress = quiet) -> CrossFittedTeacher:
+        """Learn a model of each number of axes for each fold; `progress` is told of models."""
+        every = [(fold, axes) for fold in range(self.recipe.cross_fitted.folds) for axes in AXES]
         images = torch.empty(len(AXES), len(self.pictures), DIM, dtype=torch.float16)
         captions = torch.empty(len(AXES), len(self.sentences), DIM, dtype=torch.float16)
         for number, (fold, axes) in enumerate(every):
             pair = self._learned(fold, axes, number)
-            place, rows, columns = AXES.index(axes), self.folds == fold, self.folds[self.owners] == fold
+            place, rows, columns = AXES.index(axes), self.folds == fold, self.caption_folds == fold
             with torch.inference_mode():
                 images[place, torch.from_numpy(rows)] = pair.pictures(self.pictures[rows, :axes]).half()
                 captions[place, torch.from_numpy(columns)] = pair.sentences(self.sentences[columns]).half()
             progress(number + 1, len(every))
         unscaled = CrossFittedTeacher(images, captions, 1.0)
-        return CrossFittedTeacher(images, captions, _likeliest_scale(unscaled, plan))
+        return CrossFittedTeacher(images, captions, _likeliest_scale(unscaled, self.plan))
 
     def _learned(self, fold: int, axes: int, number: int) -> "PerceptronPair":
         """A model that has seen nothing of `fold`."""
-        torch.manual_seed(hash((self.seed, number)) % 2**63)
-        rows, columns = np.flatnonzero(self.folds != fold), np.flatnonzero(self.folds[self.owners] != fold)
-        owners = np.searchsorted(rows, self.owners[columns])
-        plan = Plan(owners, STEP_IMAGES, 1, 1, 1, 1, self.seed + number)
-        steps = self.config.epochs * plan.steps_per_epoch
+        torch.manual_seed(hash((self.recipe.seed, number)) % 2**63)
+        rows, columns = np.flatnonzero(self.folds != fold), np.flatnonzero(self.caption_folds != fold)
+        owners = np.searchsorted(rows, self.plan.owners[columns])
+        plan = Plan(owners, STEP_IMAGES, 1, 1, 1, 1, self.recipe.seed + number)
+        steps = self.recipe.cross_fitted.epochs * plan.steps_per_epoch
         pair = PerceptronPair(min(axes, self.pictures.shape[1]), self.sentences.shape[1])
         averaged = AveragedModel(pair, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / AVERAGED_STEPS))  # type: ignore[no-untyped-call]
         optimizer = torch.optim.AdamW(pair.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
         schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False)
         for step in plan.steps(0, steps):
             images, captions = rows[step.images], columns[step.captions]
-            with precision_context(self.precision):
+            with precision_context(self.recipe.precision):
                 found = pair.pictures(self.pictures[images, :axes]) @ pair.sentences(self.sentences[captions]).T
             alike = self.likeness.scores(images, captions)
             soft = listnet_loss(found.float(), alike, SCALE, LIKENESS_SCALE) / 2  # it is the sum of both directions

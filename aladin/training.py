@@ -322,27 +322,17 @@ class Trainer:
 
     def _cross_fitted_teacher(self, reporter: Reporter) -> CrossFittedTeacher:
         """The one that this run has heard before, or a new one."""
-        path, recipe, folds = self.out / "cross_fitted.safetensors", self.recipe, self.plan.folds
+        path = self.out / "cross_fitted.safetensors"
         if path.exists() and self.next_step > 0:
             return CrossFittedTeacher.load(path)
         check_minilm_pieces(self.tokenizer)
-        assert folds is not None, "the plan is one of folds"
 
         def progress(what: str) -> Callable[[int, int], None]:
-            return lambda done, total: reporter.progress(what, done, total)
+            return lambda done, total: reporter.progress(f"the cross-fitted teacher's {what}", done, total)
 
-        fitting = CrossFitting.of(
-            *self._whole_images,
-            _minilm(),
-            self.train_set.pieces,
-            self.train_set.owners,
-            folds,
-            recipe.cross_fitted,
-            recipe.seed,
-            recipe.precision,
-            progress("the cross-fitted teacher's images"),
-        )
-        teacher = fitting.teacher(self.plan, progress("the cross-fitted teacher's models"))
+        pieces = self.train_set.pieces
+        fitting = CrossFitting.of(*self._whole_images, _minilm(), pieces, self.plan, self.recipe, progress("images"))
+        teacher = fitting.teacher(progress("models"))
         teacher.save(path)
         return teacher
 

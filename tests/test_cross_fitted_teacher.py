@@ -22,6 +22,7 @@ from aladin.cross_fitted_teacher import (
     standardised,
 )
 from aladin.errors import ConfigError, DataError
+from aladin.losses import infonce_loss
 from aladin.tensors import Tokens, pad_tokens
 from tests.tiny_learning import FAST, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
@@ -44,18 +45,20 @@ def minilm() -> Backbone:
     return backbone
 
 
-def fitting(minilm: Backbone, folder: Path, epochs: int = 30, folds: np.ndarray | None = None) -> CrossFitting:
+def fitting(minilm: Backbone, folder: Path, epochs: int) -> CrossFitting:
     tokenizer = write_tokenizer(folder)
     model = tiny_model(tokenizer)
     data = learning_set(model, tokenizer, PICTURES)
-    config = CrossFittedConfig(folds=FOLDS, epochs=epochs)
-    folds = fold_of_each(PICTURES, FOLDS, 0) if folds is None else folds
-    network = model.image_network
-    return CrossFitting.of(data.images, network, minilm, data.pieces, data.owners, folds, config, 0, "fp32")
+    plan = plan_of(data.owners, PICTURES)
+    return CrossFitting.of(data.images, model.image_network, minilm, data.pieces, plan, recipe(epochs))
 
 
-def plan(of: CrossFitting) -> Plan:
-    return Plan(of.owners, 10, 2, 1, 1, 1, 0, of.folds)
+def plan_of(owners: np.ndarray, images: int) -> Plan:
+    return Plan(owners, 10, 2, 1, 1, 1, 0, fold_of_each(images, FOLDS, 0))
+
+
+def recipe(epochs: int) -> Recipe:
+    return Recipe(cross_fitted=CrossFittedConfig(folds=FOLDS, epochs=epochs), seed=0, precision="fp32")
 
 
 @pytest.mark.parametrize(("images", "folds"), [(10, 5), (11, 5), (5996, 5), (4, 2)])
@@ -78,11 +81,11 @@ def test_what_is_said_of_a_fold_does_not_depend_on_what_the_fold_says(minilm: Ba
     """The models of a fold learn nothing from it: its pictures and captions could go with each other in any way."""
     plain = fitting(minilm, tmp_path, epochs=3)
     rows = np.flatnonzero(plain.folds == 0)
-    pictures, sentences = plain.pictures.clone(), plain.sentences.clone()
+    pictures = plain.pictures.clone()
     pictures[rows] = pictures[rows[::-1].copy()]
-    columns = np.flatnonzero(plain.folds[plain.owners] == 0)
-    other = dataclasses.replace(plain, pictures=pictures, sentences=sentences)
-    one, two = plain.teacher(plan(plain)), other.teacher(plan(other))
+    columns = np.flatnonzero(plain.caption_folds == 0)
+    other = dataclasses.replace(plain, pictures=pictures)
+    one, two = plain.teacher(), other.teacher()
     assert torch.equal(one.image_vectors[:, rows], two.image_vectors[:, rows[::-1].copy()])
     assert torch.equal(one.caption_vectors[:, columns], two.caption_vectors[:, columns])
     learned_from_it = np.flatnonzero(plain.folds == 1)
@@ -101,11 +104,9 @@ def test_it_finds_the_right_captions_of_pictures_that_its_models_have_not_seen(m
         caption_vectors=torch.nn.functional.normalize(sentences, dim=1),
         image_vectors=torch.nn.functional.normalize(sentences[::2], dim=1),
     )
-    folds = fold_of_each(200, FOLDS, 0)
-    config = CrossFittedConfig(folds=FOLDS, epochs=150)
-    apart = CrossFitting(pictures, sentences, owners, folds, likeness, config, 0, "fp32")
-    teacher = apart.teacher(plan(apart))
-    rows, columns = np.flatnonzero(folds == 0), np.flatnonzero(folds[owners] == 0)
+    apart = CrossFitting(pictures, sentences, likeness, plan_of(owners, 200), recipe(150))
+    teacher = apart.teacher()
+    rows, columns = np.flatnonzero(apart.folds == 0), np.flatnonzero(apart.caption_folds == 0)
     found = rows[teacher.scores(rows, columns).argmax(dim=0).numpy()]
     assert (found == owners[columns]).mean() > 0.5  # by chance: 0.01
 
@@ -121,18 +122,19 @@ def test_a_score_is_the_mean_of_the_models_cosines() -> None:
 
 def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Backbone, tmp_path: Path) -> None:
     of = fitting(minilm, tmp_path, epochs=2)
-    teacher = of.teacher(plan(of))
-    found = [
-        sum(float(cross_fitted_teacher.infonce_loss(teacher.scores(s.images, s.captions), s.own, scale)) for s in steps)
-        for steps in [list(plan(of).steps(0, plan(of).steps_per_epoch))]
-        for scale in (teacher.scale, *cross_fitted_teacher.SCALES)
-    ]
-    assert found[0] == min(found)
+    teacher = of.teacher()
+    steps = list(of.plan.steps(0, of.plan.steps_per_epoch))
+    found = {
+        scale: sum(float(infonce_loss(teacher.scores(step.images, step.captions), step.own, scale)) for step in steps)
+        for scale in cross_fitted_teacher.SCALES
+    }
+    assert found[teacher.scale] == min(found.values())
+    assert max(found.values()) > min(found.values())
 
 
 def test_a_saved_teacher_says_the_same(minilm: Backbone, tmp_path: Path) -> None:
     of = fitting(minilm, tmp_path, epochs=1)
-    teacher = of.teacher(plan(of))
+    teacher = of.teacher()
     teacher.save(tmp_path / "teacher.safetensors")
     again = CrossFittedTeacher.load(tmp_path / "teacher.safetensors")
     assert again.scale == teacher.scale
@@ -203,13 +205,11 @@ def test_the_student_comes_nearer_to_the_teacher(tmp_path: Path, student: str) -
 
 @pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
 def test_a_run_that_goes_on_hears_the_teacher_that_it_heard_before(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(taught(cross_fitted_alignment=1.0), epochs=4)
-    whole = trainer(recipe, tmp_path / "whole")
-    whole.run(Recorder())
-    stopped = trainer(recipe, tmp_path / "stopped")
+    short = dataclasses.replace(taught(cross_fitted_alignment=1.0), epochs=4)
+    stopped = trainer(short, tmp_path / "stopped")
     stopped.total_steps //= 2
     stopped.run(Recorder())
-    again = trainer(recipe, tmp_path / "stopped")
+    again = trainer(short, tmp_path / "stopped")
     recorder = Recorder()
     again.run(recorder)
     assert not any("cross-fitted" in what for what, _, _ in recorder.told)

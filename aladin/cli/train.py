@@ -16,7 +16,7 @@ from aladin.cli.values import PATH
 @click.option("--train", "train_path", type=PATH, required=True, help="Images with captions to learn from.")
 @click.option("--val", "val_path", type=PATH, required=True, help="Images with captions to judge epochs by.")
 @click.option("--out", type=PATH, required=True, help="Folder for the run; goes on if a run was stopped in it.")
-@click.option("--start", type=PATH, help="Model folder to start from; MiniLM-L6 and ImageNet without it.")
+@click.option("--start", type=PATH, help="Model folder to start from, trained or exported; MiniLM-L6 and ImageNet without it.")
 @click.option(
     "--teacher", type=PATH, help="Model folder with a pair head, for pair_teacher in [loss]; the recipe's without it."
 )
