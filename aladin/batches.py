@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aladin.text import Pieces
 
-ORDER, DRAWS, WORDS = 1, 2, 3  # keep the uses of a seed apart
+ORDER, DRAWS, WORDS, FOLDS = 1, 2, 3, 4  # keep the uses of a seed apart
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,11 @@ class LossConfig:
         return self.caption_teacher > 0 or (self.pairs > 0 and self.pairs_scale > 0)
 
     @property
+    def hears_minilm(self) -> bool:
+        """Whether MiniLM has to read the captions, as it was before training."""
+        return self.hears_captions or self.hears_cross_fitted
+
+    @property
     def teaches_matching(self) -> bool:
         """Whether a loss minds the matching scores."""
         paired = self.pair_teacher > 0 and self.pair_teacher_of == "matching"
@@ -243,9 +248,10 @@ class LossConfig:
 class CrossFittedConfig:
     """The teacher whose models judge only what they have not learned from (cross_fitted_teacher.py)."""
 
-    # What the models see photographs through. They cost nothing at search time, so these may be more than the student's own.
+    # What the models see photographs through (a detector's regions are seen as they are). They cost nothing at search time, so
+    # they may be more than the student's own.
     networks: tuple[ImageNetwork, ...] = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
-    size: int = 288  # px a side
+    size: int = 288  # px a side, a multiple of 32
     folds: int = 5  # parts of the training set, each judged by models that learned from all others
     epochs: int = 40  # of each of those models
 
@@ -323,6 +329,11 @@ class Recipe:
         self._check_that_everything_learns()
 
     def _check_that_everything_learns(self) -> None:
+        if self.cross_fitted != CrossFittedConfig() and not self.loss.hears_cross_fitted:
+            raise ConfigError(
+                "[cross_fitted] describes a teacher, but cross_fitted_alignment and cross_fitted_matching in [loss] are 0; "
+                "give one a weight, or leave the table out"
+            )
         if self.dropped_words and not {"backbone", "image_network"} & set(self.train):
             raise ConfigError("dropped_words has a share, but captions of a frozen transformer are encoded once; set it to 0")
         if "matching_head" in self.train and not self.loss.teaches_matching:

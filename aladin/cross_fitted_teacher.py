@@ -2,7 +2,7 @@
 
 Who learned the captions of 6,000 images knows them by heart, and what it says of them is not what it would say of others. So
 the images are parted into folds, and a fold's images and captions are judged by models that learned from the other folds
-(cross-fitting): what they say is as honest as it is of new images. Only images and captions of one fold can be compared, so a
+(cross-fitting): what they say is as honest as it is of new pairs. Only images and captions of one fold can be compared, so a
 step of training then reads images of one fold.
 
 A model is two perceptrons into one space. The one reads a picture as the mean and the maximum of its regions' features, in
@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aladin.backbone import Backbone
-from aladin.batches import Plan, caption_blocks
+from aladin.batches import FOLDS, Plan, caption_blocks
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import save_weights
 from aladin.config import Recipe
-from aladin.errors import DataError
+from aladin.errors import DataError, ModelError
 from aladin.evaluation import Progress, precision_context, quiet
 from aladin.features import Features
 from aladin.grid import GridNetwork
@@ -36,14 +36,13 @@ from aladin.tensors import Tokens
 from aladin.text import Pieces
 
 BATCH = 64  # images or captions read at once
-FOLDS = 4  # keeps this use of a seed apart from those in batches.py
 AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
 HIDDEN, DIM = 1024, 384
 STEP_IMAGES = 960  # large lists are what these models learn best from, and they cost them little
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
-AVERAGED_STEPS = 40
+AVERAGED_STEPS = 40  # over which their weights are averaged, and at most a fifth of all
 SCALE = 25.0  # inverse temperature of their own cosines while they learn
-LIKENESS = 0.5  # the share of soft targets (caption_teacher.py), as in the recipes
+LIKENESS = 0.5  # the share of soft targets (caption_teacher.py)
 LIKENESS_SCALE = 10.0
 OUTLIER = 6.0  # deviations; what lies beyond is cut
 SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found
@@ -85,8 +84,15 @@ class CrossFittedTeacher:
 
     @classmethod
     def load(cls, path: Path) -> "CrossFittedTeacher":
-        with safe_open(path, "pt") as file:
-            return cls(file.get_tensor("images"), file.get_tensor("captions"), float(file.metadata()["scale"]))
+        """The one that was saved; ModelError if that is not there any more."""
+        try:
+            with safe_open(path, "pt") as file:
+                return cls(file.get_tensor("images"), file.get_tensor("captions"), float(file.metadata()["scale"]))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{path}, the teacher that this run has heard so far, cannot be read: {error}; put it back, or give another "
+                "--out to start anew"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class CrossFitting:
         network: GridNetwork | None,
         minilm: Backbone,
         pieces: Pieces,
+        likeness: CaptionTeacher,
         plan: Plan,
         recipe: Recipe,
         progress: Progress = quiet,
@@ -117,7 +124,6 @@ class CrossFitting:
         principal = torch.pca_lowrank(pictures, axes, center=False, niter=4)[2]
         with precision_context(recipe.precision):
             sentences = pooled_captions(minilm, pieces)
-            likeness = CaptionTeacher.build(minilm, pieces, plan.owners)
         rotated = pictures @ principal
         return cls(rotated / rotated.std(), standardised(sentences), likeness, plan, recipe)
 
@@ -146,16 +152,19 @@ class CrossFitting:
         return CrossFittedTeacher(images, captions, _likeliest_scale(unscaled, self.plan))
 
     def _learned(self, fold: int, axes: int, number: int) -> "PerceptronPair":
-        """A model that has seen nothing of `fold`."""
+        """A model that has seen no pair of `fold`."""
         torch.manual_seed(hash((self.recipe.seed, number)) % 2**63)
         rows, columns = np.flatnonzero(self.folds != fold), np.flatnonzero(self.caption_folds != fold)
         owners = np.searchsorted(rows, self.plan.owners[columns])
-        plan = Plan(owners, STEP_IMAGES, 1, 1, 1, 1, self.recipe.seed + number)
+        seed = self.recipe.seed + number
+        plan = Plan(owners, STEP_IMAGES, captions_per_image=1, views=1, regions=1, kept_regions=1, seed=seed)
         steps = self.recipe.cross_fitted.epochs * plan.steps_per_epoch
         pair = PerceptronPair(min(axes, self.pictures.shape[1]), self.sentences.shape[1])
-        averaged = AveragedModel(pair, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / AVERAGED_STEPS))  # type: ignore[no-untyped-call]
+        averaged = averaged_model(pair, min(AVERAGED_STEPS, max(1, steps // 5)))
         optimizer = torch.optim.AdamW(pair.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
-        schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False)
+        # It divides by the length of its first tenth, less one step.
+        total = max(steps + 1, 20)
+        schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=total, pct_start=0.1, cycle_momentum=False)
         for step in plan.steps(0, steps):
             images, captions = rows[step.images], columns[step.captions]
             with precision_context(self.recipe.precision):
@@ -181,6 +190,11 @@ def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
         return sum(float(infonce_loss(scores, own, scale)) for scores, own in lists)
 
     return min(SCALES, key=loss)
+
+
+def averaged_model(model: nn.Module, steps: int) -> AveragedModel:
+    """A copy of the model that follows it slowly; what it finds is far better than what any single step's weights find."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))  # type: ignore[no-untyped-call]
 
 
 class PerceptronPair(nn.Module):
@@ -211,12 +225,11 @@ def pooled_images(
     images: Features | RegionSet, network: GridNetwork | None, progress: Progress = quiet
 ) -> Float[Tensor, "images features"]:
     """The mean and the maximum of the features of each image's regions; a photograph is read as a whole, by its first view."""
-    count = images.maps.shape[1] if isinstance(images, Features) else len(images)
     parts = []
-    for start in range(0, count, BATCH):
-        rows = np.arange(start, min(start + BATCH, count))
+    for start in range(0, len(images), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(images)))
         parts.append(mean_and_maximum(_regions(images, network, rows)))
-        progress(start + len(rows), count)
+        progress(start + len(rows), len(images))
     return torch.cat(parts)
 
 

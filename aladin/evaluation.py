@@ -121,14 +121,13 @@ def encode_images(
     model: Aladin, images: Features | RegionSet, precision: str = "fp32", progress: Progress = quiet
 ) -> EncodedSet:
     """Every image, of photographs the whole picture."""
-    total = images.maps.shape[1] if isinstance(images, Features) else len(images)
     parts = []
-    for rows in _blocks(total, BATCH):
+    for rows in _blocks(len(images), BATCH):
         with precision_context(precision):
             read = image_input(model, images, np.arange(rows.start, rows.stop))
             encoded = model.encoded_images(model.image_states(read))
         parts.append(EncodedSet(encoded.vectors, encoded.tokens))  # and not its states
-        progress(rows.stop, total)
+        progress(rows.stop, len(images))
     return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))
 
 

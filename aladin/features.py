@@ -43,6 +43,9 @@ class Features:
     maps: Float16[np.ndarray, "views images channels rows columns"]
     tags: Int16[np.ndarray, "views images tags"]  # class numbers, best first
 
+    def __len__(self) -> int:
+        return self.maps.shape[1]
+
     @property
     def views(self) -> int:
         return len(self.maps)

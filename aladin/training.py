@@ -24,7 +24,6 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aladin import official
 from aladin.backbone import Backbone
@@ -40,13 +39,13 @@ from aladin.checkpoints import (
     weights_fingerprint,
 )
 from aladin.config import BackboneConfig, HeadsConfig, Recipe, from_table, to_table
-from aladin.cross_fitted_teacher import CrossFittedTeacher, CrossFitting, fold_of_each
+from aladin.cross_fitted_teacher import CrossFittedTeacher, CrossFitting, averaged_model, fold_of_each
 from aladin.datasets import DataOrigin, Dataset, placing_undecodable
 from aladin.ensemble_teacher import EnsembleTeacher, ensemble_members
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation import alignment_matrix, encode_captions, encode_images, precision_context
 from aladin.features import Features, cached_features, image_input
-from aladin.grid import GridNetwork, grid_network
+from aladin.grid import SHRINKAGE, GridNetwork, grid_network
 from aladin.losses import (
     activity_loss,
     contrastive_distillation_loss,
@@ -207,8 +206,12 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     ensemble = ensemble_members(recipe, model, path)
     if ensemble:
         origins["ensemble"] = {"models": [named_model(Path(folder)) for folder in recipe.ensemble]}
+    if recipe.loss.hears_minilm:
+        check_minilm_pieces(path)
     whole = None
     if recipe.loss.hears_cross_fitted and model.image_network is not None:
+        if recipe.cross_fitted.size % SHRINKAGE:
+            raise ConfigError(f"size in [cross_fitted] is {recipe.cross_fitted.size}; expected a multiple of {SHRINKAGE}")
         whole = grid_network(recipe.cross_fitted.networks)
     return Start(model, path, teacher, ensemble, fresh_projection, origins, whole)
 
@@ -237,15 +240,14 @@ class Trainer:
         whole_images: Features | None = None,
     ) -> None:
         """`ensemble_images`: the training images as each member of the start's ensemble reads them; `whole_images`: as its
-        `whole_network` does, without which a cross-fitted teacher sees them as the model itself.
+        `whole_network` sees them, if it has one.
         """
         self.recipe, self.train_set, self.val_set, self.out = recipe, train, val, out
         self.model, self.tokenizer, self._pair_teacher = start.model, start.tokenizer, start.pair_teacher
         self._fresh_projection, self._models = start.fresh_projection, start.origins
         self._members, self._ensemble_images = start.ensemble, ensemble_images
-        self._whole_images = (train.images, start.model.image_network)
-        if whole_images is not None:
-            self._whole_images = (whole_images, start.whole_network)
+        self._whole_network, self._whole_images = start.whole_network, whole_images or train.images
+        assert (start.whole_network is None) == (whole_images is None), "a network without its features, or these without it"
         assert (start.pair_teacher is None) == (not recipe.teacher), "the start is that of another recipe"
         assert len(start.ensemble) == len(recipe.ensemble) == len(ensemble_images), "each member reads the images its own way"
         # Of a detector's regions, whose number differs, all are read.
@@ -265,7 +267,7 @@ class Trainer:
         # Learned with `learned_weights` only: the logarithm of each loss's variance.
         self.log_variances = nn.Parameter(torch.full((len(WEIGHED),), FIRST_LOG_VARIANCE))
         self.optimizer = _optimizer(recipe, self.model, self.score_fit, self.log_variances)
-        self.averaged = _averaged(self.model, recipe.averaged_steps) if recipe.averaged_steps else None
+        self.averaged = averaged_model(self.model, recipe.averaged_steps) if recipe.averaged_steps else None
         self.total_steps = recipe.epochs * self.plan.steps_per_epoch
         self.next_step = 0
         self.best_rsum = -math.inf
@@ -282,7 +284,7 @@ class Trainer:
         self._write_settings()
         if self.frozen and isinstance(self.train_set.images, Features) and self.next_step < self.total_steps:
             self._bank = StateBank.build(self.model, self.train_set, self.recipe.precision, reporter)
-        if self.recipe.loss.hears_captions and self.next_step < self.total_steps:
+        if self.recipe.loss.hears_minilm and self.next_step < self.total_steps:
             check_minilm_pieces(self.tokenizer)
             with precision_context(self.recipe.precision):
                 self._caption_teacher = CaptionTeacher.build(_minilm(), self.train_set.pieces, self.train_set.owners)
@@ -323,15 +325,16 @@ class Trainer:
     def _cross_fitted_teacher(self, reporter: Reporter) -> CrossFittedTeacher:
         """The one that this run has heard before, or a new one."""
         path = self.out / "cross_fitted.safetensors"
-        if path.exists() and self.next_step > 0:
+        if self.next_step > 0:
             return CrossFittedTeacher.load(path)
-        check_minilm_pieces(self.tokenizer)
+        assert self._caption_teacher is not None, "who hears this teacher hears MiniLM"
 
         def progress(what: str) -> Callable[[int, int], None]:
             return lambda done, total: reporter.progress(f"the cross-fitted teacher's {what}", done, total)
 
-        pieces = self.train_set.pieces
-        fitting = CrossFitting.of(*self._whole_images, _minilm(), pieces, self.plan, self.recipe, progress("images"))
+        images, network = self._whole_images, self._whole_network
+        texts = (self.train_set.pieces, self._caption_teacher)
+        fitting = CrossFitting.of(images, network, _minilm(), *texts, self.plan, self.recipe, progress("images"))
         teacher = fitting.teacher(progress("models"))
         teacher.save(path)
         return teacher
@@ -729,11 +732,11 @@ def _minilm() -> Backbone:
 
 
 def check_minilm_pieces(tokenizer: Path) -> None:
-    """ConfigError unless a model's tokenizer.json is MiniLM's, whose numbers for word pieces the caption teacher reads."""
+    """ConfigError unless a model's tokenizer.json is MiniLM's, whose numbers for word pieces some teachers read."""
     if tokenizer.read_bytes() != (minilm_folder() / "tokenizer.json").read_bytes():
         raise ConfigError(
-            f"{tokenizer} is not MiniLM's, and the caption teacher reads captions in MiniLM's word pieces; "
-            "set caption_teacher in [loss] to 0"
+            f"{tokenizer} is not MiniLM's, and the teachers of captions and of [cross_fitted] read captions in MiniLM's word "
+            "pieces; set caption_teacher, pairs_scale, cross_fitted_alignment and cross_fitted_matching in [loss] to 0"
         )
 
 
@@ -774,11 +777,6 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter, log_varia
             groups += [{"params": matrices, "full_rate": rate, "weight_decay": rates.weight_decay}]
             groups += [{"params": others, "full_rate": rate, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, rates.beta2), fused=True)
-
-
-def _averaged(model: Aladin, steps: int) -> AveragedModel:
-    """A copy of the model that follows it slowly; its validation rsum is far above that of any single step's weights."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))  # type: ignore[no-untyped-call]
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

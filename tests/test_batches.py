@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -50,6 +51,24 @@ def test_an_epoch_reads_each_image_once_but_for_a_single_one_left_over(settings:
     assert set(read.values()) == {1}
     assert set(read) <= set(range(plan.images))
     assert len(read) == plan.images - left_over
+
+
+@few_examples
+@given(settings=plans(), number=st.integers(0, 3), count=st.integers(1, 4))
+def test_with_folds_a_step_reads_one_and_an_epoch_each_image_once_but_for_single_ones_left_over(
+    settings: dict[str, object], number: int, count: int
+) -> None:
+    plan = Plan(**settings)  # type: ignore[arg-type]
+    plan = dataclasses.replace(plan, folds=np.arange(plan.images) % count)
+    steps = epoch(plan, number)
+    assert len(steps) == plan.steps_per_epoch
+    assert all(len(set((step.images % count).tolist())) == 1 for step in steps)
+    read = Counter(image for step in steps for image in step.images.tolist())
+    assert set(read.values()) <= {1}
+    sizes = [len(range(fold, plan.images, count)) for fold in range(count)]
+    assert len(read) == plan.images - sum(size % plan.batch_images == 1 for size in sizes)
+    late = list(plan.steps(number * plan.steps_per_epoch + len(steps) // 2, (number + 1) * plan.steps_per_epoch))
+    assert all(same(one, other) for one, other in zip(steps[len(steps) // 2 :], late, strict=True))
 
 
 @few_examples

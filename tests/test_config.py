@@ -195,6 +195,8 @@ def test_a_value_out_of_range_is_an_error_that_says_the_range(table: dict[str, A
         ({"train": ["matching_head"]}, "matching, distillation, ensemble_matching and cross_fitted_matching in [loss] are 0"),
         ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment, caption_teacher, ensemble_alignment and"),
         ({"train": ["projection"], "loss": {"alignment": 0, "matching": 1}}, "nothing else teaches it"),
+        ({"cross_fitted": {"folds": 3}}, "[cross_fitted] describes a teacher, but cross_fitted_alignment and"),
+        ({"cross_fitted": {"folds": 1}}, "folds is 1; expected"),
         ({"loss": {"learned_weights": True, "entropy": 0.1}}, "entropy can be less than 0, and a loss below 0 would"),
     ],
 )

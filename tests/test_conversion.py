@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel
 from aladin.checkpoints import load_model
 from aladin.config import HeadsConfig, ImageConfig, QuirksConfig, read_toml, to_table
 from aladin.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
+from aladin.cross_fitted_teacher import pooled_images
 from aladin.datasets import Dataset, read_dataset
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
 from aladin.losses import infonce_loss
@@ -227,6 +228,13 @@ def test_regions_and_tags_are_cut_to_the_limits_in_the_order_of_the_file(dataset
     for row, number in enumerate((2, 0)):
         expected = ["[UNK]", *" ".join(images[number].classes).split(), "[SEP]"]
         assert [VOCABULARY[piece] for piece in batch.tags[row][batch.tag_mask[row]]] == expected
+
+
+def test_a_cross_fitted_teacher_sees_a_detectors_regions_as_they_are(dataset: Dataset, folder: Path, model: Aladin) -> None:
+    pooled = pooled_images(region_set(dataset, folder / "tokenizer.json", model.config), network=None)
+    for row, image in zip(pooled, random_images(COUNTS), strict=True):
+        boxes = torch.from_numpy(image.boxes[:34])
+        assert_close(row, torch.cat([boxes.mean(dim=0), boxes.amax(dim=0)]))
 
 
 def test_regions_of_another_size_than_the_models_are_refused(folder: Path, model: Aladin, tmp_path: Path) -> None:

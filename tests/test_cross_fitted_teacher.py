@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from aladin import cross_fitted_teacher, training
 from aladin.backbone import Backbone
 from aladin.batches import Plan
+from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import load_minilm, minilm_folder
 from aladin.config import BackboneConfig, CrossFittedConfig, LossConfig, Recipe
 from aladin.cross_fitted_teacher import (
@@ -21,7 +22,7 @@ from aladin.cross_fitted_teacher import (
     pooled_images,
     standardised,
 )
-from aladin.errors import ConfigError, DataError
+from aladin.errors import ConfigError, DataError, ModelError
 from aladin.losses import infonce_loss
 from aladin.tensors import Tokens, pad_tokens
 from tests.tiny_learning import FAST, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
@@ -50,7 +51,8 @@ def fitting(minilm: Backbone, folder: Path, epochs: int) -> CrossFitting:
     model = tiny_model(tokenizer)
     data = learning_set(model, tokenizer, PICTURES)
     plan = plan_of(data.owners, PICTURES)
-    return CrossFitting.of(data.images, model.image_network, minilm, data.pieces, plan, recipe(epochs))
+    likeness = CaptionTeacher.build(minilm, data.pieces, data.owners)
+    return CrossFitting.of(data.images, model.image_network, minilm, data.pieces, likeness, plan, recipe(epochs))
 
 
 def plan_of(owners: np.ndarray, images: int) -> Plan:
@@ -58,7 +60,8 @@ def plan_of(owners: np.ndarray, images: int) -> Plan:
 
 
 def recipe(epochs: int) -> Recipe:
-    return Recipe(cross_fitted=CrossFittedConfig(folds=FOLDS, epochs=epochs), seed=0, precision="fp32")
+    config = CrossFittedConfig(folds=FOLDS, epochs=epochs)
+    return Recipe(loss=LossConfig(cross_fitted_alignment=1.0), cross_fitted=config, seed=0, precision="fp32")
 
 
 @pytest.mark.parametrize(("images", "folds"), [(10, 5), (11, 5), (5996, 5), (4, 2)])
@@ -204,21 +207,48 @@ def test_the_student_comes_nearer_to_the_teacher(tmp_path: Path, student: str) -
 
 
 @pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
-def test_a_run_that_goes_on_hears_the_teacher_that_it_heard_before(tmp_path: Path) -> None:
-    short = dataclasses.replace(taught(cross_fitted_alignment=1.0), epochs=4)
+def test_a_run_that_was_stopped_hears_the_same_teacher_and_computes_the_same_losses(tmp_path: Path) -> None:
+    short = dataclasses.replace(taught(cross_fitted_alignment=1.0), epochs=4, averaged_steps=3)
+    whole = trainer(short, tmp_path / "whole")
+    whole.run(Recorder())
     stopped = trainer(short, tmp_path / "stopped")
-    stopped.total_steps //= 2
-    stopped.run(Recorder())
-    again = trainer(short, tmp_path / "stopped")
-    recorder = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(Stopping(at=4))
+    again, recorder = trainer(short, tmp_path / "stopped"), Recorder()
     again.run(recorder)
-    assert not any("cross-fitted" in what for what, _, _ in recorder.told)
-    assert len(losses(again.out)) == again.total_steps
-    assert torch.equal(again._cross_fitted.image_vectors, stopped._cross_fitted.image_vectors)  # type: ignore[union-attr]
+    assert not any("cross-fitted" in what for what, _, _ in recorder.told)  # it need not learn again
+    assert losses(again.out) == losses(whole.out)
+
+
+@pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
+def test_a_run_whose_teacher_is_gone_does_not_go_on(tmp_path: Path) -> None:
+    short = dataclasses.replace(taught(cross_fitted_alignment=1.0), epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(short, tmp_path).run(Stopping(at=4))
+    (tmp_path / "run" / "cross_fitted.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"the teacher that this run has heard so far, cannot be read: .*; put it back, or"):
+        trainer(short, tmp_path).run(Recorder())
+
+
+class Stopping(Recorder):
+    """Ctrl-C after so many steps."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if what == "training steps" and done == self.at + 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epochs", [1, 9, 10])
+def test_however_few_the_steps_they_are_learned_from(minilm: Backbone, tmp_path: Path, epochs: int) -> None:
+    assert torch.isfinite(fitting(minilm, tmp_path, epochs).teacher().image_vectors).all()
 
 
 @pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
 def test_a_tokenizer_that_is_not_minilms_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "minilm_folder", minilm_folder)
-    with pytest.raises(ConfigError, match=r"is not MiniLM's"):
+    with pytest.raises(ConfigError, match=r"is not MiniLM's.* and cross_fitted_matching in \[loss\] to 0"):
         trainer(taught(cross_fitted_alignment=1.0), tmp_path).run(Recorder())

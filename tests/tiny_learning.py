@@ -154,7 +154,12 @@ def trainer(
     members = ensemble_members(recipe, model, tokenizer)
     start = Start(model, tokenizer, pair_teacher(recipe, model, tokenizer), members, fresh_projection)
     read = [learning_set(member, tokenizer, pictures).images for member in members]
-    return Trainer(recipe, start, train, val, folder / "run", read)
+    whole = None
+    if recipe.loss.hears_cross_fitted:
+        whole = learning_set(model, tokenizer, pictures).images
+        assert isinstance(whole, Features)
+        start = dataclasses.replace(start, whole_network=model.image_network)
+    return Trainer(recipe, start, train, val, folder / "run", read, whole)
 
 
 def losses(out: Path) -> dict[int, dict[str, float]]:

@@ -52,12 +52,14 @@ def train(
 ) -> None:
     """Train by the RECIPE, a TOML file such as those in recipes/.
 
-    OUT receives log.jsonl, TensorBoard's events, settings.toml, a checkpoint to go on from after any interruption, and in
-    OUT/best the model folder of the epoch with the best validation rsum. No image may be in both --train and --val.
+    OUT receives log.jsonl, TensorBoard's events, settings.toml, a checkpoint to go on from after any interruption (with
+    what a cross-fitted teacher has to say, if the recipe has one), and in OUT/best the model folder of the epoch with the
+    best validation rsum. No image may be in both --train and --val.
     """
     import dataclasses
 
     from aladin.config import read_recipe
+    from aladin.cross_fitted_teacher import fold_of_each
     from aladin.datasets import DataOrigin, check_apart, read_dataset, without_undecodable
     from aladin.features import check_room, missing_bytes, readable_bytes
     from aladin.training import (
@@ -93,6 +95,8 @@ def train(
             check_captions(data, str(path))
             for reason, count in data.skipped.items():
                 click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
+        if settings.loss.hears_cross_fitted:
+            fold_of_each(len(train_data), settings.cross_fitted.folds, settings.seed)  # says what is wrong with it
         check_same_run(out, settings, origins(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
         features = cache or out / "features"
         models = [(train_data, model, settings.views), (val_data, model, 1)]
