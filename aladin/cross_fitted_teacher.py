@@ -9,6 +9,7 @@ A model is two perceptrons into one space. The one reads a picture as the mean a
 their first principal axes; the other a caption as the mean and the maximum of MiniLM's token states.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +135,8 @@ class CrossFitting:
 
     @property
     def caption_folds(self) -> Int[np.ndarray, " captions"]:
-        return self.folds[self.plan.owners]
+        folds: Int[np.ndarray, " captions"] = self.folds[self.plan.owners]
+        return folds
 
     def teacher(self, progress: Progress = quiet) -> CrossFittedTeacher:
         """Learn a model of each number of axes for each fold; `progress` is told of models."""
@@ -187,7 +189,7 @@ def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
     lists = [(teacher.scores(step.images, step.captions), step.own) for step in plan.steps(0, plan.steps_per_epoch)]
 
     def loss(scale: float) -> float:
-        return sum(float(infonce_loss(scores, own, scale)) for scores, own in lists)
+        return math.fsum(infonce_loss(scores, own, scale).item() for scores, own in lists)
 
     return min(SCALES, key=loss)
 

@@ -44,7 +44,7 @@ class Features:
     tags: Int16[np.ndarray, "views images tags"]  # class numbers, best first
 
     def __len__(self) -> int:
-        return self.maps.shape[1]
+        return int(self.maps.shape[1])
 
     @property
     def views(self) -> int:

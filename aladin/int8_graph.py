@@ -41,6 +41,9 @@ RowProduct (rows, weight, scale, zero) => (product) {
     product = Mul (columns, step)
 }
 """)
+# From 0 to a weight's largest value. Not 127: lite went on from weights that stood on such steps exactly, and what it learned
+# since is mostly less than half a step, so rounding to the same steps would take it back (3 of rsum; docs/experiments.md).
+STEPS = 120
 ZERO = 128  # the integer that stands for 0 where values have both signs
 ZERO_AFTER = {"Gelu": 20}  # after an operation whose output lies mostly above 0
 
@@ -115,7 +118,7 @@ def _small(tensor: onnx.TensorProto, kept_axis: int | None) -> list[onnx.TensorP
     largest = np.abs(values).max(axis=1 - kept_axis, keepdims=True)
     if kept_axis == 1:
         largest = np.maximum(largest, _largest_pair(values))
-    scales = largest / np.float32(127)
+    scales = largest / np.float32(STEPS)
     integers = np.rint(values / np.where(scales > 0, scales, np.float32(1))).astype(np.int8)
     parts = {"small": integers, "scale": scales}
     return [onnx.numpy_helper.from_array(array, f"{tensor.name}.{part}") for part, array in parts.items()]

@@ -19,6 +19,7 @@ from aladin.model import Aladin, image_network, new_model, without_hub_correctio
 from aladin.model_folder import ModelFolder
 from aladin.text import WordPieces
 
+SEED = 0
 Weights = dict[str, Float[np.ndarray, "..."]]
 
 
@@ -64,8 +65,16 @@ def _weights(path: Path) -> Weights:
 
 def _in_full(stored: Weights) -> Weights:
     """Each weight under the name that it had before it was made small."""
-    scaled = {name: weight * stored.get(f"{name.removesuffix('.small')}.scale", 1) for name, weight in stored.items()}
-    return {name.removesuffix(".small"): weight.astype(np.float32) for name, weight in scaled.items()}
+    random = np.random.default_rng(SEED)
+    found = {}
+    for name, weight in stored.items():
+        whole, scale = name.removesuffix(".small"), stored.get(f"{name.removesuffix('.small')}.scale")
+        if scale is not None:
+            # Anywhere within its step, as it was. On the step itself, the next export would round it back there, and take away
+            # what it learns until then, which is mostly less than half a step.
+            weight = (weight + random.uniform(-0.5, 0.5, weight.shape)) * scale
+        found[whole] = weight.astype(np.float32)
+    return found
 
 
 def _matrices(graph: onnx.GraphProto, stored: Weights) -> Weights:

@@ -1,6 +1,7 @@
 """A teacher whose models judge only what they have not learned from."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Backb
     teacher = of.teacher()
     steps = list(of.plan.steps(0, of.plan.steps_per_epoch))
     found = {
-        scale: sum(float(infonce_loss(teacher.scores(step.images, step.captions), step.own, scale)) for step in steps)
+        scale: math.fsum(infonce_loss(teacher.scores(step.images, step.captions), step.own, scale).item() for step in steps)
         for scale in cross_fitted_teacher.SCALES
     }
     assert found[teacher.scale] == min(found.values())

@@ -3,8 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from onnx.numpy_helper import from_array, to_array
 from torch.testing import assert_close
 
 from aladin.checkpoints import NEVER_LEARNED, load_model, named_model, save_model
@@ -15,6 +17,7 @@ from aladin.evaluation import Stages
 from aladin.export import Precision, Validation, export_model
 from aladin.grid import grid_network
 from aladin.hubs import HubCorrection
+from aladin.int8_graph import STEPS, _small
 from aladin.model import Aladin
 from aladin.model_folder import ModelFolder, shipped_model
 from aladin.restoring import model_that_learns, restored_model
@@ -67,6 +70,21 @@ def test_the_model_that_comes_with_the_package_can_be_trained_on(tmp_path: Path)
     save_model(begin.model, begin.tokenizer, tmp_path / "lite")
     again = load_model(tmp_path / "lite").state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in begin.model.state_dict().items())
+
+
+def test_what_a_restored_model_learns_survives_the_next_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of a step, everywhere: rounded to the steps on which the model stood, all of it would be lost."""
+    monkeypatch.setattr("aladin.export.MAX_RSUM_LOSS", 600.0)
+    restored = restored_model(exported(tmp_path, "int8", learned(tmp_path)))
+    matrix = restored.backbone.layers[0].intermediate.weight.detach().numpy().T
+    step = np.abs(matrix).max(axis=0).min() / STEPS
+    before, after = (_stored(matrix + learned_since) for learned_since in (0, step / 5))
+    assert 0.1 * step < float((after - before).mean()) < 0.3 * step
+
+
+def _stored(matrix: np.ndarray) -> np.ndarray:
+    small, scale = (to_array(part) for part in _small(from_array(matrix.astype(np.float32), "matrix"), kept_axis=1))
+    return small * scale
 
 
 def test_a_folder_that_learns_is_loaded_and_not_restored(tmp_path: Path) -> None:
