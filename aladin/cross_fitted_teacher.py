@@ -191,7 +191,8 @@ def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
     def loss(scale: float) -> float:
         return math.fsum(infonce_loss(scores, own, scale).item() for scores, own in lists)
 
-    return min(SCALES, key=loss)
+    likeliest: float = min(SCALES, key=loss)
+    return likeliest
 
 
 def averaged_model(model: nn.Module, steps: int) -> AveragedModel:

@@ -43,7 +43,7 @@ RowProduct (rows, weight, scale, zero) => (product) {
 """)
 # From 0 to a weight's largest value. Not 127: lite went on from weights that stood on such steps exactly, and what it learned
 # since is mostly less than half a step, so rounding to the same steps would take it back (3 of rsum; docs/experiments.md).
-STEPS = 120
+STEPS = 116
 ZERO = 128  # the integer that stands for 0 where values have both signs
 ZERO_AFTER = {"Gelu": 20}  # after an operation whose output lies mostly above 0
 
