@@ -155,7 +155,8 @@ def _explained(text: str, image: EncodedPart, encoder: Encoder) -> Explanation:
     query = encode_query(Query((TextPart(text),)), encoder)
     first, last = image.boxes[0], image.boxes[-1]
     picture = Box(first.x, first.y, last.x + last.width - first.x, last.y + last.height - first.y)
-    return explain(query, image.tokens, picture, encoder.model.config.image.grid)
+    model = encoder.model.config
+    return explain(query, image.tokens, picture, model.image.grid, model.heads.token_dim)
 
 
 def _encoded(

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import shutil
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from safetensors.torch import load_file, save_file
 from aladin.backbone import Backbone
 from aladin.config import BackboneConfig, ModelConfig, read_toml, to_table
 from aladin.errors import ConfigError, ModelError
-from aladin.model import Aladin, image_network, without_hub_correction
+from aladin.model import Aladin, image_network
 from aladin.model_folder import ModelFolder, model_config
 
 NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunks", "tag_tail", "classifier"))
+
+ADDED = ("whole_head", "hub_correction")  # tables of a model.toml on what was added after training
 
 # Our names of a layer's parts -> BERT's.
 BERT_PARTS = {
@@ -80,8 +82,9 @@ def load_model(folder: Path) -> Aladin:
 def provenance(folder: Path) -> dict[str, Any]:
     """Where the model of a folder is from: the tables of its model.toml beside those of the architecture.
 
-    `aladin train` writes [training], `average` [average], `convert` [origin]; `correct-hubs` adds [hub_correction] to those of
-    the model that it corrects. Empty where the folder says nothing. [calibration] says what scores mean, so it is none of it.
+    `aladin train` writes [training], `average` [average], `convert` [origin]; `add-whole-head` adds [whole_head], and
+    `correct-hubs` [hub_correction], to those of the model that they add to. Empty where the folder says nothing.
+    [calibration] says what scores mean, so it is none of it.
     """
     model_config(folder)  # says what is wrong with a folder that is no model's
     others = {section.name for section in dataclasses.fields(ModelConfig)} | {"calibration"}
@@ -116,37 +119,6 @@ def named_model(folder: Path) -> dict[str, str]:
     return {"name": name, "fingerprint": fingerprint(folder)}
 
 
-def average_models(folders: Sequence[Path]) -> Aladin:
-    """One model whose learned weights are the mean of several, which must have the same architecture and the same beginning.
-
-    Models that were fine-tuned apart from one start lie in one basin, and their mean generalises better than each of them
-    (Wortsman et al. 2022, "model soups"). What never learns is taken from the first.
-    """
-    models = [without_hub_correction(load_model(folder)) for folder in folders]
-    for folder, model in zip(folders, models, strict=True):
-        if _architecture(model) != _architecture(models[0]):
-            raise ModelError(f"{folder} has another architecture than {folders[0]}; only models of one kind can be averaged")
-    states = [model.state_dict() for model in models]
-    for name, weight in states[0].items():
-        if weight.is_floating_point() and not name.startswith(NEVER_LEARNED):
-            weight.copy_(torch.stack([state[name] for state in states]).mean(dim=0))
-    return models[0]
-
-
-def averaged_from(folders: Sequence[Path]) -> dict[str, Any]:
-    """The table [average] of a mean: of each model its name, its fingerprint and where it is from itself."""
-    # Without hub_correction: models are averaged as they were before it.
-    origins = [{name: table for name, table in provenance(f).items() if name != "hub_correction"} for f in folders]
-    return {"models": [named_model(folder) | origin for folder, origin in zip(folders, origins, strict=True)]}
-
-
-def _architecture(model: Aladin) -> ModelConfig:
-    """The settings of a model but for dropout, which its weights do not depend on."""
-    backbone = dataclasses.replace(model.config.backbone, dropout=0.0)
-    heads = dataclasses.replace(model.config.heads, matching_dropout=0.0)
-    return dataclasses.replace(model.config, backbone=backbone, heads=heads)
-
-
 def check_minilm_sizes(config: BackboneConfig) -> None:
     """ConfigError unless these are MiniLM-L6's sizes, which a run without a model folder starts from."""
     minilm = BackboneConfig()
@@ -170,6 +142,13 @@ def load_minilm(backbone: Backbone) -> None:
     renamed |= {key: state[key] for key in learned - set(bert_names.values())}
     renamed |= {name: own[name] for name in own if name not in bert_names}
     _load(backbone, renamed, "MiniLM")
+
+
+def minilm() -> Backbone:
+    """MiniLM-L6 as its package has it."""
+    backbone = Backbone(BackboneConfig()).eval()
+    load_minilm(backbone)
+    return backbone
 
 
 def minilm_folder() -> Path:

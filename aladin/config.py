@@ -61,21 +61,33 @@ class HeadsConfig:
     post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
     matching_dropout: float = 0.0  # in the matching head's layers and those of post_layers, attention included; the paper: 0.1
     pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
+    whole_dim: int = 0  # of the vectors of the whole head (aladin/whole_head.py); 0: none
+    whole_share: float = 0.5  # of each squared length, so the weight of its cosine among the others'
+    whole_axes: int = 256  # principal axes that it reads of a picture
+    whole_hidden: int = 1024
     hub_centres: int = 0  # in each bank of the correction of hubs (aladin/hubs.py); 0: none
     hub_scale: float = 20.0  # inverse temperature of nearness
     hub_weight: float = 0.6  # of nearness, subtracted from every score
 
     def __post_init__(self) -> None:
         _at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
-        _at_least(0, self, "post_layers", "hub_centres", "hub_weight")
+        _at_least(1, self, "whole_axes", "whole_hidden")
+        _at_least(0, self, "post_layers", "whole_dim", "hub_centres", "hub_weight")
         _above_zero(self, "hub_scale")
+        if not 0 < self.whole_share < 1:
+            raise ConfigError(f"whole_share is {self.whole_share}; expected more than 0 and less than 1")
         if not 0 <= self.matching_dropout < 1:
             raise ConfigError(f"matching_dropout is {self.matching_dropout}; expected at least 0 and less than 1")
 
     @property
     def encoded_token_dim(self) -> int:
         """How many numbers a token has that leaves the model."""
-        return self.token_dim + HUB_DIMS * (self.hub_centres > 0)
+        return self.token_dim + self.added_dim
+
+    @property
+    def added_dim(self) -> int:
+        """How many numbers every vector and token has beside those of the heads that learned by training."""
+        return self.whole_dim + HUB_DIMS * (self.hub_centres > 0)
 
     @property
     def depth(self) -> tuple[DepthForm, DepthForm, int]:
@@ -145,7 +157,7 @@ class ModelConfig:
     @property
     def vector_dim(self) -> int:
         """How many numbers an image's or a caption's vector has that leaves the model."""
-        return self.backbone.dim + self.heads.encoded_token_dim - self.heads.token_dim
+        return self.backbone.dim + self.heads.added_dim
 
 
 Part = Literal["backbone", "image_network", "matching_head", "projection", "pair_head"]

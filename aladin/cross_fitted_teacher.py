@@ -5,8 +5,8 @@ the images are parted into folds, and a fold's images and captions are judged by
 (cross-fitting): what they say is as honest as it is of new pairs. Only images and captions of one fold can be compared, so a
 step of training then reads images of one fold.
 
-A model is two perceptrons into one space. The one reads a picture as the mean and the maximum of its regions' features, in
-their first principal axes; the other a caption as the mean and the maximum of MiniLM's token states.
+A model is two perceptrons into one space (whole_learning.py). The one reads a picture as the mean and the maximum of its
+regions' features, in their first principal axes; the other a caption as the mean and the maximum of MiniLM's token states.
 """
 
 import math
@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aladin.backbone import Backbone
 from aladin.batches import FOLDS, Plan, caption_blocks
@@ -31,21 +29,15 @@ from aladin.errors import DataError, ModelError
 from aladin.evaluation import Progress, precision_context, quiet
 from aladin.features import Features
 from aladin.grid import GridNetwork
-from aladin.losses import infonce_loss, listnet_loss
+from aladin.losses import infonce_loss
 from aladin.regions import RegionSet
 from aladin.tensors import Tokens
 from aladin.text import Pieces
+from aladin.whole_head import pooled_mean_and_maximum, standardised
+from aladin.whole_learning import DIM, Lesson, PerceptronPair
 
 BATCH = 64  # images or captions read at once
 AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
-HIDDEN, DIM = 1024, 384
-STEP_IMAGES = 960  # large lists are what these models learn best from, and they cost them little
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
-AVERAGED_STEPS = 40  # over which their weights are averaged, and at most a fifth of all
-SCALE = 25.0  # inverse temperature of their own cosines while they learn
-LIKENESS = 0.5  # the share of soft targets (caption_teacher.py)
-LIKENESS_SCALE = 10.0
-OUTLIER = 6.0  # deviations; what lies beyond is cut
 SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found
 
 
@@ -119,14 +111,14 @@ class CrossFitting:
         progress: Progress = quiet,
     ) -> "CrossFitting":
         """`network` is the one that made `images`, None for a detector's regions. `progress` is told of images."""
-        pictures = standardised(pooled_images(images, network, progress))
+        pictures = _of_deviation_one(pooled_images(images, network, progress))
         axes = min(max(AXES), *pictures.shape)
         torch.manual_seed(recipe.seed)
         principal = torch.pca_lowrank(pictures, axes, center=False, niter=4)[2]
         with precision_context(recipe.precision):
             sentences = pooled_captions(minilm, pieces)
         rotated = pictures @ principal
-        return cls(rotated / rotated.std(), standardised(sentences), likeness, plan, recipe)
+        return cls(rotated / rotated.std(), _of_deviation_one(sentences), likeness, plan, recipe)
 
     @property
     def folds(self) -> Int[np.ndarray, " images"]:
@@ -147,41 +139,23 @@ class CrossFitting:
             pair = self._learned(fold, axes, number)
             place, rows, columns = AXES.index(axes), self.folds == fold, self.caption_folds == fold
             with torch.inference_mode():
-                images[place, torch.from_numpy(rows)] = pair.pictures(self.pictures[rows, :axes]).half()
-                captions[place, torch.from_numpy(columns)] = pair.sentences(self.sentences[columns]).half()
+                images[place, torch.from_numpy(rows)] = normalize(pair.pictures(self.pictures[rows, :axes]), dim=1).half()
+                captions[place, torch.from_numpy(columns)] = normalize(pair.sentences(self.sentences[columns]), dim=1).half()
             progress(number + 1, len(every))
         unscaled = CrossFittedTeacher(images, captions, 1.0)
         return CrossFittedTeacher(images, captions, _likeliest_scale(unscaled, self.plan))
 
-    def _learned(self, fold: int, axes: int, number: int) -> "PerceptronPair":
+    def _learned(self, fold: int, axes: int, number: int) -> PerceptronPair:
         """A model that has seen no pair of `fold`."""
-        torch.manual_seed(hash((self.recipe.seed, number)) % 2**63)
         rows, columns = np.flatnonzero(self.folds != fold), np.flatnonzero(self.caption_folds != fold)
         owners = np.searchsorted(rows, self.plan.owners[columns])
-        seed = self.recipe.seed + number
-        plan = Plan(owners, STEP_IMAGES, captions_per_image=1, views=1, regions=1, kept_regions=1, seed=seed)
-        steps = self.recipe.cross_fitted.epochs * plan.steps_per_epoch
-        pair = PerceptronPair(min(axes, self.pictures.shape[1]), self.sentences.shape[1])
-        averaged = averaged_model(pair, min(AVERAGED_STEPS, max(1, steps // 5)))
-        optimizer = torch.optim.AdamW(pair.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
-        # It divides by the length of its first tenth, less one step.
-        total = max(steps + 1, 20)
-        schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=total, pct_start=0.1, cycle_momentum=False)
-        for step in plan.steps(0, steps):
-            images, captions = rows[step.images], columns[step.captions]
-            with precision_context(self.recipe.precision):
-                found = pair.pictures(self.pictures[images, :axes]) @ pair.sentences(self.sentences[captions]).T
-            alike = self.likeness.scores(images, captions)
-            soft = listnet_loss(found.float(), alike, SCALE, LIKENESS_SCALE) / 2  # it is the sum of both directions
-            loss = (1 - LIKENESS) * infonce_loss(found.float(), step.own, SCALE) + LIKENESS * soft
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            averaged.update_parameters(pair)
-        kept = averaged.module.eval()
-        assert isinstance(kept, PerceptronPair)
-        return kept
+        lesson = Lesson(
+            self.pictures[rows, :axes],
+            self.sentences[columns],
+            owners,
+            lambda images, captions: self.likeness.scores(rows[images], columns[captions]),
+        )
+        return lesson.learned(self.recipe.cross_fitted.epochs, self.recipe.seed + number, self.recipe.precision)
 
 
 def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
@@ -195,34 +169,6 @@ def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
     return likeliest
 
 
-def averaged_model(model: nn.Module, steps: int) -> AveragedModel:
-    """A copy of the model that follows it slowly; what it finds is far better than what any single step's weights find."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))  # type: ignore[no-untyped-call]
-
-
-class PerceptronPair(nn.Module):
-    """Pictures and captions to unit vectors of one space."""
-
-    def __init__(self, axes: int, features: int) -> None:
-        super().__init__()
-        self.pictures = Perceptron(axes, dropped=0.3)
-        self.sentences = Perceptron(features, dropped=0.1)
-
-
-class Perceptron(nn.Module):
-    """One hidden layer and a straight way past it, to vectors of length 1."""
-
-    def __init__(self, features: int, dropped: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropped)
-        self.hidden = nn.Sequential(nn.Linear(features, HIDDEN), nn.GELU(), nn.Dropout(0.5), nn.Linear(HIDDEN, DIM))
-        self.straight = nn.Linear(features, DIM, bias=False)
-
-    def forward(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows dim"]:
-        seen = self.dropout(rows)
-        return normalize(self.hidden(seen) + self.straight(seen), dim=1)
-
-
 @torch.inference_mode()
 def pooled_images(
     images: Features | RegionSet, network: GridNetwork | None, progress: Progress = quiet
@@ -231,7 +177,7 @@ def pooled_images(
     parts = []
     for start in range(0, len(images), BATCH):
         rows = np.arange(start, min(start + BATCH, len(images)))
-        parts.append(mean_and_maximum(_regions(images, network, rows)))
+        parts.append(pooled_mean_and_maximum(_regions(images, network, rows)))
         progress(start + len(rows), len(images))
     return torch.cat(parts)
 
@@ -249,18 +195,10 @@ def pooled_captions(minilm: Backbone, pieces: Pieces) -> Float[Tensor, "captions
     """The mean and the maximum of the states of each caption's word pieces, special ones among them."""
     pooled = torch.empty(len(pieces.ids), 2 * minilm.dim)
     for block in caption_blocks(pieces, 4 * BATCH):
-        pooled[block.rows] = mean_and_maximum(minilm.encode_captions(block.ids, block.mask))
+        pooled[block.rows] = pooled_mean_and_maximum(minilm.encode_captions(block.ids, block.mask))
     return pooled
 
 
-def mean_and_maximum(tokens: Tokens) -> Float[Tensor, "batch features"]:
-    """Of the real tokens' states, side by side."""
-    states, real = tokens.states.float(), tokens.mask[:, :, None]
-    mean = (states * real).sum(dim=1) / real.sum(dim=1)
-    return torch.cat([mean, states.masked_fill(~real, -torch.inf).amax(dim=1)], dim=1)
-
-
-def standardised(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
-    """Each feature less its mean and divided by its deviation; what lies far out is cut."""
+def _of_deviation_one(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
     deviation, mean = torch.std_mean(rows, dim=0)
-    return ((rows - mean) / (deviation + 1e-4)).clamp(-OUTLIER, OUTLIER)
+    return standardised(rows, mean, deviation)

@@ -30,7 +30,7 @@ def drawn(photograph: Image.Image, explanation: Explanation, title: str) -> Imag
     height = max(picture.height, (len(shown) + 2) * LINE + MARGIN) + 2 * MARGIN
     sheet = Image.new("RGB", (picture.width + PANEL + 3 * MARGIN, height), "white")
     sheet.paste(picture, (MARGIN, MARGIN))
-    _draw_list(ImageDraw.Draw(sheet), picture.width + 2 * MARGIN, shown, explanation.score, title)
+    _draw_list(ImageDraw.Draw(sheet), picture.width + 2 * MARGIN, shown, explanation, title)
     return sheet
 
 
@@ -65,10 +65,11 @@ def _lit(picture: Image.Image, explanation: Explanation, scale: float) -> Image.
     return Image.composite(picture, Image.new("RGB", picture.size, "black"), light)
 
 
-def _draw_list(draw: ImageDraw.ImageDraw, left: int, shares: list[Share], score: float, title: str) -> None:
+def _draw_list(draw: ImageDraw.ImageDraw, left: int, shares: list[Share], explanation: Explanation, title: str) -> None:
     font, small = ImageFont.load_default(17), ImageFont.load_default(14)
     draw.text((left, MARGIN), _plain(title)[:36], fill="#111111", font=font)
-    draw.text((left, MARGIN + LINE - 4), f"score {score:.4f}", fill="#555555", font=small)
+    whole = f", {explanation.whole:+.3f} of it as a whole" if explanation.whole else ""
+    draw.text((left, MARGIN + LINE - 4), f"score {explanation.score:.4f}{whole}", fill="#555555", font=small)
     longest = max((abs(share.contribution) for share in shares), default=1.0) or 1.0
     for place, share in enumerate(shares):
         top = MARGIN + (place + 2) * LINE

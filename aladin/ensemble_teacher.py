@@ -17,7 +17,7 @@ from aladin.config import Pooling, Recipe
 from aladin.errors import ConfigError
 from aladin.evaluation import Progress, encode_captions, encode_images, quiet
 from aladin.features import Features
-from aladin.model import Aladin, without_hub_correction
+from aladin.model import Aladin, as_trained
 from aladin.regions import RegionSet
 from aladin.restoring import model_that_learns
 from aladin.scores import alignment_scores
@@ -45,7 +45,7 @@ def ensemble_members(recipe: Recipe, model: Aladin, tokenizer: Path) -> tuple[Al
 
 
 def _member(folder: Path, model: Aladin, tokenizer: Path) -> Aladin:
-    member = without_hub_correction(model_that_learns(folder)).eval()
+    member = as_trained(model_that_learns(folder)).eval()
     if (folder / "tokenizer.json").read_bytes() != tokenizer.read_bytes():
         raise ConfigError(f"{folder} has other word pieces than {tokenizer}; give models with the same tokenizer.json")
     ours, its = model.config, member.config

@@ -124,8 +124,7 @@ def encode_images(
     parts = []
     for rows in _blocks(len(images), BATCH):
         with precision_context(precision):
-            read = image_input(model, images, np.arange(rows.start, rows.stop))
-            encoded = model.encoded_images(model.image_states(read))
+            encoded = model.images(image_input(model, images, np.arange(rows.start, rows.stop)))
         parts.append(EncodedSet(encoded.vectors, encoded.tokens))  # and not its states
         progress(rows.stop, len(images))
     return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))
@@ -137,7 +136,7 @@ def encode_captions(model: Aladin, pieces: Pieces, precision: str = "fp32") -> E
     whole: EncodedSet | None = None
     for block in caption_blocks(pieces, 2 * BATCH):
         with precision_context(precision):
-            encoded = model.encoded_captions(model.caption_states(block.ids, block.mask))
+            encoded = model.captions(block.ids, block.mask)
         if whole is None:
             # Written in place: COCO's test captions take 4 GB at BERT-base sizes, and parts to be joined would take that twice.
             width = encoded.tokens.mask.shape[1] - block.ids.shape[1] + int(pieces.mask.sum(axis=1).max())

@@ -1,6 +1,7 @@
 """Why an image has its score: which region each word chose, where it is in the picture, and what it added.
 
-The shares of an explanation add up to the score. Nothing is estimated: these are the numbers that the score is made of.
+The shares of an explanation and what the picture adds as a whole are the score. Nothing is estimated: these are the numbers
+that the score is made of.
 """
 
 from collections import defaultdict
@@ -38,20 +39,43 @@ class Share:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All shares, in the order of the query's parts and of their words."""
+    """The score, which is `whole` and all shares; these in the order of the query's parts and of their words."""
 
     score: float
+    whole: float  # what no region adds by itself: how well picture and query agree as a whole, less how common they are
     shares: tuple[Share, ...]
 
 
-def explain(query: EncodedQuery, regions: Float32[np.ndarray, "regions dim"], picture: Box, grid: int) -> Explanation:
-    """Why the image with these region tokens, in a grid over the whole `picture`, has its alignment score."""
+def explain(
+    query: EncodedQuery, regions: Float32[np.ndarray, "regions dim"], picture: Box, grid: int, token_dim: int
+) -> Explanation:
+    """Why the image with these region tokens, in a grid over the whole `picture`, has its alignment score.
+
+    The first `token_dim` numbers of a token are its own; those after them are the same in all tokens of an image or a text.
+    """
     boxes = picture.cells(grid)
-    shares: list[Share] = []
+    own, common = regions[:, :token_dim], regions[0, token_dim:]
+    whole, shares = 0.0, list[Share]()
     for part in query.parts:
-        similarity = token_similarity(regions[None], part.tokens)[0]
-        shares += _words(part, similarity, boxes) if part.words else _regions(part, similarity, boxes)
-    return Explanation(sum(share.contribution for share in shares), tuple(shares))
+        similarity = token_similarity(own[None], part.tokens[:, :token_dim])[0]
+        agreement = _Agreement(similarity, similarity / _lengths(own)[:, None] / _lengths(part.tokens[:, :token_dim]))
+        shares += _words(part, agreement, boxes) if part.words else _regions(part, agreement, boxes)
+        times = len(part.tokens) if part.pooling == "MrSw" else 1
+        whole += part.weight * times * float(common @ part.tokens[0, token_dim:])
+    return Explanation(whole + sum(share.contribution for share in shares), whole, tuple(shares))
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """Of each region with each word, or region of a query image."""
+
+    similarity: Float32[np.ndarray, "regions words"]  # as the score has it
+    cosine: Float32[np.ndarray, "regions words"]
+
+
+def _lengths(tokens: Float32[np.ndarray, "tokens dim"]) -> Float32[np.ndarray, " tokens"]:
+    lengths: Float32[np.ndarray, " tokens"] = np.linalg.norm(tokens, axis=1).clip(min=np.finfo(np.float32).tiny)
+    return lengths
 
 
 def explain_file(query: EncodedQuery, path: Path, encoder: Encoder, frame: int = 0) -> Explanation:
@@ -61,39 +85,44 @@ def explain_file(query: EncodedQuery, path: Path, encoder: Encoder, frame: int =
 
 def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encoder, frame: int = 0) -> Explanation:
     """The same of what a file contains; `name` stands for it in errors."""
-    settings = encoder.model.config.image
+    config = encoder.model.config
+    settings = config.image
     image, size = open_with_size(data, name, settings.size, frame)
     encoded = encoder.encode_images(to_pixels(image, settings.size)[None])
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
     # As a collection stores them, so that the score is that of a search to its last digit.
-    stored = tokens_from_blobs([token_blob(encoded.regions[0])], encoder.model.config.heads.encoded_token_dim)
-    return explain(query, stored.restored()[0], Box(0, 0, *size), settings.grid)
+    stored = tokens_from_blobs([token_blob(encoded.regions[0])], config.heads.encoded_token_dim)
+    return explain(query, stored.restored()[0], Box(0, 0, *size), settings.grid, config.heads.token_dim)
 
 
-def _words(part: EncodedPart, similarity: Float32[np.ndarray, "regions words"], boxes: tuple[Box, ...]) -> list[Share]:
-    chosen, best = best_regions(similarity)
+def _words(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
+    chosen, best = best_regions(agreement.similarity)
     factor = part.weight * word_factor(len(best), part.pooling)
     shares = []
     for word in part.words:
         piece = max(word.pieces, key=lambda piece: best[piece])
         region, total = int(chosen[piece]), float(best[list(word.pieces)].sum(dtype=np.float64))
-        shares.append(Share(part.name, word.text, None, boxes[region], region, float(best[piece]), factor * total))
+        cosine = float(agreement.cosine[region, piece])
+        shares.append(Share(part.name, word.text, None, boxes[region], region, cosine, factor * total))
     return shares
 
 
-def _regions(part: EncodedPart, similarity: Float32[np.ndarray, "regions words"], boxes: tuple[Box, ...]) -> list[Share]:
+def _regions(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
     """First what each region of the query image chose; then, where both sides choose, what each region of the image did."""
-    shares = []
-    regions, best = best_regions(similarity)
-    factor = part.weight * word_factor(len(best), part.pooling)
-    for own, region, value in zip(part.boxes, regions.tolist(), best.tolist(), strict=True):
-        shares.append(Share(part.name, None, own, boxes[region], region, value, factor * value))
+
+    def share(region: int, own: int, contribution: float) -> Share:
+        cosine = float(agreement.cosine[region, own])
+        return Share(part.name, None, part.boxes[own], boxes[region], region, cosine, contribution)
+
+    similarity = agreement.similarity
+    found = [value.tolist() for value in best_regions(similarity)]
+    factor = part.weight * word_factor(similarity.shape[1], part.pooling)
+    shares = [share(region, own, factor * value) for own, (region, value) in enumerate(zip(*found, strict=True))]
     factor = part.weight * region_factor(len(similarity), part.pooling)
     if factor:
-        chosen, best = best_regions(np.ascontiguousarray(similarity.T))
-        for region, (own_place, value) in enumerate(zip(chosen.tolist(), best.tolist(), strict=True)):
-            shares.append(Share(part.name, None, part.boxes[own_place], boxes[region], region, value, factor * value))
+        found = [value.tolist() for value in best_regions(np.ascontiguousarray(similarity.T))]
+        shares += [share(region, own, factor * value) for region, (own, value) in enumerate(zip(*found, strict=True))]
     return shares
 
 

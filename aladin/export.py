@@ -141,7 +141,7 @@ class TextGraph(nn.Module):
     def forward(
         self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]
     ) -> tuple[Float[Tensor, "captions dim"], Float[Tensor, "captions inner token_dim"], Bool[Tensor, "captions inner"]]:
-        encoded = self.model.encoded_captions(self.model.caption_states(pieces, mask))
+        encoded = self.model.captions(pieces, mask)
         return encoded.vectors, encoded.tokens.states, encoded.tokens.mask
 
 
@@ -159,7 +159,7 @@ class ImageGraph(nn.Module):
     ) -> tuple[Float[Tensor, "images dim"], Float[Tensor, "images regions token_dim"]]:
         maps = self.network.maps(pixels)
         classes = top_classes(self.network.class_logits(maps), self.model.config.limits.tags)
-        encoded = self.model.encoded_images(self.model.image_states(self.model.image_input(maps, classes)))
+        encoded = self.model.images(self.model.image_input(maps, classes))
         return encoded.vectors, encoded.tokens.states
 
 

@@ -12,9 +12,9 @@ WEIGHTS = "weights.bin"
 MIN_QUANTIZED_BYTES = 16384  # smaller weights stay as they are
 MIN_SHARED_BYTES = 1024  # smaller weights stay in their graph
 ALIGNMENT = 64  # bytes; a line of the processor's cache
-# For each operation: which input is the weight, and along which axis its int8 form has scales (None: stored as fp16). The
-# exporter writes a linear layer as MatMul by in x out, or as Gemm by out x in.
-SCALED_AXIS: dict[str, tuple[int, int | None]] = {"MatMul": (1, 1), "Gemm": (1, 0), "Gather": (0, 0), "Conv": (1, None)}
+# For each operation: which input is the weight, and along which axis its int8 form has scales. The exporter writes a linear
+# layer as MatMul by in x out, or as Gemm by out x in.
+SCALED_AXIS = {"MatMul": (1, 1), "Gemm": (1, 0), "Gather": (0, 0), "Conv": (1, 0)}
 # Each row has a scale of its own, found anew: it then depends on nothing beside it, and a row of large values costs the others
 # nothing. Sums of integers are exact, so they are the same on every processor.
 ROW_PRODUCT = onnx.parser.parse_function("""
@@ -44,12 +44,13 @@ RowProduct (rows, weight, scale, zero) => (product) {
 # From 0 to a weight's largest value. Not 127: lite went on from weights that stood on such steps exactly, and what it learned
 # since is mostly less than half a step, so rounding to the same steps would take it back (3 of rsum; docs/experiments.md).
 STEPS = 116
+CONVOLUTION_STEPS = 127  # they stay as ImageNet made them, or nearly
 ZERO = 128  # the integer that stands for 0 where values have both signs
 ZERO_AFTER = {"Gelu": 20}  # after an operation whose output lies mostly above 0
 
 
 def quantized(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Matrices and embeddings stored as int8 with a scale for each output (or row of an embedding), convolutions as fp16.
+    """Matrices, convolutions and embeddings stored as int8 with a scale for each output (or row of an embedding).
 
     A MatMul multiplies integers: every row of its input is rounded to 255 steps. The rest is computed in fp32: ONNX Runtime
     turns those weights back once, when it loads the graph.
@@ -60,14 +61,15 @@ def quantized(graph: onnx.ModelProto) -> onnx.ModelProto:
     stored: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
-        place, kept_axis = SCALED_AXIS.get(node.op_type, (0, None))
+        place, kept_axis = SCALED_AXIS.get(node.op_type, (0, 0))
         name = node.input[place] if node.op_type in SCALED_AXIS else ""
         if name in weights and name not in stored:
             result.graph.initializer.remove(weights[name])
-            result.graph.initializer.extend(_small(weights[name], kept_axis))
+            steps = CONVOLUTION_STEPS if node.op_type == "Conv" else STEPS
+            result.graph.initializer.extend(_scaled(weights[name], kept_axis, steps))
             stored.add(name)
             if node.op_type in ("Gemm", "Conv"):
-                nodes += _restored(name, name, scaled=kept_axis is not None)
+                nodes += _restored(name, name, scaled=True)
         if node.op_type == "Gather" and name in stored:
             nodes += _restored_rows(node, scaled=True)
         elif node.op_type == "MatMul" and name in stored:
@@ -89,7 +91,8 @@ def halved(graph: onnx.ModelProto) -> onnx.ModelProto:
     weights = {tensor.name: tensor for tensor in result.graph.initializer if _is_large(tensor)}
     for weight in weights.values():
         result.graph.initializer.remove(weight)
-        result.graph.initializer.extend(_small(weight, None))
+        half = onnx.numpy_helper.to_array(weight).astype(np.float16)
+        result.graph.initializer.append(onnx.numpy_helper.from_array(half, f"{weight.name}.small"))
     restored: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
@@ -110,15 +113,14 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
     return many and tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2
 
 
-def _small(tensor: onnx.TensorProto, kept_axis: int | None) -> list[onnx.TensorProto]:
-    """What is stored instead of a weight: int8 with scales along `kept_axis`, or fp16 without one."""
+def _scaled(tensor: onnx.TensorProto, kept_axis: int, steps: int) -> list[onnx.TensorProto]:
+    """What is stored instead of a weight: int8 with a scale for each place along `kept_axis`, its largest value at `steps`."""
     values = onnx.numpy_helper.to_array(tensor)
-    if kept_axis is None:
-        return [onnx.numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.small")]
-    largest = np.abs(values).max(axis=1 - kept_axis, keepdims=True)
+    others = tuple(axis for axis in range(values.ndim) if axis != kept_axis)
+    largest = np.abs(values).max(axis=others, keepdims=True)
     if kept_axis == 1:
         largest = np.maximum(largest, _largest_pair(values))
-    scales = largest / np.float32(STEPS)
+    scales = largest / np.float32(steps)
     integers = np.rint(values / np.where(scales > 0, scales, np.float32(1))).astype(np.int8)
     parts = {"small": integers, "scale": scales}
     return [onnx.numpy_helper.from_array(array, f"{tensor.name}.{part}") for part, array in parts.items()]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aladin import official
 from aladin.backbone import Backbone
-from aladin.config import HeadsConfig, ImageConfig, ModelConfig
+from aladin.config import HeadsConfig, ImageConfig, ModelConfig, to_table
 from aladin.depth import PostLayers, alignment_depth, matching_depth
 from aladin.errors import ConfigError
 from aladin.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, cell_pooling, class_names, grid_network
@@ -17,8 +17,9 @@ from aladin.heads import MatchingHead, PairHead
 from aladin.hubs import HubCorrection, Side, filled
 from aladin.tensors import ImageInput, Tokens
 from aladin.text import WordPieces
+from aladin.whole_head import WholeHead
 
-CORRECTED_POOLINGS = ("MrSw", "MrAVGw")  # in which the dimensions that correct hubs add the same to every word's best region
+SUMMED_POOLINGS = ("MrSw", "MrAVGw")  # in which dimensions that an item's tokens share add the same to every word's best region
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Aladin(nn.Module):
         self.alignment_head = official.alignment_head(config)
         self.matching_head = MatchingHead(config.heads, config.backbone.dim)
         self.pair_head = PairHead(config.backbone.dim) if config.heads.pair_head else None
-        self.hub_correction = HubCorrection(config.heads, config.backbone.dim) if config.heads.hub_centres else None
+        self.whole_head = _whole_head(config, self.state_dim) if config.heads.whole_dim else None
+        self.hub_correction = HubCorrection(config.heads, _uncorrected_dim(config)) if config.heads.hub_centres else None
         self.image_network = image_network
         if image_network is None:
             return
@@ -101,9 +103,8 @@ class Aladin(nn.Module):
     @property
     def state_dim(self) -> int:
         """How many numbers the states of a token have that the heads read."""
-        if not self.config.heads.deep:
-            return self.config.backbone.dim
-        return self.config.backbone.dim * (1 + self.config.backbone.layers + (self.post_layers is not None))
+        heads, backbone = self.config.heads, self.config.backbone
+        return backbone.dim * (1 + backbone.layers + (heads.post_layers > 0)) if heads.deep else backbone.dim
 
     def pair_scores(
         self, pieces: Int[Tensor, "pairs words"], mask: Bool[Tensor, "pairs words"], images: ImageInput
@@ -114,17 +115,33 @@ class Aladin(nn.Module):
         return scores
 
     def encoded_captions(self, states: Tokens) -> Encoded:
+        """What the two heads that learn by training make of captions."""
         words = self.alignment_head.words(self.alignment_depth(states))
-        return self._corrected(states, words, self.matching_head(self.matching_depth(states)), "captions")
+        return Encoded(states, words, self.matching_head(self.matching_depth(states)))
 
     def encoded_images(self, states: Tokens) -> Encoded:
+        """What the two heads that learn by training make of images."""
         regions = self.alignment_head.regions(self.alignment_depth(states))
-        return self._corrected(states, regions, self.matching_head(self.matching_depth(states)), "images")
+        return Encoded(states, regions, self.matching_head(self.matching_depth(states)))
 
-    def _corrected(self, states: Tokens, tokens: Tokens, vectors: Float[Tensor, "batch dim"], side: Side) -> Encoded:
+    def captions(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Encoded:
+        """Captions as they are searched: by all heads, hubs corrected."""
+        states = self.caption_states(pieces, mask)
+        whole = None if self.whole_head is None else self.whole_head.sentences(states)
+        return self._as_searched(self.encoded_captions(states), whole, "captions")
+
+    def images(self, read: ImageInput) -> Encoded:
+        """Images as they are searched: by all heads, hubs corrected."""
+        whole = None if self.whole_head is None else self.whole_head.pictures(read.regions)
+        return self._as_searched(self.encoded_images(self.image_states(read)), whole, "images")
+
+    def _as_searched(self, encoded: Encoded, whole: Float[Tensor, "batch whole"] | None, side: Side) -> Encoded:
+        vectors, tokens = encoded.vectors, encoded.tokens
+        if self.whole_head is not None and whole is not None:
+            vectors, tokens = self.whole_head.joined(vectors, tokens, whole)
         if self.hub_correction is not None:
             vectors, tokens = self.hub_correction(vectors, tokens, side)
-        return Encoded(states, tokens, vectors)
+        return Encoded(encoded.states, tokens, vectors)
 
     def _read_on(self, states: Tokens) -> Tokens:
         return states if self.post_layers is None else self.post_layers(states, self.config.heads.deep)
@@ -218,37 +235,59 @@ def with_projection(model: Aladin, token_dim: int) -> Aladin:
     return model
 
 
+def with_whole_head(model: Aladin, heads: HeadsConfig) -> Aladin:
+    """The same model with a fresh whole head as `heads`, otherwise its own, describe; ConfigError for what cannot have one."""
+    check_addable(model.config)
+    model.config = dataclasses.replace(model.config, heads=heads)
+    model.whole_head = _whole_head(model.config, model.state_dim)
+    return model
+
+
 def with_hub_correction(
     model: Aladin, heads: HeadsConfig, images: Float[Tensor, "images dim"], captions: Float[Tensor, "captions dim"]
 ) -> Aladin:
-    """The same model with the hub correction that `heads`, otherwise its own, describe, by matching vectors of training data.
+    """The same model with the hub correction that `heads`, otherwise its own, describe, by vectors of training data.
 
-    ConfigError for what `check_correctable` refuses, and with less data than centres.
+    ConfigError for what `check_addable` refuses, and with less data than centres.
     """
-    check_correctable(model.config)
-    model.hub_correction = filled(HubCorrection(heads, model.config.backbone.dim), images, captions)
+    check_addable(model.config)
+    model.hub_correction = filled(HubCorrection(heads, _uncorrected_dim(model.config)), images, captions)
     model.config = dataclasses.replace(model.config, heads=heads)
     return model
 
 
-def check_correctable(config: ModelConfig) -> None:
-    """ConfigError for a model whose hubs are corrected, or whose scores would change otherwise than by what is subtracted."""
+def check_addable(config: ModelConfig) -> None:
+    """ConfigError for a model whose hubs are corrected, which comes last, or whose scores would change by more than a sum."""
     if config.heads.hub_centres:
         raise ConfigError("this model's hubs are corrected already; give the model from before that")
-    if config.heads.pooling not in CORRECTED_POOLINGS or config.quirks.zero_padding:
+    if config.heads.pooling not in SUMMED_POOLINGS or config.quirks.zero_padding:
+        has = f"{config.heads.pooling}{' and zero padding' if config.quirks.zero_padding else ''}"
         raise ConfigError(
-            f"hubs are corrected in models whose alignment is one of {', '.join(CORRECTED_POOLINGS)}, without zero padding; "
-            f"this one has {config.heads.pooling}{' and zero padding' if config.quirks.zero_padding else ''}"
+            f"a whole head and the correction of hubs are for models whose alignment is one of {', '.join(SUMMED_POOLINGS)}, "
+            f"without zero padding; this one has {has}"
         )
 
 
-def without_hub_correction(model: Aladin) -> Aladin:
-    """The same model as it was trained: what it learns or is averaged with would make its banks those of another model."""
+def as_trained(model: Aladin) -> Aladin:
+    """The same model without what was added after training, whole head and correction of hubs: both are another model's, once
+    it learns on or is averaged.
+    """
     none = HeadsConfig()
-    heads = dataclasses.replace(model.config.heads, hub_centres=0, hub_scale=none.hub_scale, hub_weight=none.hub_weight)
+    added = [name for name in to_table(none) if name.startswith(("whole_", "hub_"))]
+    heads = dataclasses.replace(model.config.heads, **{name: getattr(none, name) for name in added})
     model.config = dataclasses.replace(model.config, heads=heads)
-    model.hub_correction = None
+    model.whole_head = model.hub_correction = None
     return model
+
+
+def _whole_head(config: ModelConfig, state_dim: int) -> WholeHead:
+    backbone = config.backbone
+    return WholeHead(config.heads, backbone.region_features + backbone.region_geometry, state_dim)
+
+
+def _uncorrected_dim(config: ModelConfig) -> int:
+    """How many numbers a vector has before its hubs are corrected."""
+    return config.backbone.dim + config.heads.whole_dim
 
 
 def widened(model: Aladin, image: ImageConfig) -> Aladin:

@@ -14,7 +14,7 @@ LOSSES = (
     *("ensemble_matching", "cross_fitted_alignment", "cross_fitted_matching", "entropy", "hidden_l1"),
 )
 STORED = {
-    "int8": "Matrices and embeddings are stored in int8, convolutions in fp16; matrices are multiplied in int8.",
+    "int8": "Weights are stored in int8; the transformer's matrices are multiplied in int8, all else is computed in fp32.",
     "fp16": "Weights are stored in fp16; everything is computed in fp32.",
     "fp32": "Weights are stored and everything is computed in fp32.",
 }

@@ -15,7 +15,7 @@ from onnx.numpy_helper import to_array
 from aladin.checkpoints import NEVER_LEARNED, is_exported, load_model
 from aladin.errors import ModelError
 from aladin.int8_graph import ROW_PRODUCT
-from aladin.model import Aladin, image_network, new_model, without_hub_correction
+from aladin.model import Aladin, as_trained, image_network, new_model
 from aladin.model_folder import ModelFolder
 from aladin.text import WordPieces
 
@@ -36,7 +36,7 @@ def restored_model(folder: Path) -> Aladin:
     """
     exported = ModelFolder.open(folder)
     pieces = WordPieces.load(folder / "tokenizer.json", exported.config.limits.caption_pieces)
-    model = without_hub_correction(new_model(exported.config, pieces, pretrained=False))
+    model = as_trained(new_model(exported.config, pieces, pretrained=False))
     model.image_network = image_network(exported.config, pretrained=True)
     found = _weights(folder / "text.onnx") | _weights(folder / "image.onnx")
     for name, parameter in model.named_parameters():

@@ -178,7 +178,8 @@ class Searcher:
 
     def _explained(self, query: EncodedQuery, row: ImageRow, tokens: QuantizedTokens) -> Explanation:
         picture = Box(0, 0, row.width or 1, row.height or 1)
-        return explain(query, tokens.restored()[0], picture, self.encoder.model.config.image.grid)
+        model = self.encoder.model.config
+        return explain(query, tokens.restored()[0], picture, model.image.grid, model.heads.token_dim)
 
     def _probabilities(
         self, query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"]

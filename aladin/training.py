@@ -26,20 +26,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aladin import official
-from aladin.backbone import Backbone
+from aladin.averaging import averaged_model
 from aladin.batches import WORDS, Plan, Step, caption_blocks, without_some_words
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import (
     check_minilm_sizes,
-    load_minilm,
+    minilm,
     minilm_folder,
     named_model,
     save_model,
     save_weights,
     weights_fingerprint,
 )
-from aladin.config import BackboneConfig, HeadsConfig, Recipe, from_table, to_table
-from aladin.cross_fitted_teacher import CrossFittedTeacher, CrossFitting, averaged_model, fold_of_each
+from aladin.config import HeadsConfig, Recipe, from_table, to_table
+from aladin.cross_fitted_teacher import CrossFittedTeacher, CrossFitting, fold_of_each
 from aladin.datasets import DataOrigin, Dataset, placing_undecodable
 from aladin.ensemble_teacher import EnsembleTeacher, ensemble_members
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
@@ -62,6 +62,7 @@ from aladin.losses import (
 from aladin.measures import DIRECTIONS, RECALLS, right_answer_ranks
 from aladin.model import (
     Aladin,
+    as_trained,
     new_model,
     widened,
     with_depth,
@@ -69,7 +70,6 @@ from aladin.model import (
     with_fresh_matching_head,
     with_pair_head,
     with_projection,
-    without_hub_correction,
 )
 from aladin.pair_teacher import listed_pairs, pair_teacher, taught_scores
 from aladin.pairs import drawn_pairs, pair_matrix
@@ -180,7 +180,7 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     fresh_projection = False
     if start is not None:
         shares = recipe.model.backbone.dropout, recipe.model.heads.matching_dropout
-        model = with_dropout(without_hub_correction(model_that_learns(start)), *shares)
+        model = with_dropout(as_trained(model_that_learns(start)), *shares)
         if len(recipe.model.image.networks) > len(model.config.image.networks):
             model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
@@ -287,7 +287,7 @@ class Trainer:
         if self.recipe.loss.hears_minilm and self.next_step < self.total_steps:
             check_minilm_pieces(self.tokenizer)
             with precision_context(self.recipe.precision):
-                self._caption_teacher = CaptionTeacher.build(_minilm(), self.train_set.pieces, self.train_set.owners)
+                self._caption_teacher = CaptionTeacher.build(minilm(), self.train_set.pieces, self.train_set.owners)
         if self._members and self.next_step < self.total_steps:
             self._ensemble = EnsembleTeacher.build(
                 self._members,
@@ -334,7 +334,7 @@ class Trainer:
 
         images, network = self._whole_images, self._whole_network
         texts = (self.train_set.pieces, self._caption_teacher)
-        fitting = CrossFitting.of(images, network, _minilm(), *texts, self.plan, self.recipe, progress("images"))
+        fitting = CrossFitting.of(images, network, minilm(), *texts, self.plan, self.recipe, progress("images"))
         teacher = fitting.teacher(progress("models"))
         teacher.save(path)
         return teacher
@@ -722,13 +722,6 @@ class StateBank:
         mask = self.caption_mask[rows]
         width = int(mask.sum(dim=1).max())
         return Tokens(self.caption_states[rows, :width].float(), mask[:, :width])
-
-
-def _minilm() -> Backbone:
-    """MiniLM-L6 as its package has it."""
-    backbone = Backbone(BackboneConfig()).eval()
-    load_minilm(backbone)
-    return backbone
 
 
 def check_minilm_pieces(tokenizer: Path) -> None:

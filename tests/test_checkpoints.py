@@ -10,16 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModel
 
+from aladin.averaging import average_models, averaged_from
 from aladin.backbone import Backbone
-from aladin.checkpoints import (
-    average_models,
-    averaged_from,
-    load_minilm,
-    load_model,
-    minilm_folder,
-    provenance,
-    save_model,
-)
+from aladin.checkpoints import load_minilm, load_model, minilm_folder, provenance, save_model
 from aladin.cli.average import average
 from aladin.config import BackboneConfig, read_toml, to_table
 from aladin.errors import AladinError, ConfigError, ModelError

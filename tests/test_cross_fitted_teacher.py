@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from aladin import cross_fitted_teacher, training
+from aladin import cross_fitted_teacher, training, whole_learning
 from aladin.backbone import Backbone
 from aladin.batches import Plan
 from aladin.caption_teacher import CaptionTeacher
@@ -19,13 +19,10 @@ from aladin.cross_fitted_teacher import (
     CrossFittedTeacher,
     CrossFitting,
     fold_of_each,
-    mean_and_maximum,
     pooled_images,
-    standardised,
 )
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.losses import infonce_loss
-from aladin.tensors import Tokens, pad_tokens
 from tests.tiny_learning import FAST, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 PICTURES = 20
@@ -35,9 +32,10 @@ FOLDS = 2
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_fitted_teacher, "AXES", (6, 10))
-    monkeypatch.setattr(cross_fitted_teacher, "HIDDEN", 32)
+    monkeypatch.setattr(whole_learning, "HIDDEN", 32)
+    monkeypatch.setattr(whole_learning, "DIM", 16)
     monkeypatch.setattr(cross_fitted_teacher, "DIM", 16)
-    monkeypatch.setattr(cross_fitted_teacher, "AVERAGED_STEPS", 5)
+    monkeypatch.setattr(whole_learning, "AVERAGED_STEPS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +144,6 @@ def test_a_saved_teacher_says_the_same(minilm: Backbone, tmp_path: Path) -> None
     assert torch.equal(again.scores(rows, rows), teacher.scores(rows, rows))
 
 
-def test_padding_changes_neither_mean_nor_maximum() -> None:
-    states = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)) - 3  # below 0, so that padding could win
-    mask = torch.tensor([[True, True, False, False], [True] * 4, [True, False, False, False]])
-    pooled = mean_and_maximum(Tokens(states, mask))
-    assert_close(pooled, mean_and_maximum(pad_tokens(Tokens(states, mask), 9)))
-    slow = [torch.cat([own.mean(dim=0), own.max(dim=0).values]) for own in (s[m] for s, m in zip(states, mask, strict=True))]
-    assert_close(pooled, torch.stack(slow))
-
-
 def test_pictures_are_pooled_one_by_one_whatever_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = write_tokenizer(tmp_path)
     model = tiny_model(tokenizer)
@@ -162,16 +151,6 @@ def test_pictures_are_pooled_one_by_one_whatever_the_batch(tmp_path: Path, monke
     whole = pooled_images(images, model.image_network)
     monkeypatch.setattr(cross_fitted_teacher, "BATCH", 2)
     assert_close(pooled_images(images, model.image_network), whole)
-
-
-def test_standardised_features_have_no_mean_no_unit_and_no_outlier() -> None:
-    rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 50.0, 0.0]) + 7
-    rows[0, 0] = 1e4
-    found = standardised(rows)
-    assert float(found.abs().max()) <= cross_fitted_teacher.OUTLIER
-    assert_close(found[:, 1].mean(), torch.tensor(0.0), atol=1e-3, rtol=0)
-    assert_close(found[:, 1].std(), torch.tensor(1.0), atol=1e-2, rtol=0)
-    assert (found[:, 2] == 0).all()
 
 
 def taught(**weights: float) -> Recipe:

@@ -47,10 +47,11 @@ def test_what_the_shares_add_is_the_score(indexed: Collection, encoder: Encoder,
     hits = searcher.search(query, SearchConfig(why=True)).hits
     assert hits
     for hit in hits:
-        assert hit.explanation is not None
-        assert sum(share.contribution for share in hit.explanation.shares) == pytest.approx(hit.score, abs=1e-5)
-        assert hit.explanation.score == pytest.approx(hit.score, abs=1e-5)
-        assert searcher.explain(query, hit.id) == hit.explanation
+        found = hit.explanation
+        assert found is not None
+        assert found.whole + sum(share.contribution for share in found.shares) == pytest.approx(hit.score, abs=1e-5)
+        assert found.score == pytest.approx(hit.score, abs=1e-5)
+        assert searcher.explain(query, hit.id) == found
 
 
 def part(name: str, random: np.random.Generator, tokens: int, weight: float, pooling: QueryPooling) -> EncodedPart:
@@ -65,23 +66,29 @@ def part(name: str, random: np.random.Generator, tokens: int, weight: float, poo
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     poolings=st.lists(st.sampled_from(["MrSw", "MrAVGw", "mutual"]), min_size=4, max_size=4),
+    token_dim=st.sampled_from([3, 5]),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=25)
-def test_shares_add_up_for_any_tokens(sizes: list[int], poolings: list[QueryPooling], seed: int) -> None:
+def test_shares_and_what_the_picture_adds_as_a_whole_add_up_for_any_tokens(
+    sizes: list[int], poolings: list[QueryPooling], token_dim: int, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     parts = tuple(
         part(f"part {place}", random, size, float(random.normal()), pooling)
         for place, (size, pooling) in enumerate(zip(sizes, poolings, strict=False))
     )
     regions = random.normal(size=(4, 5)).astype(np.float32)
+    for tokens in (regions, *(part.tokens for part in parts)):
+        tokens[:, token_dim:] = tokens[0, token_dim:]  # the same in all tokens of one item
     expected = sum(
         float(alignment_scores(token_similarity(regions[None], p.tokens), np.ones((1, 4), dtype=bool), p.pooling)[0]) * p.weight
         for p in parts
     )
-    explanation = explain(EncodedQuery(parts), regions, Box(0, 0, 10, 10), 2)
+    explanation = explain(EncodedQuery(parts), regions, Box(0, 0, 10, 10), 2, token_dim)
     assert explanation.score == pytest.approx(expected, abs=1e-5)
-    assert sum(by_region(explanation).values()) == pytest.approx(expected, abs=1e-5)
+    assert sum(by_region(explanation).values()) + explanation.whole == pytest.approx(expected, abs=1e-5)
+    assert (explanation.whole == 0) == (token_dim == 5)
     for share in explanation.shares:
         assert share.box == Box(0, 0, 10, 10).cells(2)[share.region]
 
@@ -147,7 +154,7 @@ def test_an_unknown_id_is_a_key_error(indexed: Collection, encoder: Encoder) -> 
 def test_a_drawing_shows_the_whole_picture(encoder_once: Encoder, width: int, height: int, words: list[str]) -> None:
     query = encode_query(Query((TextPart(" ".join(words)),)), encoder_once)
     regions = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
-    sheet = drawn(Image.new("RGB", (width, height), "red"), explain(query, regions, Box(0, 0, width, height), 2), "a title")
+    sheet = drawn(Image.new("RGB", (width, height), "red"), explain(query, regions, Box(0, 0, width, height), 2, 8), "a title")
     assert sheet.width > 900 * width / max(width, height)
     assert sheet.height >= 900 * height / max(width, height)
 

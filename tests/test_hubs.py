@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from aladin.checkpoints import average_models, load_model, save_model
+from aladin.averaging import average_models
+from aladin.checkpoints import load_model, save_model
 from aladin.cli.correct_hubs import correct_hubs
 from aladin.config import HUB_DIMS, Pooling, QuirksConfig
 from aladin.errors import ConfigError
 from aladin.evaluation import alignment_matrix
 from aladin.hub_terms import LONG, SHORT, as_queries
 from aladin.hubs import SHARE, HubCorrection, centres, filled
-from aladin.model import with_hub_correction, without_hub_correction
+from aladin.model import as_trained, with_hub_correction
 from aladin.scores import alignment_scores
 from aladin.tensors import Tokens
 from aladin.training import start_model
@@ -215,7 +216,7 @@ def test_training_and_averaging_begin_from_the_model_before_its_correction(train
     before = load_model(trained).state_dict()
     for after in (
         average_models([tmp_path / "corrected", tmp_path / "otherwise"]),
-        without_hub_correction(load_model(tmp_path / "corrected")),
+        as_trained(load_model(tmp_path / "corrected")),
         start_model(INTERRUPTED, tmp_path / "corrected").model,
     ):
         assert after.config.heads.hub_centres == 0

@@ -17,7 +17,7 @@ from aladin.evaluation import Stages
 from aladin.export import Precision, Validation, export_model
 from aladin.grid import grid_network
 from aladin.hubs import HubCorrection
-from aladin.int8_graph import STEPS, _small
+from aladin.int8_graph import STEPS, _scaled
 from aladin.model import Aladin
 from aladin.model_folder import ModelFolder, shipped_model
 from aladin.restoring import model_that_learns, restored_model
@@ -83,7 +83,7 @@ def test_what_a_restored_model_learns_survives_the_next_export(tmp_path: Path, m
 
 
 def _stored(matrix: np.ndarray) -> np.ndarray:
-    small, scale = (to_array(part) for part in _small(from_array(matrix.astype(np.float32), "matrix"), kept_axis=1))
+    small, scale = (to_array(part) for part in _scaled(from_array(matrix.astype(np.float32), "matrix"), 1, STEPS))
     return small * scale
 
 

@@ -14,12 +14,14 @@ from aladin.errors import ConfigError
 def average(out: Path, models: tuple[Path, ...]) -> None:
     """Write to OUT a model whose weights are the mean of those of MODELS.
 
-    The models must have been trained from the same start: the same recipe seed, or the same --start.
+    The models must have been trained from the same start: the same recipe seed, or the same --start. One may be that start
+    itself, also where it was exported.
 
     \b
     aladin average runs/mean runs/align/best runs/both/best
     """
-    from aladin.checkpoints import average_models, averaged_from, save_model
+    from aladin.averaging import average_models, averaged_from
+    from aladin.checkpoints import save_model
 
     if len(models) < 2:
         raise ConfigError(f"there is one model, {models[0]}, to average; give two or more")

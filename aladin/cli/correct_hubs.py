@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.captioned import SKIP_BAD, read_captioned
+from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
 from aladin.cli.values import PATH
 from aladin.config import HeadsConfig
@@ -51,10 +52,11 @@ def correct_hubs(
     """
     from aladin.checkpoints import load_model, named_model, provenance, save_model
     from aladin.evaluation import Stages, encode_dataset
-    from aladin.model import check_correctable, with_hub_correction
+    from aladin.model import check_addable, with_hub_correction
 
+    keep_freed_memory()
     config = model_config(model)
-    check_correctable(config)  # said before minutes go into encoding, as is what is wrong with the settings
+    check_addable(config)  # said before minutes go into encoding, as is what is wrong with the settings
     heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
     dataset = sample(read_captioned(data, split, images, skip_bad))
     check_centres(data, dataset, centres)

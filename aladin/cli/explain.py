@@ -37,8 +37,9 @@ def explain(
 ) -> None:
     """Tell why IMAGE has the score that a search for TEXT gives it.
 
-    Each word has chosen the region of the image that agrees with it most; what the words add makes up the score. Boxes are
-    x,y,width,height in pixels of the upright picture. The image need not be in any collection.
+    Each word has chosen the region of the image that agrees with it most; what the words add, and what the picture adds as a
+    whole, makes up the score. Boxes are x,y,width,height in pixels of the upright picture. The image need not be in any
+    collection.
 
     \b
     aladin explain ~/Pictures/holiday.jpg "two dogs run through snow" --png why.png
@@ -101,5 +102,7 @@ def _print_table(explanation: "Explanation") -> None:
         word = share.word if share.word is not None else f"[{share.query_box}]"
         numbers = (f"{share.similarity:.3f}", f"{share.contribution:+.4f}", str(share.box))
         table.add_row(Text(printable(share.part)), Text(printable(word)), *numbers)
+    if explanation.whole:
+        table.add_row("", "the picture as a whole", "", f"{explanation.whole:+.4f}", "")
     table.add_row("", "", "score", f"{explanation.score:.4f}", "")
     Console(width=None if sys.stdout.isatty() else 200).print(table)

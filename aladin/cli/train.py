@@ -1,12 +1,12 @@
 """`aladin train`: a recipe, data and a folder to a trained model."""
 
-import ctypes
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
+from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
 from aladin.cli.values import PATH
 
@@ -74,7 +74,7 @@ def train(
         whole_images,
     )
 
-    _keep_freed_memory()
+    keep_freed_memory()
     settings = read_recipe(recipe)
     if seed is not None:
         settings = dataclasses.replace(settings, seed=seed)
@@ -163,16 +163,3 @@ class TerminalReporter:
         self._shown.close()
         self._tell = self._shown.enter_context(progress_shown(what, quiet=False))
         self._what = what
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to reuse freed memory instead of returning it, elsewhere do nothing.
-
-    Every step allocates the same large tensors; fetching their pages anew took six sevenths of the time of a step.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    mallopt(-4, 0)  # M_MMAP_MAX

@@ -116,6 +116,7 @@ def explanation_out(found: Explanation) -> ExplanationOut:
     """An explanation as clients see it."""
     return ExplanationOut(
         score=found.score,
+        whole=found.whole,
         shares=[
             ShareOut(
                 part=share.part,

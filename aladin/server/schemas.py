@@ -123,9 +123,10 @@ class ShareOut(BaseModel):
 
 
 class ExplanationOut(BaseModel):
-    """The shares, which add up to the score."""
+    """The shares, which add up to the score with what the picture adds as a whole."""
 
     score: float
+    whole: float = Field(description="What no region adds by itself.")
     shares: list[ShareOut]
 
 

@@ -94,9 +94,10 @@ export class Viewer {
     const list = element("ol", {}, ...shares.map((share, place) => this.row(share, most, place)));
     const chance = item.probability === null || item.probability === undefined ? null
       : element("p", { className: "chance" }, `${percent(item.probability)} likely to show what you asked for`);
+    const whole = explanation.whole ? `, and ${signed(explanation.whole)} for the picture as a whole,` : "";
     const sum = words.length
-      ? `Every word looks for the region that shows it best. What the words add makes the score, ${explanation.score.toFixed(3)}.`
-      : `These regions agree most with the picture you gave. All regions together make the score, ${explanation.score.toFixed(3)}.`;
+      ? `Every word looks for the region that shows it best. What the words add${whole} makes the score, ${explanation.score.toFixed(3)}.`
+      : `These regions agree most with the picture you gave. All regions together${whole} make the score, ${explanation.score.toFixed(3)}.`;
     byId("why").replaceChildren(
       element("h3", {}, "Why this photograph"), ...(chance ? [chance] : []), list, element("p", { className: "sum" }, sum),
     );
@@ -113,7 +114,7 @@ export class Viewer {
 
   row(share, most, place) {
     const name = share.word === null ? `Region ${place + 1}` : share.word;
-    const value = share.contribution.toFixed(3).replace("-", "−");
+    const value = signed(share.contribution);
     const fill = element("i");
     fill.style.width = `${(100 * Math.abs(share.contribution)) / most}%`;
     const button = element(
@@ -248,5 +249,6 @@ export class Viewer {
 // Of a further picture of a file with its number, as the terminal prints it.
 export const titleOf = (item) => (item.frame ? `${item.name}[${item.frame}]` : item.name);
 
+const signed = (value) => value.toFixed(3).replace("-", "−");
 export const percent = (probability) =>
   probability >= 0.995 ? "over 99 %" : probability < 0.005 ? "under 1 %" : `${Math.round(100 * probability)} %`;

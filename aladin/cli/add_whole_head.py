@@ -1,0 +1,83 @@
+"""`aladin add-whole-head`: a trained model with a third head, for whole pictures and sentences."""
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from aladin.cli.captioned import SKIP_BAD, read_captioned
+from aladin.cli.memory import keep_freed_memory
+from aladin.cli.progress import progress_shown
+from aladin.cli.values import PATH
+
+
+@click.command("add-whole-head")
+@click.argument("model", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--data", type=PATH, required=True, help="Training images with captions.")
+@click.option("--split", help="Split of the data to use, where it names splits.")
+@click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
+@click.option("--dim", type=click.IntRange(1, 384), default=128, show_default=True, help="Numbers added to vectors and tokens.")
+@click.option("--share", type=float, default=0.5, show_default=True, help="Of the whole head in every score, between 0 and 1.")
+@click.option("--epochs", type=click.IntRange(min=1), default=160, show_default=True, help="Of its learning.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of its learning.")
+@click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
+@SKIP_BAD
+def add_whole_head(
+    model: Path,
+    out: Path,
+    data: Path,
+    split: str | None,
+    images: Path | None,
+    dim: int,
+    share: float,
+    epochs: int,
+    seed: int,
+    cache: Path | None,
+    skip_bad: bool,
+) -> None:
+    """Write to OUT the trained MODEL with a whole head, for `aladin correct-hubs`, `aladin evaluate` and `aladin export`.
+
+    The whole head compares pictures and sentences as a whole, by perceptrons that learn in a minute, and its score is added to
+    those of MODEL, which stays as it is. To train on, start from MODEL, the one before.
+
+    \b
+    aladin add-whole-head runs/lite/best runs/whole --data train.zip
+    """
+    from aladin.caption_teacher import CaptionTeacher
+    from aladin.checkpoints import ADDED, minilm, minilm_folder, named_model, provenance, save_model
+    from aladin.config import HeadsConfig
+    from aladin.datasets import DataOrigin
+    from aladin.model import as_trained, check_addable
+    from aladin.restoring import model_that_learns
+    from aladin.text import WordPieces
+    from aladin.training import check_captions, learning_set
+    from aladin.whole_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_whole_head
+
+    keep_freed_memory()
+    HeadsConfig(whole_dim=dim, whole_share=share)  # says what is wrong with the settings
+    begin = as_trained(model_that_learns(model))
+    check_addable(begin.config)
+    dataset = read_captioned(data, split, images, skip_bad)
+    check_captions(dataset, str(data))
+    tokenizer = model / "tokenizer.json"
+
+    with ExitStack() as stack:
+        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with progress_shown("image features", quiet=False) as tell:
+            read = learning_set(dataset, begin, tokenizer, 1, folder, tell)
+        with progress_shown("images", quiet=False) as tell:
+            pictures = pooled_pictures(begin, read.images, tell)
+    with progress_shown("captions", quiet=False) as tell:
+        sentences = pooled_sentences(begin, read.pieces, tell)
+    words = WordPieces.load(minilm_folder() / "tokenizer.json", begin.config.limits.caption_pieces)
+    likeness = CaptionTeacher.build(minilm(), words.encode(list(dataset.captions)), read.owners)
+    lesson = Lesson(pictures, sentences, read.owners, likeness.scores)
+    with progress_shown("steps of learning", quiet=False) as tell:
+        whole = with_learned_whole_head(begin, lesson, dim, share, epochs, seed, tell)
+    used = DataOrigin.of(dataset)
+    record = {"model": named_model(model), "data": used.table(), "epochs": epochs, "seed": seed}
+    before = {name: table for name, table in provenance(model).items() if name not in ADDED}
+    save_model(whole, tokenizer, out, before | {"whole_head": record})
+    click.echo(f"{out}: a whole head of {dim} numbers, from {used.images:,} images and {used.captions:,} captions")
