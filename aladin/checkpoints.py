@@ -41,7 +41,11 @@ BERT_PARTS = {
 
 
 def save_model(model: Aladin, tokenizer: Path, folder: Path, details: Mapping[str, object] | None = None) -> None:
-    """Write model.safetensors, model.toml (the architecture, and `details` such as the training data) and tokenizer.json."""
+    """Write model.safetensors, model.toml (the architecture, and `details` such as the training data) and tokenizer.json.
+
+    ModelError if the folder holds an exported model: its graphs would then be of another model than its settings.
+    """
+    check_not_exported(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer.resolve() != (folder / "tokenizer.json").resolve():
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
@@ -103,6 +107,12 @@ def weights_fingerprint(path: Path) -> str:
 def is_exported(folder: Path) -> bool:
     """Whether the model folder holds nothing but what search needs."""
     return (folder / "text.onnx").is_file() and not (folder / "model.safetensors").is_file()
+
+
+def check_not_exported(folder: Path) -> None:
+    """ModelError for a folder in which a trained model cannot be written, since it has an exported one."""
+    if is_exported(folder):
+        raise ModelError(f"{folder} holds an exported model, which nothing replaces but another export; give another folder")
 
 
 def fingerprint(folder: Path) -> str:

@@ -63,7 +63,7 @@ class HeadsConfig:
     pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
     whole_dim: int = 0  # of the vectors of the whole head (aladin/whole_head.py); 0: none
     whole_share: float = 0.5  # of each squared length, so the weight of its cosine among the others'
-    whole_axes: int = 256  # principal axes that it reads of a picture
+    whole_axes: int = 256  # principal axes that it reads of a picture; of more it would learn more by heart
     whole_hidden: int = 1024
     hub_centres: int = 0  # in each bank of the correction of hubs (aladin/hubs.py); 0: none
     hub_scale: float = 20.0  # inverse temperature of nearness

@@ -155,7 +155,8 @@ class CrossFitting:
             owners,
             lambda images, captions: self.likeness.scores(rows[images], columns[captions]),
         )
-        return lesson.learned(self.recipe.cross_fitted.epochs, self.recipe.seed + number, self.recipe.precision)
+        seed = hash((self.recipe.seed, number)) % 2**63  # so that recipes of neighbouring seeds share no model
+        return lesson.learned(self.recipe.cross_fitted.epochs, seed, self.recipe.precision)
 
 
 def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
@@ -200,5 +201,6 @@ def pooled_captions(minilm: Backbone, pieces: Pieces) -> Float[Tensor, "captions
 
 
 def _of_deviation_one(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+    """The rows, each feature standardised by all of them."""
     deviation, mean = torch.std_mean(rows, dim=0)
     return standardised(rows, mean, deviation)

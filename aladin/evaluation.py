@@ -52,7 +52,7 @@ def quiet(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Both heads' output for all images or all captions of a data set, in its order."""
+    """Vectors and tokens for all images or all captions of a data set, in its order."""
 
     vectors: Float[Tensor, "rows dim"]
     tokens: Tokens

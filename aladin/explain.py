@@ -51,17 +51,15 @@ def explain(
 ) -> Explanation:
     """Why the image with these region tokens, in a grid over the whole `picture`, has its alignment score.
 
-    The first `token_dim` numbers of a token are its own; those after them are the same in all tokens of an image or a text.
+    The first `token_dim` numbers of a token are its own. Those after them are the same in all tokens of an image or a text, but
+    for what int8 makes of them; what they add is `whole`.
     """
     boxes = picture.cells(grid)
-    own, common = regions[:, :token_dim], regions[0, token_dim:]
     whole, shares = 0.0, list[Share]()
     for part in query.parts:
-        similarity = token_similarity(own[None], part.tokens[:, :token_dim])[0]
-        agreement = _Agreement(similarity, similarity / _lengths(own)[:, None] / _lengths(part.tokens[:, :token_dim]))
+        agreement = _Agreement.of(regions, part, token_dim)
         shares += _words(part, agreement, boxes) if part.words else _regions(part, agreement, boxes)
-        times = len(part.tokens) if part.pooling == "MrSw" else 1
-        whole += part.weight * times * float(common @ part.tokens[0, token_dim:])
+        whole += _whole(part, agreement)
     return Explanation(whole + sum(share.contribution for share in shares), whole, tuple(shares))
 
 
@@ -69,8 +67,16 @@ def explain(
 class _Agreement:
     """Of each region with each word, or region of a query image."""
 
-    similarity: Float32[np.ndarray, "regions words"]  # as the score has it
+    similarity: Float32[np.ndarray, "regions words"]  # as the score has it; by it regions are chosen
+    own: Float32[np.ndarray, "regions words"]  # of that, what both tokens have for themselves
     cosine: Float32[np.ndarray, "regions words"]
+
+    @classmethod
+    def of(cls, regions: Float32[np.ndarray, "regions dim"], part: EncodedPart, token_dim: int) -> "_Agreement":
+        own_regions, own_words = regions[:, :token_dim], part.tokens[:, :token_dim]
+        own = token_similarity(own_regions[None], own_words)[0]
+        cosine = own / _lengths(own_regions)[:, None] / _lengths(own_words)
+        return cls(token_similarity(regions[None], part.tokens)[0], own, cosine)
 
 
 def _lengths(tokens: Float32[np.ndarray, "tokens dim"]) -> Float32[np.ndarray, " tokens"]:
@@ -96,13 +102,23 @@ def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encode
     return explain(query, stored.restored()[0], Box(0, 0, *size), settings.grid, config.heads.token_dim)
 
 
+def _whole(part: EncodedPart, agreement: _Agreement) -> float:
+    """What the numbers that tokens share add, wherever a region was chosen."""
+    similarity, common = agreement.similarity, agreement.similarity - agreement.own
+    by_word = common[best_regions(similarity)[0], np.arange(similarity.shape[1])].sum(dtype=np.float64)
+    by_region = common[np.arange(len(similarity)), best_regions(np.ascontiguousarray(similarity.T))[0]].sum(dtype=np.float64)
+    factors = word_factor(similarity.shape[1], part.pooling), region_factor(len(similarity), part.pooling)
+    return part.weight * float(factors[0] * by_word + factors[1] * by_region)
+
+
 def _words(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
     chosen, best = best_regions(agreement.similarity)
     factor = part.weight * word_factor(len(best), part.pooling)
+    own = agreement.own[chosen, np.arange(len(chosen))]
     shares = []
     for word in part.words:
         piece = max(word.pieces, key=lambda piece: best[piece])
-        region, total = int(chosen[piece]), float(best[list(word.pieces)].sum(dtype=np.float64))
+        region, total = int(chosen[piece]), float(own[list(word.pieces)].sum(dtype=np.float64))
         cosine = float(agreement.cosine[region, piece])
         shares.append(Share(part.name, word.text, None, boxes[region], region, cosine, factor * total))
     return shares
@@ -111,18 +127,17 @@ def _words(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> 
 def _regions(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
     """First what each region of the query image chose; then, where both sides choose, what each region of the image did."""
 
-    def share(region: int, own: int, contribution: float) -> Share:
-        cosine = float(agreement.cosine[region, own])
-        return Share(part.name, None, part.boxes[own], boxes[region], region, cosine, contribution)
+    def share(region: int, place: int, factor: float) -> Share:
+        cosine, own = float(agreement.cosine[region, place]), float(agreement.own[region, place])
+        return Share(part.name, None, part.boxes[place], boxes[region], region, cosine, factor * own)
 
     similarity = agreement.similarity
-    found = [value.tolist() for value in best_regions(similarity)]
     factor = part.weight * word_factor(similarity.shape[1], part.pooling)
-    shares = [share(region, own, factor * value) for own, (region, value) in enumerate(zip(*found, strict=True))]
+    shares = [share(int(region), place, factor) for place, region in enumerate(best_regions(similarity)[0])]
     factor = part.weight * region_factor(len(similarity), part.pooling)
     if factor:
-        found = [value.tolist() for value in best_regions(np.ascontiguousarray(similarity.T))]
-        shares += [share(region, own, factor * value) for region, (own, value) in enumerate(zip(*found, strict=True))]
+        chosen, _ = best_regions(np.ascontiguousarray(similarity.T))
+        shares += [share(region, int(place), factor) for region, place in enumerate(chosen)]
     return shares
 
 

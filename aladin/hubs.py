@@ -7,8 +7,8 @@ score is lowered by how near its image is to captions at large, and its caption 
     nearness(x) = log sum_b share_b exp(scale * <x, b>) / scale, less its mean
 
 over a bank b of training data of the other side (QB-Norm, Bogolin et al. 2022; both sides: Wang et al. 2023, "Balance Act").
-The bank is the centres of k-means over its matching vectors, with the share of the data that is theirs; nearness is measured
-on matching vectors for both heads.
+The bank is the centres of k-means over its vectors (of the matching head, and the whole head if there is one), with the share
+of the data that is theirs; nearness is measured on vectors for tokens too.
 
 Both terms stand in the vectors and tokens themselves, as eight more dimensions, so everything after the heads goes on as
 before: one dot product of unit vectors is the corrected cosine (times 0.85), and where an alignment is the mean or sum over
@@ -77,7 +77,7 @@ class HubCorrection(nn.Module):
 def filled(
     correction: HubCorrection, images: Float[Tensor, "images dim"], captions: Float[Tensor, "captions dim"]
 ) -> HubCorrection:
-    """The correction with banks of these matching vectors of training data; ConfigError where there are fewer than centres."""
+    """The correction with banks of these vectors of training data; ConfigError where there are fewer than centres."""
     sides: tuple[tuple[Side, nn.Linear, Tensor, Tensor], ...] = (
         ("images", correction.captions, captions, images),
         ("captions", correction.images, images, captions),

@@ -44,7 +44,7 @@ RowProduct (rows, weight, scale, zero) => (product) {
 # From 0 to a weight's largest value. Not 127: lite went on from weights that stood on such steps exactly, and what it learned
 # since is mostly less than half a step, so rounding to the same steps would take it back (3 of rsum; docs/experiments.md).
 STEPS = 116
-CONVOLUTION_STEPS = 127  # they stay as ImageNet made them, or nearly
+CONVOLUTION_STEPS = 127  # as many as there are: trained on, they were still fp16, not on any steps
 ZERO = 128  # the integer that stands for 0 where values have both signs
 ZERO_AFTER = {"Gelu": 20}  # after an operation whose output lies mostly above 0
 

@@ -24,7 +24,7 @@ SUMMED_POOLINGS = ("MrSw", "MrAVGw")  # in which dimensions that an item's token
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the two heads make of a batch of images or captions; `states` are what both read of."""
+    """What heads make of a batch of images or captions; `states` are what those that learn by training read."""
 
     states: Tokens
     tokens: Tokens
@@ -32,7 +32,7 @@ class Encoded:
 
 
 class Aladin(nn.Module):
-    """Backbone with both heads; with an image network it starts from trunk maps, without from a detector's regions."""
+    """Backbone with its heads; with an image network it starts from trunk maps, without from a detector's regions."""
 
     geometry: Tensor
     pooling: Tensor

@@ -29,10 +29,11 @@ def model_that_learns(folder: Path) -> Aladin:
 
 
 def restored_model(folder: Path) -> Aladin:
-    """The model that was exported to `folder`, as well as int8 or fp16 remember its weights, with hubs not corrected.
+    """The model that was exported to `folder`, as well as int8 or fp16 remember its weights, as it was trained.
 
-    What never learns of its image networks is as their packages have it. ModelError where the graphs lack a weight, as they
-    do of narrower tokens (token_dim) and of a pair head, and of heads that never learned, whose equal weights they keep once.
+    So it has no whole head, and its hubs are not corrected. What never learns of its image networks is as their packages have
+    it. ModelError where the graphs lack a weight, as they do of narrower tokens (token_dim) and of a pair head, and of heads
+    that never learned, whose equal weights they keep once.
     """
     exported = ModelFolder.open(folder)
     pieces = WordPieces.load(folder / "tokenizer.json", exported.config.limits.caption_pieces)

@@ -176,6 +176,11 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
 
     ConfigError if the one or the others are not what the recipe needs: it is said before an hour goes into features.
     """
+    if recipe.model.heads.added_dim:
+        raise ConfigError(
+            "whole_dim and hub_centres in [model.heads] are no settings of training; leave them out, and add both to the "
+            "trained model by `aladin add-whole-head` and `aladin correct-hubs`"
+        )
     torch.manual_seed(recipe.seed)
     fresh_projection = False
     if start is not None:

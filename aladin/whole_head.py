@@ -1,7 +1,7 @@
 """The whole head: a picture as a whole and a sentence as a whole, each to one vector, beside what alignment and matching see.
 
 It reads no token by itself: of a picture the mean of what the image network sees in its regions, of a sentence the mean of its
-tokens' states. That takes seconds to learn (whole_learning.py), errs elsewhere than the transformer's heads, which took hours,
+tokens' states. That takes minutes to learn (whole_learning.py), errs elsewhere than the transformer's heads, which took hours,
 and so the sum is better than both by far. Its vectors stand beside the others' as more dimensions:
 
     vector of an image or a caption    [ a m,   b w ]        a^2 + b^2 = 1

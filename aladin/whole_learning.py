@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from aladin.averaging import averaged_model
 from aladin.batches import Plan, caption_blocks
+from aladin.config import HeadsConfig
+from aladin.errors import DataError
 from aladin.evaluation import Progress, precision_context, quiet
 from aladin.features import Features, image_input
 from aladin.losses import infonce_loss, listnet_loss
@@ -28,7 +30,7 @@ from aladin.text import Pieces
 from aladin.whole_head import Perceptron, WholeReader, pooled_mean, standardised
 
 BATCH = 64  # images read at once, and four times as many captions
-HIDDEN, DIM = 1024, 384
+HIDDEN, DIM = HeadsConfig.whole_hidden, 384
 STEP_IMAGES = 960  # large lists are what these models learn best from
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
 DROPPED_FEATURES = {"pictures": 0.3, "sentences": 0.1}
@@ -37,7 +39,6 @@ SCALE = 25.0  # inverse temperature of their own cosines while they learn
 LIKENESS = 0.5  # the share of soft targets
 LIKENESS_SCALE = 10.0
 PRECISION = "bf16"  # of the products of the whole head's learning
-AXES = 256  # principal axes of pictures that the whole head reads; of more it learns more by heart
 
 
 class PerceptronPair(nn.Module):
@@ -120,7 +121,7 @@ def with_learned_whole_head(
     The pair learns vectors of `DIM` numbers, which are then cut to their `dim` principal axes: so they lose far less than if
     they had been learned as short as that. ConfigError for what `check_addable` refuses. `progress` is told of steps.
     """
-    axes = min(AXES, *lesson.pictures.shape)
+    axes = min(HeadsConfig.whole_axes, *lesson.pictures.shape)
     heads = dataclasses.replace(model.config.heads, whole_dim=dim, whole_share=share, whole_axes=axes, whole_hidden=HIDDEN)
     result = with_whole_head(model, heads)
     head = result.whole_head
@@ -155,7 +156,10 @@ def _standardise(reader: WholeReader, rows: Float[Tensor, "rows features"], seed
         torch.manual_seed(seed)
         standard = standardised(rows, mean, deviation)
         principal = torch.pca_lowrank(standard, reader.axes.out_features, center=False, niter=4)[2]
-        reader.axes.weight.copy_(principal.T / (standard @ principal).std())
+        spread = (standard @ principal).std()
+        if not spread > 0:
+            raise DataError("all images look alike to the image network, so there is nothing to learn; give other images")
+        reader.axes.weight.copy_(principal.T / spread)
 
 
 @torch.no_grad()

@@ -101,7 +101,9 @@ def cases_of(encoder: Encoder, row: int, regions: Regions, caption: str, random:
         return []
     word = typed[random.integers(len(typed))]
     piece = max(word.pieces, key=lambda piece: best[piece])  # as an explanation shows it
-    sums = np.bincount(chosen, weights=best, minlength=len(regions))
+    dim = encoder.model.config.heads.token_dim  # what comes after it is the same in all regions
+    own = token_similarity(regions[None, :, :dim], words[:, :dim])[0][chosen, np.arange(len(chosen))]
+    sums = np.bincount(chosen, weights=own, minlength=len(regions))
 
     def case(name: str, looked_at: Words, gone: Places) -> Case:
         others = np.setdiff1d(np.arange(len(regions)), gone)

@@ -3,8 +3,8 @@
 python benchmarks/storage.py MODEL VAL --train TRAIN
 
 Narrower tokens are the trained ones on their principal axes, found on training captions and images; nothing is learned on VAL.
-The terms of hubs, the last dimensions of a corrected model's tokens, are kept as they are. Captions are scored as search does:
-as queries where images are searched.
+What all tokens of an image share, the whole head's numbers and the terms of hubs, is kept as it is. Captions are scored as
+search does: as queries where images are searched.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from aladin.config import HUB_DIMS
 from aladin.datasets import Dataset, read_dataset
 from aladin.evaluation import EncodedData, EncodedSet, Stages, alignment_matrix, encode_dataset
 from aladin.measures import right_answer_ranks, rsum_of_each
@@ -54,14 +53,9 @@ def size(form: str, dim: int, rows: int = 1) -> int:
     return int(rows * (dim * BYTES[form] + (SCALE_BYTES if form == "int8" else 0)))
 
 
-def hub_dims(data: EncodedData) -> int:
-    """How many dimensions, the last ones, are terms of hubs."""
-    return HUB_DIMS if data.heads.hub_centres else 0
-
-
-def of_length_1(states: Float[Tensor, "*rows dim"], hubs: int) -> Float[Tensor, "*rows dim"]:
-    """The same with the learned dimensions stretched to what the terms of hubs leave of the length."""
-    width = states.shape[-1] - hubs
+def of_length_1(states: Float[Tensor, "*rows dim"], shared: int) -> Float[Tensor, "*rows dim"]:
+    """The same with the learned dimensions stretched to what the shared ones leave of the length."""
+    width = states.shape[-1] - shared
     learned, terms = states[..., :width], states[..., width:]
     rest = (1 - terms.square().sum(dim=-1, keepdim=True)).clamp(min=0).sqrt()
     return torch.cat([normalize(learned, dim=-1) * rest, terms], dim=-1)
@@ -69,7 +63,7 @@ def of_length_1(states: Float[Tensor, "*rows dim"], hubs: int) -> Float[Tensor, 
 
 def axes_of(data: EncodedData, count: int) -> Float[Tensor, "axes learned"]:
     """The principal axes of the learned dimensions."""
-    learned = data.images.tokens.states.shape[2] - hub_dims(data)
+    learned = data.images.tokens.states.shape[2] - data.heads.added_dim
     sides = (data.images.tokens, data.captions.tokens)
     return principal_axes([Tokens(tokens.states[..., :learned], tokens.mask) for tokens in sides], count)
 
@@ -81,13 +75,13 @@ def projected(tokens: Tokens, axes: Float[Tensor, "axes learned"]) -> Tokens:
     return Tokens(of_length_1(torch.cat([learned @ axes.T, terms], dim=-1), terms.shape[2]), tokens.mask)
 
 
-def pooled(tokens: Tokens, side: int, hubs: int) -> Tokens:
+def pooled(tokens: Tokens, side: int, shared: int) -> Tokens:
     """Regions averaged to a side x side grid."""
     images, regions, dim = tokens.states.shape
     grid = int(regions**0.5)
     maps = tokens.states.transpose(1, 2).reshape(images, dim, grid, grid)
     states = adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
-    return Tokens(of_length_1(states, hubs), torch.ones(states.shape[:2], dtype=torch.bool))
+    return Tokens(of_length_1(states, shared), torch.ones(states.shape[:2], dtype=torch.bool))
 
 
 def rsum_as_search(data: EncodedData, scores: Callable[[EncodedData], Float[np.ndarray, "images captions"]]) -> float:
@@ -144,18 +138,18 @@ def main() -> None:
     regions, words = data.images.tokens, data.captions.tokens
     for form in BYTES:
         add(f"{count} tokens of {token_dim}", form, size(form, token_dim, count), alignment_rsum(data, regions, words, form))
-    hubs = hub_dims(data)
-    terms = f" + {hubs} terms of hubs" if hubs else ""
+    shared = data.heads.added_dim
+    others = f" and {shared} that they share" if shared else ""
     for narrow in (128, 64):
         axes = axes_of(training, narrow)
         figure = alignment_rsum(data, projected(regions, axes), projected(words, axes), "int8")
-        add(f"{count} tokens of {narrow}{terms}", "int8", size("int8", narrow + hubs, count), figure)
+        add(f"{count} tokens of {narrow}{others}", "int8", size("int8", narrow + shared, count), figure)
     for side in (5, 4, 3):
-        figure = alignment_rsum(data, pooled(regions, side, hubs), words, "int8")
+        figure = alignment_rsum(data, pooled(regions, side, shared), words, "int8")
         add(f"{side**2} pooled tokens of {token_dim}", "int8", size("int8", token_dim, side**2), figure)
     axes = axes_of(training, 128)
-    figure = alignment_rsum(data, projected(pooled(regions, 4, hubs), axes), projected(words, axes), "int8")
-    add(f"16 pooled tokens of 128{terms}", "int8", size("int8", 128 + hubs, 16), figure)
+    figure = alignment_rsum(data, projected(pooled(regions, 4, shared), axes), projected(words, axes), "int8")
+    add(f"16 pooled tokens of 128{others}", "int8", size("int8", 128 + shared, 16), figure)
     if arguments.json:
         json.dump(rows, sys.stdout, indent=2)
 

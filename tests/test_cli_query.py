@@ -240,7 +240,8 @@ def test_why_is_told_in_json(aladin: Run, striped: Path) -> None:
     hit = json.loads(aladin("search", striped, "Red and blue", "--why", "--json").out)["hits"][0]
     shares = hit["explanation"]["shares"]
     assert [share["word"] for share in shares] == ["Red", "and", "blue"]
-    assert sum(share["contribution"] for share in shares) == pytest.approx(hit["score"], abs=1e-5)
+    whole = hit["explanation"]["whole"]
+    assert whole + sum(share["contribution"] for share in shares) == pytest.approx(hit["score"], abs=1e-5)
     assert shares[0]["box"] == {"x": 0, "y": shares[0]["box"]["y"], "width": 16, "height": 12}
 
 
@@ -317,7 +318,8 @@ def test_caption_tells_why_and_speaks_json(aladin: Run, photos: Path, texts: Pat
     answer = json.loads(aladin("caption", photos / "green.png", "--from", texts, "--why", "--json").out)
     assert answer["texts"] == len(COLOURS)
     for hit in answer["hits"]:
-        assert sum(share["contribution"] for share in hit["explanation"]["shares"]) == pytest.approx(hit["score"], abs=0.02)
+        shares, whole = hit["explanation"]["shares"], hit["explanation"]["whole"]
+        assert whole + sum(share["contribution"] for share in shares) == pytest.approx(hit["score"], abs=0.02)
 
 
 def test_caption_reads_texts_from_stdin(photos: Path, model_path: Path) -> None:

@@ -17,6 +17,7 @@ from aladin.encode import Encoder
 from aladin.errors import DataError
 from aladin.explain import by_region, explain, explain_file
 from aladin.indexing import index_folder
+from aladin.quantized import token_blob, tokens_from_blobs
 from aladin.queries import EncodedPart, EncodedQuery, ImagePart, Query, TextPart, encode_query
 from aladin.search import SearchConfig, Searcher
 from aladin.text import TypedWord
@@ -80,7 +81,8 @@ def test_shares_and_what_the_picture_adds_as_a_whole_add_up_for_any_tokens(
     )
     regions = random.normal(size=(4, 5)).astype(np.float32)
     for tokens in (regions, *(part.tokens for part in parts)):
-        tokens[:, token_dim:] = tokens[0, token_dim:]  # the same in all tokens of one item
+        tokens[:, token_dim:] = tokens[0, token_dim:]  # the same in all tokens of one item, but for what int8 makes of them
+    regions = tokens_from_blobs([token_blob(regions)], 5).restored()[0]
     expected = sum(
         float(alignment_scores(token_similarity(regions[None], p.tokens), np.ones((1, 4), dtype=bool), p.pooling)[0]) * p.weight
         for p in parts

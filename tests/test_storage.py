@@ -12,7 +12,7 @@ from aladin.evaluation import MEMORY, EncodedData, EncodedSet, Stages, evaluate
 from aladin.model import with_hub_correction
 from aladin.report import head_figures
 from aladin.tensors import Tokens
-from benchmarks.storage import alignment_rsum, axes_of, hub_dims, matching_rsum, pooled, projected
+from benchmarks.storage import alignment_rsum, axes_of, matching_rsum, pooled, projected
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
 IMAGES, WORDS = 12, 4
@@ -53,7 +53,7 @@ def test_as_stored_in_full_the_figures_are_those_of_evaluate(data: EncodedData) 
 
 @pytest.mark.parametrize("count", [16, 5])
 def test_projecting_keeps_the_length_and_the_terms_of_hubs(data: EncodedData, count: int) -> None:
-    axes, hubs = axes_of(data, count), hub_dims(data)
+    axes, hubs = axes_of(data, count), data.heads.added_dim
     assert (axes.shape, hubs) == ((count, 16), HUB_DIMS if data.heads.hub_centres else 0)
     tokens = data.images.tokens
     narrow = projected(tokens, axes).states
@@ -67,7 +67,7 @@ def test_projecting_keeps_the_length_and_the_terms_of_hubs(data: EncodedData, co
 
 
 def test_averaged_regions_keep_the_terms_of_hubs_that_all_of_an_image_share(data: EncodedData) -> None:
-    hubs = hub_dims(data)
+    hubs = data.heads.added_dim
     one = pooled(data.images.tokens, 1, hubs).states
     assert one.shape == (IMAGES, 1, 16 + hubs)
     assert_close(one[..., 16:], data.images.tokens.states[:, :1, 16:])

@@ -20,9 +20,9 @@ from aladin.cli.average import average
 from aladin.cli.correct_hubs import correct_hubs
 from aladin.config import HUB_DIMS, HeadsConfig, Pooling
 from aladin.encode import Encoder
-from aladin.errors import ConfigError
+from aladin.errors import ConfigError, DataError, ModelError
 from aladin.evaluation import Stages, alignment_matrix
-from aladin.export import export_model
+from aladin.export import ImageGraph, export_model
 from aladin.features import image_input
 from aladin.model import Aladin, as_trained, with_whole_head
 from aladin.scores import alignment_scores
@@ -33,7 +33,16 @@ from aladin.whole_learning import Lesson, PerceptronPair, pooled_pictures, poole
 from tests.test_export import pictures
 from tests.test_hubs import tokens, vectors
 from tests.test_restoring import learned as learned_model
-from tests.tiny_learning import INTERRUPTED, TINY, few_examples, learning_set, tiny_model, write_pictures, write_tokenizer
+from tests.tiny_learning import (
+    INTERRUPTED,
+    TINY,
+    few_examples,
+    learning_set,
+    picture,
+    tiny_model,
+    write_pictures,
+    write_tokenizer,
+)
 
 HEADS = dataclasses.replace(TINY.heads, whole_dim=5, whole_share=0.3, whole_axes=6, whole_hidden=8)
 STATES, REGIONS = TINY.backbone.dim, TINY.backbone.region_features + TINY.backbone.region_geometry
@@ -82,15 +91,17 @@ def test_scores_of_joined_vectors_and_tokens_are_the_two_cosines_by_their_shares
 
 
 @torch.no_grad()
-def test_padding_and_the_order_of_a_batch_change_nothing(tmp_path: Path) -> None:
-    model = model_of(tmp_path)
-    read = Tokens(vectors(12, 0).reshape(4, 3, -1).repeat(1, 1, 2), torch.tensor([[True, True, False]] * 4))
-    assert model.whole_head is not None
-    found = model.whole_head.sentences(read)
-    assert_close(model.whole_head.sentences(pad_tokens(read, 9)), found)
+@pytest.mark.parametrize(("side", "features"), [("pictures", REGIONS), ("sentences", STATES)])
+def test_padding_and_the_order_of_a_batch_change_nothing(side: str, features: int) -> None:
+    reader = getattr(head(), side)
+    lengths = torch.tensor([3, 1, 2, 3])[:, None]
+    read = Tokens(torch.randn(4, 3, features, generator=torch.Generator().manual_seed(0)), torch.arange(3)[None] < lengths)
+    found = reader(read)
+    assert_close(reader(pad_tokens(read, 9)), found)
     order = torch.tensor([2, 0, 3, 1])
-    assert_close(model.whole_head.sentences(read[order]), found[order])
+    assert_close(reader(read[order]), found[order])
     assert_close(found.norm(dim=1), torch.ones(4))
+    assert not torch.allclose(found[0], reader(Tokens(read.states, torch.ones(4, 3, dtype=torch.bool)))[1])
 
 
 def test_padding_changes_neither_mean_nor_maximum() -> None:
@@ -222,6 +233,34 @@ def test_a_share_that_leaves_nothing_to_the_one_or_the_other_is_refused(share: f
         HeadsConfig(whole_share=share)
 
 
+def test_what_there_is_too_little_or_too_much_alike_to_learn_from_is_said(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path / "trained")
+    model = tiny_model(tokenizer)
+    save_model(model, tokenizer, tmp_path / "trained")
+    data = write_pictures(tmp_path / "pictures", 6)
+    command = [str(tmp_path / "trained"), str(tmp_path / "out"), "--data", str(data), "--dim", "19"]
+    with pytest.raises(DataError, match=r"pictures has 6 images and 12 captions, too few for a whole head of 19 numbers; give"):
+        CliRunner().invoke(add_whole_head, command, catch_exceptions=False)
+    equal = dataclasses.replace(lesson(20), pictures=torch.ones(20, REGIONS), sentences=torch.randn(40, STATES))
+    with pytest.raises(DataError, match="all images look alike to the image network"):
+        with_learned_whole_head(model, equal, 4, 0.4, epochs=1, seed=0)
+
+
+@pytest.mark.parametrize("added", ["whole_dim", "hub_centres"])
+def test_a_recipe_that_asks_for_what_is_added_after_training_is_refused(added: str) -> None:
+    heads = dataclasses.replace(TINY.heads, **{added: 5})
+    recipe = dataclasses.replace(INTERRUPTED, model=dataclasses.replace(TINY, heads=heads))
+    with pytest.raises(ConfigError, match=r"are no settings of training; leave them out, and add both to the trained model"):
+        start_model(recipe, None)
+
+
+@pytest.mark.parametrize("option", [("--share", "1"), ("--share", "0"), ("--dim", "0"), ("--seed", "-1"), ("--epochs", "0")])
+def test_impossible_settings_are_usage_errors(tmp_path: Path, option: tuple[str, str]) -> None:
+    result = CliRunner().invoke(add_whole_head, [str(tmp_path), str(tmp_path / "out"), "--data", str(tmp_path), *option])
+    assert result.exit_code == 2
+    assert option[0] in result.output
+
+
 def test_from_a_trained_model_to_an_exported_one_that_is_averaged_with_it_by_commands(tmp_path: Path) -> None:
     """add-whole-head, correct-hubs, export and average, one after the other."""
     trained, data = tmp_path / "trained", write_pictures(tmp_path / "pictures", 12)
@@ -242,15 +281,20 @@ def test_from_a_trained_model_to_an_exported_one_that_is_averaged_with_it_by_com
     export_model(tmp_path / "corrected", tmp_path / "out", pictures(tmp_path / "val"), "fp32", "", tmp_path / "cache", Stages())
     read = learning_set(model, tokenizer, 3)
     with torch.no_grad():
-        expected = model.images(image_input(model, read.images, np.arange(3)))
-        pieces = torch.from_numpy(read.pieces.ids), torch.from_numpy(read.pieces.mask)
-        texts = model.captions(*pieces)
-    assert expected.vectors.shape[1] == expected.tokens.states.shape[2] == model.config.vector_dim
+        texts = model.captions(torch.from_numpy(read.pieces.ids), torch.from_numpy(read.pieces.mask))
     encoder = Encoder.load(tmp_path / "out", threads=1)
+    seen = encoder.encode_images(np.stack([picture(number) for number in range(3)]))
+    assert seen.vectors.shape[1] == seen.regions.shape[2] == model.config.vector_dim
+    with torch.no_grad():
+        vectors, regions = ImageGraph(model)(torch.from_numpy(np.stack([picture(number) for number in range(3)])))
+    assert_close(torch.from_numpy(seen.vectors), vectors, atol=1e-4, rtol=0)
+    assert_close(torch.from_numpy(seen.regions), regions, atol=1e-4, rtol=0)
     found = encoder.encode_texts(["red above green"])
     assert_close(torch.from_numpy(found.vectors), texts.vectors[:1], atol=1e-4, rtol=0)
     assert_close(torch.from_numpy(found.words[0]), texts.tokens.states[0, : found.words.shape[1]], atol=1e-4, rtol=0)
 
+    with pytest.raises(ModelError, match=r"out holds an exported model, which nothing replaces but another export"):
+        run(add_whole_head, [str(trained), str(tmp_path / "out"), "--data", str(data)], catch_exceptions=False)
     done = run(average, [str(tmp_path / "mean"), str(trained), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     before = load_model(trained).state_dict()

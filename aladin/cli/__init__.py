@@ -42,7 +42,7 @@ COMMANDS = {
     "import-collection": ("aladin.cli.interchange", "Read what export-collection or clip-retrieval wrote."),
     "train": ("aladin.cli.train", "Train a model by a recipe."),
     "average": ("aladin.cli.average", "Average the weights of models that began alike."),
-    "add-whole-head": ("aladin.cli.add_whole_head", "Let a trained model see whole pictures and sentences too, in a minute."),
+    "add-whole-head": ("aladin.cli.add_whole_head", "Let a trained model compare pictures and sentences as a whole too."),
     "correct-hubs": ("aladin.cli.correct_hubs", "Lower the scores of what is near everything, in a trained model."),
     "evaluate": ("aladin.cli.evaluate", "Measure a model's retrieval on images with captions."),
     "calibrate": ("aladin.cli.calibrate", "Learn what a model's scores mean as probabilities."),

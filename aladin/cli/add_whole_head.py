@@ -1,4 +1,4 @@
-"""`aladin add-whole-head`: a trained model with a third head, for whole pictures and sentences."""
+"""`aladin add-whole-head`: a trained model with a further head, for whole pictures and sentences."""
 
 import tempfile
 from contextlib import ExitStack
@@ -10,6 +10,8 @@ from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
 from aladin.cli.values import PATH
+from aladin.config import HeadsConfig
+from aladin.errors import DataError
 
 
 @click.command("add-whole-head")
@@ -19,9 +21,15 @@ from aladin.cli.values import PATH
 @click.option("--split", help="Split of the data to use, where it names splits.")
 @click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
 @click.option("--dim", type=click.IntRange(1, 384), default=128, show_default=True, help="Numbers added to vectors and tokens.")
-@click.option("--share", type=float, default=0.5, show_default=True, help="Of the whole head in every score, between 0 and 1.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=HeadsConfig.whole_share,
+    show_default=True,
+    help="Of the whole head in every score.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), default=160, show_default=True, help="Of its learning.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of its learning.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of its learning.")
 @click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
 @SKIP_BAD
 def add_whole_head(
@@ -39,15 +47,15 @@ def add_whole_head(
 ) -> None:
     """Write to OUT the trained MODEL with a whole head, for `aladin correct-hubs`, `aladin evaluate` and `aladin export`.
 
-    The whole head compares pictures and sentences as a whole, by perceptrons that learn in a minute, and its score is added to
-    those of MODEL, which stays as it is. To train on, start from MODEL, the one before.
+    The whole head compares pictures and sentences as a whole, by perceptrons that learn in minutes, and its score is added to
+    those of MODEL, which learns nothing here. MODEL may be an exported folder, as good as its stored weights are. A whole head
+    and a correction of hubs that it has already are left out: make the correction anew. To train on, start from MODEL.
 
     \b
     aladin add-whole-head runs/lite/best runs/whole --data train.zip
     """
     from aladin.caption_teacher import CaptionTeacher
-    from aladin.checkpoints import ADDED, minilm, minilm_folder, named_model, provenance, save_model
-    from aladin.config import HeadsConfig
+    from aladin.checkpoints import ADDED, check_not_exported, minilm, minilm_folder, named_model, provenance, save_model
     from aladin.datasets import DataOrigin
     from aladin.model import as_trained, check_addable
     from aladin.restoring import model_that_learns
@@ -56,11 +64,16 @@ def add_whole_head(
     from aladin.whole_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_whole_head
 
     keep_freed_memory()
-    HeadsConfig(whole_dim=dim, whole_share=share)  # says what is wrong with the settings
+    check_not_exported(out)
     begin = as_trained(model_that_learns(model))
     check_addable(begin.config)
     dataset = read_captioned(data, split, images, skip_bad)
     check_captions(dataset, str(data))
+    if len(dataset) + dataset.caption_count < dim:
+        raise DataError(
+            f"{data} has {len(dataset)} images and {dataset.caption_count} captions, too few for a whole head of {dim} "
+            "numbers; give more data, or a lower --dim"
+        )
     tokenizer = model / "tokenizer.json"
 
     with ExitStack() as stack:
