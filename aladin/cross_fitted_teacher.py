@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from aladin.backbone import Backbone
-from aladin.batches import FOLDS, Plan, caption_blocks
+from aladin.batches import FOLDS, Plan
 from aladin.caption_teacher import CaptionTeacher
 from aladin.checkpoints import save_weights
 from aladin.config import Recipe
@@ -34,9 +34,8 @@ from aladin.regions import RegionSet
 from aladin.tensors import Tokens
 from aladin.text import Pieces
 from aladin.whole_head import pooled_mean_and_maximum, standardised
-from aladin.whole_learning import DIM, Lesson, PerceptronPair
+from aladin.whole_learning import DIM, Lesson, PerceptronPair, pooled_captions, pooled_images
 
-BATCH = 64  # images or captions read at once
 AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
 SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found
 
@@ -111,12 +110,12 @@ class CrossFitting:
         progress: Progress = quiet,
     ) -> "CrossFitting":
         """`network` is the one that made `images`, None for a detector's regions. `progress` is told of images."""
-        pictures = _of_deviation_one(pooled_images(images, network, progress))
+        pictures = _of_deviation_one(pictures_seen(images, network, progress))
         axes = min(max(AXES), *pictures.shape)
         torch.manual_seed(recipe.seed)
         principal = torch.pca_lowrank(pictures, axes, center=False, niter=4)[2]
         with precision_context(recipe.precision):
-            sentences = pooled_captions(minilm, pieces)
+            sentences = pooled_captions(pieces, minilm.encode_captions, pooled_mean_and_maximum)
         rotated = pictures @ principal
         return cls(rotated / rotated.std(), _of_deviation_one(sentences), likeness, plan, recipe)
 
@@ -170,17 +169,11 @@ def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
     return likeliest
 
 
-@torch.inference_mode()
-def pooled_images(
+def pictures_seen(
     images: Features | RegionSet, network: GridNetwork | None, progress: Progress = quiet
 ) -> Float[Tensor, "images features"]:
     """The mean and the maximum of the features of each image's regions; a photograph is read as a whole, by its first view."""
-    parts = []
-    for start in range(0, len(images), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(images)))
-        parts.append(pooled_mean_and_maximum(_regions(images, network, rows)))
-        progress(start + len(rows), len(images))
-    return torch.cat(parts)
+    return pooled_images(len(images), lambda rows: _regions(images, network, rows), pooled_mean_and_maximum, progress)
 
 
 def _regions(images: Features | RegionSet, network: GridNetwork | None, rows: Int[np.ndarray, " images"]) -> Tokens:
@@ -189,15 +182,6 @@ def _regions(images: Features | RegionSet, network: GridNetwork | None, rows: In
     assert network is not None, "cached maps are those of a network"
     states = network.regions(torch.from_numpy(images.maps[0, rows]).float())
     return Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool))
-
-
-@torch.inference_mode()
-def pooled_captions(minilm: Backbone, pieces: Pieces) -> Float[Tensor, "captions features"]:
-    """The mean and the maximum of the states of each caption's word pieces, special ones among them."""
-    pooled = torch.empty(len(pieces.ids), 2 * minilm.dim)
-    for block in caption_blocks(pieces, 4 * BATCH):
-        pooled[block.rows] = pooled_mean_and_maximum(minilm.encode_captions(block.ids, block.mask))
-    return pooled
 
 
 def _of_deviation_one(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:

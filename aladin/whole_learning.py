@@ -41,6 +41,9 @@ LIKENESS_SCALE = 10.0
 PRECISION = "bf16"  # of the products of the whole head's learning
 
 
+Pool = Callable[[Tokens], Float[Tensor, "batch features"]]
+
+
 class PerceptronPair(nn.Module):
     """Pictures and captions to vectors of one space."""
 
@@ -89,28 +92,43 @@ class Lesson:
         return kept
 
 
-@torch.inference_mode()
 def pooled_pictures(
     model: Aladin, images: Features | RegionSet, progress: Progress = quiet
 ) -> Float[Tensor, "images features"]:
     """What the whole head reads of each image; of a photograph its first view, the whole picture."""
+    return pooled_images(len(images), lambda rows: image_input(model, images, rows).regions, pooled_mean, progress)
+
+
+def pooled_sentences(model: Aladin, pieces: Pieces, progress: Progress = quiet) -> Float[Tensor, "captions features"]:
+    """What the whole head reads of each caption."""
+    return pooled_captions(pieces, model.caption_states, pooled_mean, progress)
+
+
+@torch.inference_mode()
+def pooled_images(
+    count: int, regions: Callable[[Int[np.ndarray, " rows"]], Tokens], pool: Pool, progress: Progress = quiet
+) -> Float[Tensor, "images features"]:
+    """What `pool` makes of the regions of every image."""
     parts = []
-    for start in range(0, len(images), BATCH):
-        rows = np.arange(start, min(start + BATCH, len(images)))
-        parts.append(pooled_mean(image_input(model, images, rows).regions))
-        progress(start + len(rows), len(images))
+    for start in range(0, count, BATCH):
+        rows = np.arange(start, min(start + BATCH, count))
+        parts.append(pool(regions(rows)))
+        progress(start + len(rows), count)
     return torch.cat(parts)
 
 
 @torch.inference_mode()
-def pooled_sentences(model: Aladin, pieces: Pieces, progress: Progress = quiet) -> Float[Tensor, "captions features"]:
-    """What the whole head reads of each caption."""
-    pooled, done = torch.empty(len(pieces.ids), model.state_dim), 0
+def pooled_captions(
+    pieces: Pieces, states: Callable[[Tensor, Tensor], Tokens], pool: Pool, progress: Progress = quiet
+) -> Float[Tensor, "captions features"]:
+    """What `pool` makes of the states of every caption's word pieces, special ones among them."""
+    done, rows, parts = 0, list[Tensor](), list[Tensor]()
     for block in caption_blocks(pieces, 4 * BATCH):
-        pooled[block.rows] = pooled_mean(model.caption_states(block.ids, block.mask))
+        rows.append(block.rows)
+        parts.append(pool(states(block.ids, block.mask)))
         done += len(block.rows)
-        progress(done, len(pooled))
-    return pooled
+        progress(done, len(pieces.ids))
+    return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 def with_learned_whole_head(

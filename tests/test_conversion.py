@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from aladin.checkpoints import load_model
 from aladin.config import HeadsConfig, ImageConfig, QuirksConfig, read_toml, to_table
 from aladin.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
-from aladin.cross_fitted_teacher import pooled_images
+from aladin.cross_fitted_teacher import pictures_seen
 from aladin.datasets import Dataset, read_dataset
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
 from aladin.losses import infonce_loss
@@ -231,7 +231,7 @@ def test_regions_and_tags_are_cut_to_the_limits_in_the_order_of_the_file(dataset
 
 
 def test_a_cross_fitted_teacher_sees_a_detectors_regions_as_they_are(dataset: Dataset, folder: Path, model: Aladin) -> None:
-    pooled = pooled_images(region_set(dataset, folder / "tokenizer.json", model.config), network=None)
+    pooled = pictures_seen(region_set(dataset, folder / "tokenizer.json", model.config), network=None)
     for row, image in zip(pooled, random_images(COUNTS), strict=True):
         boxes = torch.from_numpy(image.boxes[:34])
         assert_close(row, torch.cat([boxes.mean(dim=0), boxes.amax(dim=0)]))

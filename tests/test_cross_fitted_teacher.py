@@ -19,7 +19,7 @@ from aladin.cross_fitted_teacher import (
     CrossFittedTeacher,
     CrossFitting,
     fold_of_each,
-    pooled_images,
+    pictures_seen,
 )
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.losses import infonce_loss
@@ -148,9 +148,9 @@ def test_pictures_are_pooled_one_by_one_whatever_the_batch(tmp_path: Path, monke
     tokenizer = write_tokenizer(tmp_path)
     model = tiny_model(tokenizer)
     images = learning_set(model, tokenizer, 5, views=2).images
-    whole = pooled_images(images, model.image_network)
-    monkeypatch.setattr(cross_fitted_teacher, "BATCH", 2)
-    assert_close(pooled_images(images, model.image_network), whole)
+    whole = pictures_seen(images, model.image_network)
+    monkeypatch.setattr(whole_learning, "BATCH", 2)
+    assert_close(pictures_seen(images, model.image_network), whole)
 
 
 def taught(**weights: float) -> Recipe:
