@@ -40,7 +40,6 @@ LIKENESS = 0.5  # the share of soft targets
 LIKENESS_SCALE = 10.0
 PRECISION = "bf16"  # of the products of the whole head's learning
 
-
 Pool = Callable[[Tokens], Float[Tensor, "batch features"]]
 
 
@@ -137,7 +136,8 @@ def with_learned_whole_head(
     """The same model with a whole head that has learned from `lesson`: of pooled pictures and sentences as they are.
 
     The pair learns vectors of `DIM` numbers, which are then cut to their `dim` principal axes: so they lose far less than if
-    they had been learned as short as that. ConfigError for what `check_addable` refuses. `progress` is told of steps.
+    they had been learned as short as that. ConfigError for what `check_addable` refuses, DataError for
+    images that all look alike. `progress` is told of steps.
     """
     axes = min(HeadsConfig.whole_axes, *lesson.pictures.shape)
     heads = dataclasses.replace(model.config.heads, whole_dim=dim, whole_share=share, whole_axes=axes, whole_hidden=HIDDEN)
