@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from aladin.checkpoints import ADDED, NEVER_LEARNED, named_model, provenance
+from aladin.checkpoints import NEVER_LEARNED, named_model, provenance_as_trained
 from aladin.config import ModelConfig
 from aladin.errors import ModelError
 from aladin.model import Aladin, as_trained
@@ -40,9 +40,7 @@ def average_models(folders: Sequence[Path]) -> Aladin:
 
 def averaged_from(folders: Sequence[Path]) -> dict[str, Any]:
     """The table [average] of a mean: of each model its name, its fingerprint and where it is from itself."""
-    # Without what was added after training: models are averaged as they were before it.
-    origins = [{name: table for name, table in provenance(f).items() if name not in ADDED} for f in folders]
-    return {"models": [named_model(folder) | origin for folder, origin in zip(folders, origins, strict=True)]}
+    return {"models": [named_model(folder) | provenance_as_trained(folder) for folder in folders]}
 
 
 def _architecture(model: Aladin) -> ModelConfig:

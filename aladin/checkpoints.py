@@ -95,6 +95,11 @@ def provenance(folder: Path) -> dict[str, Any]:
     return {name: table for name, table in read_toml(folder / "model.toml").items() if name not in others}
 
 
+def provenance_as_trained(folder: Path) -> dict[str, Any]:
+    """The same without what was added after training, of which `model.as_trained` rids the model."""
+    return {name: table for name, table in provenance(folder).items() if name not in ADDED}
+
+
 def weights_fingerprint(path: Path) -> str:
     """The SHA-256 of a file of weights, as `sha256sum` prints it; ModelError if it cannot be read."""
     try:

@@ -34,7 +34,7 @@ from aladin.regions import RegionSet
 from aladin.tensors import Tokens
 from aladin.text import Pieces
 from aladin.whole_head import pooled_mean_and_maximum, standardised
-from aladin.whole_learning import DIM, Lesson, PerceptronPair, pooled_captions, pooled_images
+from aladin.whole_learning import DIM, Lesson, PerceptronPair, picture_axes, pooled_captions, pooled_images
 
 AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
 SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found
@@ -111,13 +111,10 @@ class CrossFitting:
     ) -> "CrossFitting":
         """`network` is the one that made `images`, None for a detector's regions. `progress` is told of images."""
         pictures = _of_deviation_one(pictures_seen(images, network, progress))
-        axes = min(max(AXES), *pictures.shape)
-        torch.manual_seed(recipe.seed)
-        principal = torch.pca_lowrank(pictures, axes, center=False, niter=4)[2]
+        axes = picture_axes(pictures, min(max(AXES), *pictures.shape), recipe.seed)
         with precision_context(recipe.precision):
             sentences = pooled_captions(pieces, minilm.encode_captions, pooled_mean_and_maximum)
-        rotated = pictures @ principal
-        return cls(rotated / rotated.std(), _of_deviation_one(sentences), likeness, plan, recipe)
+        return cls(pictures @ axes, _of_deviation_one(sentences), likeness, plan, recipe)
 
     @property
     def folds(self) -> Int[np.ndarray, " images"]:

@@ -6,10 +6,11 @@ that the score is made of.
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from aladin.alignment import best_regions, region_factor, token_similarity, word_factor
 from aladin.boxes import Box
@@ -78,6 +79,16 @@ class _Agreement:
         cosine = own / _lengths(own_regions)[:, None] / _lengths(own_words)
         return cls(token_similarity(regions[None], part.tokens)[0], own, cosine)
 
+    @cached_property
+    def regions(self) -> Int64[np.ndarray, " words"]:
+        """The region that each word chooses."""
+        return best_regions(self.similarity)[0]
+
+    @cached_property
+    def words(self) -> Int64[np.ndarray, " regions"]:
+        """The word, or region of a query image, that each region chooses."""
+        return best_regions(np.ascontiguousarray(self.similarity.T))[0]
+
 
 def _lengths(tokens: Float32[np.ndarray, "tokens dim"]) -> Float32[np.ndarray, " tokens"]:
     lengths: Float32[np.ndarray, " tokens"] = np.linalg.norm(tokens, axis=1).clip(min=np.finfo(np.float32).tiny)
@@ -104,17 +115,17 @@ def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encode
 
 def _whole(part: EncodedPart, agreement: _Agreement) -> float:
     """What the numbers that tokens share add, wherever a region was chosen."""
-    similarity, common = agreement.similarity, agreement.similarity - agreement.own
-    by_word = common[best_regions(similarity)[0], np.arange(similarity.shape[1])].sum(dtype=np.float64)
-    by_region = common[np.arange(len(similarity)), best_regions(np.ascontiguousarray(similarity.T))[0]].sum(dtype=np.float64)
-    factors = word_factor(similarity.shape[1], part.pooling), region_factor(len(similarity), part.pooling)
-    return part.weight * float(factors[0] * by_word + factors[1] * by_region)
+    common = agreement.similarity - agreement.own
+    regions, words = common.shape
+    by_word = common[agreement.regions, np.arange(words)].sum(dtype=np.float64)
+    by_region = common[np.arange(regions), agreement.words].sum(dtype=np.float64)
+    return part.weight * float(word_factor(words, part.pooling) * by_word + region_factor(regions, part.pooling) * by_region)
 
 
 def _words(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
-    chosen, best = best_regions(agreement.similarity)
+    chosen, places = agreement.regions, np.arange(len(part.tokens))
+    best, own = agreement.similarity[chosen, places], agreement.own[chosen, places]
     factor = part.weight * word_factor(len(best), part.pooling)
-    own = agreement.own[chosen, np.arange(len(chosen))]
     shares = []
     for word in part.words:
         piece = max(word.pieces, key=lambda piece: best[piece])
@@ -131,13 +142,11 @@ def _regions(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -
         cosine, own = float(agreement.cosine[region, place]), float(agreement.own[region, place])
         return Share(part.name, None, part.boxes[place], boxes[region], region, cosine, factor * own)
 
-    similarity = agreement.similarity
-    factor = part.weight * word_factor(similarity.shape[1], part.pooling)
-    shares = [share(int(region), place, factor) for place, region in enumerate(best_regions(similarity)[0])]
-    factor = part.weight * region_factor(len(similarity), part.pooling)
+    factor = part.weight * word_factor(len(agreement.regions), part.pooling)
+    shares = [share(region, place, factor) for place, region in enumerate(agreement.regions.tolist())]
+    factor = part.weight * region_factor(len(agreement.words), part.pooling)
     if factor:
-        chosen, _ = best_regions(np.ascontiguousarray(similarity.T))
-        shares += [share(region, int(place), factor) for region, place in enumerate(chosen)]
+        shares += [share(region, place, factor) for region, place in enumerate(agreement.words.tolist())]
     return shares
 
 

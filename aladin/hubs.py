@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from aladin.config import HeadsConfig
 from aladin.errors import ConfigError
 from aladin.hub_terms import COPIES
-from aladin.tensors import Tokens
+from aladin.tensors import Tokens, lengthened
 
 Side = Literal["images", "captions"]
 SHARE = 0.15  # of each squared length, for the angles and their counterparts: room for terms of up to 0.15 / 0.85 / 2 a side
@@ -68,9 +68,7 @@ class HubCorrection(nn.Module):
         other = torch.tensor([[1.0, 0.0]], device=own.device).expand_as(own)
         angles = torch.cat([own, other] if side == "images" else [other, own], dim=1)
         added = angles.repeat(1, COPIES) * math.sqrt(SHARE / 2 / COPIES)
-        every = added[:, None].expand(-1, tokens.states.shape[1], -1)
-        states = torch.cat([tokens.states * math.sqrt(1 - SHARE), every], dim=2)
-        return torch.cat([vectors * math.sqrt(1 - SHARE), added], dim=1), Tokens(states, tokens.mask)
+        return lengthened(vectors, tokens, SHARE, added)
 
 
 @torch.no_grad()

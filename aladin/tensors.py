@@ -1,5 +1,6 @@
 """Padded token sequences with their masks: the value that every encoder returns and every score takes."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,18 @@ class ImageInput:
 
     def __getitem__(self, rows: slice | Tensor) -> "ImageInput":
         return ImageInput(self.tags[rows], self.tag_mask[rows], self.regions[rows])
+
+
+def lengthened(
+    vectors: Float[Tensor, "batch dim"], tokens: Tokens, share: float, added: Float[Tensor, "batch more"]
+) -> tuple[Float[Tensor, "batch longer"], Tokens]:
+    """Vectors and tokens of length 1 with `added` behind them, the same in all tokens of an item; of length 1 as before if the
+    squares of `added` sum up to `share`.
+    """
+    own = math.sqrt(1 - share)
+    every = added[:, None].expand(-1, tokens.states.shape[1], -1)
+    states = torch.cat([tokens.states * own, every], dim=2)
+    return torch.cat([vectors * own, added], dim=1), Tokens(states, tokens.mask)
 
 
 def concatenate(parts: list[Tokens]) -> Tokens:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from aladin.config import HeadsConfig
-from aladin.tensors import Tokens
+from aladin.tensors import Tokens, lengthened
 
 OUTLIER = 6.0  # deviations; what lies beyond is cut
 
@@ -37,11 +37,7 @@ class WholeHead(nn.Module):
         self, vectors: Float[Tensor, "batch dim"], tokens: Tokens, whole: Float[Tensor, "batch whole"]
     ) -> tuple[Float[Tensor, "batch longer"], Tokens]:
         """Vectors and tokens of length 1 with the added dimensions, of length 1 as before."""
-        added = whole * math.sqrt(self.share)
-        every = added[:, None].expand(-1, tokens.states.shape[1], -1)
-        own = math.sqrt(1 - self.share)
-        states = torch.cat([tokens.states * own, every], dim=2)
-        return torch.cat([vectors * own, added], dim=1), Tokens(states, tokens.mask)
+        return lengthened(vectors, tokens, self.share, whole * math.sqrt(self.share))
 
 
 class WholeReader(nn.Module):

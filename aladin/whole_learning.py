@@ -171,13 +171,20 @@ def _standardise(reader: WholeReader, rows: Float[Tensor, "rows features"], seed
     reader.mean.copy_(mean)
     reader.deviation.copy_(deviation)
     if isinstance(reader.axes, nn.Linear):
-        torch.manual_seed(seed)
-        standard = standardised(rows, mean, deviation)
-        principal = torch.pca_lowrank(standard, reader.axes.out_features, center=False, niter=4)[2]
-        spread = (standard @ principal).std()
-        if not spread > 0:
-            raise DataError("all images look alike to the image network, so there is nothing to learn; give other images")
-        reader.axes.weight.copy_(principal.T / spread)
+        reader.axes.weight.copy_(picture_axes(standardised(rows, mean, deviation), reader.axes.out_features, seed).T)
+
+
+@torch.no_grad()
+def picture_axes(pictures: Float[Tensor, "images features"], count: int, seed: int) -> Float[Tensor, "features count"]:
+    """The first principal axes of standardised pictures, most important first, as long as makes what is read of them have a
+    deviation of 1. DataError where all pictures are alike.
+    """
+    torch.manual_seed(seed)
+    principal: Tensor = torch.pca_lowrank(pictures, count, center=False, niter=4)[2]
+    spread = (pictures @ principal).std()
+    if not spread > 0:
+        raise DataError("all images look alike to the image network, so there is nothing to learn; give other images")
+    return principal / spread
 
 
 @torch.no_grad()

@@ -1,36 +1,30 @@
 """`aladin add-whole-head`: a trained model with a further head, for whole pictures and sentences."""
 
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
-from aladin.cli.captioned import SKIP_BAD, read_captioned
+from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folder, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
-from aladin.cli.values import PATH
+from aladin.cli.values import FiniteRange, with_options
 from aladin.config import HeadsConfig
 from aladin.errors import DataError
 
 
 @click.command("add-whole-head")
-@click.argument("model", type=PATH)
-@click.argument("out", type=PATH)
-@click.option("--data", type=PATH, required=True, help="Training images with captions.")
-@click.option("--split", help="Split of the data to use, where it names splits.")
-@click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
+@with_options(TRAINED_WITH_DATA)
 @click.option("--dim", type=click.IntRange(1, 384), default=128, show_default=True, help="Numbers added to vectors and tokens.")
 @click.option(
     "--share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=HeadsConfig.whole_share,
     show_default=True,
     help="Of the whole head in every score.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=160, show_default=True, help="Of its learning.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of its learning.")
-@click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
+@CACHE
 @SKIP_BAD
 def add_whole_head(
     model: Path,
@@ -55,7 +49,7 @@ def add_whole_head(
     aladin add-whole-head runs/lite/best runs/whole --data train.zip
     """
     from aladin.caption_teacher import CaptionTeacher
-    from aladin.checkpoints import ADDED, check_not_exported, minilm, minilm_folder, named_model, provenance, save_model
+    from aladin.checkpoints import check_not_exported, minilm, minilm_folder, named_model, provenance_as_trained, save_model
     from aladin.datasets import DataOrigin
     from aladin.model import as_trained, check_addable
     from aladin.restoring import model_that_learns
@@ -76,8 +70,7 @@ def add_whole_head(
         )
     tokenizer = model / "tokenizer.json"
 
-    with ExitStack() as stack:
-        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with cache_folder(cache) as folder:
         with progress_shown("image features", quiet=False) as tell:
             read = learning_set(dataset, begin, tokenizer, 1, folder, tell)
         with progress_shown("images", quiet=False) as tell:
@@ -91,6 +84,5 @@ def add_whole_head(
         whole = with_learned_whole_head(begin, lesson, dim, share, epochs, seed, tell)
     used = DataOrigin.of(dataset)
     record = {"model": named_model(model), "data": used.table(), "epochs": epochs, "seed": seed}
-    before = {name: table for name, table in provenance(model).items() if name not in ADDED}
-    save_model(whole, tokenizer, out, before | {"whole_head": record})
+    save_model(whole, tokenizer, out, provenance_as_trained(model) | {"whole_head": record})
     click.echo(f"{out}: a whole head of {dim} numbers, from {used.images:,} images and {used.captions:,} captions")

@@ -1,6 +1,10 @@
-"""What the commands on images with captions share: reading them, with what cannot be read left out where that is asked for."""
+"""What the commands on images with captions share: their options, reading them, with what cannot be read left out where that is
+asked for, and where features of images are kept.
+"""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,13 +12,25 @@ import click
 
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
-from aladin.errors import DataError
+from aladin.cli.values import PATH
+from aladin.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from aladin.datasets import Dataset
 
 SKIP_BAD = click.option(
     "--skip-bad", is_flag=True, help="Leave out rows and images that cannot be read, and count them by reason."
+)
+
+
+CACHE = click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
+# Of a command that adds something to a trained model.
+TRAINED_WITH_DATA = (
+    click.argument("model", type=PATH),
+    click.argument("out", type=PATH),
+    click.option("--data", type=PATH, required=True, help="Training images with captions."),
+    click.option("--split", help="Split of the data to use, where it names splits."),
+    click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions."),
 )
 
 
@@ -36,3 +52,17 @@ def tell_skipped(path: Path, skipped: Mapping[str, int]) -> None:
     """On stderr, how many rows of `path` were left out for each reason."""
     for reason, count in skipped.items():
         click.echo(f"{printable(str(path))}: {count:,} rows skipped: {reason}", err=True)
+
+
+@contextmanager
+def cache_folder(cache: Path | None) -> Iterator[Path]:
+    """The folder asked for, or one that is gone afterwards."""
+    if cache is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{printable(str(cache))} cannot be made a folder: {error.strerror}; give another --cache") from None
+    yield cache

@@ -17,10 +17,9 @@ from aladin.cli.folder import (
     existing,
     holds_images,
     megabytes,
-    with_options,
 )
 from aladin.cli.results import json_line, printable, write_bytes
-from aladin.cli.values import PATH
+from aladin.cli.values import PATH, with_options
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.config import IndexConfig

@@ -1,16 +1,14 @@
 """`aladin correct-hubs`: a trained model with dual bank normalisation inside its vectors and tokens."""
 
-import tempfile
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from aladin.cli.captioned import SKIP_BAD, read_captioned
+from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folder, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
-from aladin.cli.values import PATH
+from aladin.cli.values import with_options
 from aladin.config import HeadsConfig
 from aladin.datasets import DataOrigin, Dataset
 from aladin.errors import ConfigError
@@ -20,15 +18,11 @@ MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
 
 
 @click.command("correct-hubs")
-@click.argument("model", type=PATH)
-@click.argument("out", type=PATH)
-@click.option("--data", type=PATH, required=True, help="Training images with captions.")
-@click.option("--split", help="Split of the data to use, where it names splits.")
-@click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
+@with_options(TRAINED_WITH_DATA)
 @click.option("--centres", type=click.IntRange(min=1), default=500, show_default=True, help="In the bank of each side.")
 @click.option("--scale", type=float, default=HeadsConfig.hub_scale, show_default=True, help="Inverse temperature of nearness.")
 @click.option("--weight", type=float, default=HeadsConfig.hub_weight, show_default=True, help="Of nearness in scores.")
-@click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
+@CACHE
 @SKIP_BAD
 def correct_hubs(
     model: Path,
@@ -61,8 +55,7 @@ def correct_hubs(
     dataset = sample(read_captioned(data, split, images, skip_bad))
     check_centres(data, dataset, centres)
     stages = Stages(lambda name: progress_shown(name, quiet=False))
-    with ExitStack() as stack:
-        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with cache_folder(cache) as folder:
         encoded = encode_dataset(model, dataset, "fp32", folder, stages)
     corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
     used = DataOrigin.of(dataset)

@@ -3,9 +3,6 @@
 import json
 import re
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from aladin import __version__
-from aladin.cli.captioned import SKIP_BAD, read_captioned, tell_skipped
+from aladin.cli.captioned import SKIP_BAD, cache_folder, read_captioned, tell_skipped
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
 from aladin.cli.values import PATH
@@ -155,7 +152,7 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     subject = _subject(asked, dataset, "as exported" if exported else asked.precision or "fp32", pairs)
     if baseline:
         check_same_queries(baseline, subject)
-    with _cache_folder(asked.cache) as cache:
+    with cache_folder(asked.cache) as cache:
         report = _report(asked, dataset, protocol, subject, cache)
     _print(report, form)
     if baseline and report.queries:
@@ -248,20 +245,6 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{printable(str(path))} cannot be written: {error.strerror}; give another --html") from None
-
-
-@contextmanager
-def _cache_folder(cache: Path | None) -> Iterator[Path]:
-    """The folder asked for, or one that is gone afterwards."""
-    if cache is None:
-        with tempfile.TemporaryDirectory() as name:
-            yield Path(name)
-        return
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{printable(str(cache))} cannot be made a folder: {error.strerror}; give another --cache") from None
-    yield cache
 
 
 def _print(report: "Report", form: Literal["json", "markdown"] | None) -> None:

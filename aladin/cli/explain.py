@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aladin.cli.folder import MODEL, with_options
+from aladin.cli.folder import MODEL
 from aladin.cli.query import PARTS, QueryOptions
 from aladin.cli.results import json_line, printable, write_bytes
-from aladin.cli.values import PATH
+from aladin.cli.values import PATH, with_options
 from aladin.errors import DataError
 
 if TYPE_CHECKING:

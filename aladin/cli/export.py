@@ -1,13 +1,11 @@
 """`aladin export`: a trained model to the folder that search runs."""
 
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, TextIO
 
 import click
 
-from aladin.cli.captioned import SKIP_BAD, read_captioned
+from aladin.cli.captioned import CACHE, SKIP_BAD, cache_folder, read_captioned
 from aladin.cli.progress import progress_shown
 from aladin.cli.values import PATH
 
@@ -22,7 +20,7 @@ from aladin.cli.values import PATH
     "--precision", type=click.Choice(["int8", "fp16", "fp32"]), default="int8", show_default=True, help="Of the weights."
 )
 @click.option("--notes", type=click.File(encoding="utf-8"), help="Markdown for the card: training data, its terms, limits.")
-@click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
+@CACHE
 @SKIP_BAD
 def export(
     model: Path,
@@ -46,8 +44,7 @@ def export(
     data = Validation(dataset, val.name, split, images.name if images else None, skip_bad)
     text = notes.read() if notes is not None else "Trained with aladin; its maker left no notes on the training data."
     stages = Stages(lambda name: progress_shown(name, quiet=False))
-    with ExitStack() as stack:
-        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with cache_folder(cache) as folder:
         report, parity = export_model(model, out, data, precision, text, folder, stages)
     if parity.remark:
         click.echo(f"aladin: {parity.remark}", err=True)

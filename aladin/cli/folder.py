@@ -2,14 +2,13 @@
 
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
-from aladin.cli.values import PATH, Command
+from aladin.cli.values import PATH
 from aladin.collection import default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.config import IndexConfig
@@ -30,17 +29,6 @@ def megabytes(text: str) -> int:
     if not found:
         raise click.BadParameter(f"{text!r} is no size; expected such as 800M or 2G")
     return int(found[1]) * (1024 if found[2] == "G" else 1)
-
-
-def with_options(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
-    """A decorator that gives a command all of `options`."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def brought_up_to_date(

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from aladin import interchange
-from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder, existing, with_options
+from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder, existing
 from aladin.cli.results import printable
-from aladin.cli.values import PATH
+from aladin.cli.values import PATH, with_options
 from aladin.collection import Collection, default_place
 from aladin.collection_writer import CollectionWriter
 from aladin.model_folder import ModelFolder, shipped_model

@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 import aladin.search as engine
-from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, existing, with_options
+from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, existing
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import CONDITIONS, PARTS, QueryOptions
 from aladin.cli.results import Answer, Form, print_answer, printable
-from aladin.cli.values import PATH, FiniteRange, form_option
+from aladin.cli.values import PATH, FiniteRange, form_option, with_options
 from aladin.collection import Collection, default_place
 from aladin.encode import Encoder
 from aladin.errors import CollectionLocked

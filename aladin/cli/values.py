@@ -50,3 +50,14 @@ def form_option(*names: str, form: str, told: str) -> Callable[[Command], Comman
             ctx.params["form"] = form
 
     return click.option(*names, is_flag=True, expose_value=False, callback=choose, help=told)
+
+
+def with_options(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """A decorator that gives a command all of `options`."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
