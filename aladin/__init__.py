@@ -14,32 +14,32 @@ EXPORTS = {
     "Aladin": "aladin.api",
     "Collection": "aladin.api",
     "AladinError": "aladin.errors",
-    "Box": "aladin.boxes",
-    "Explanation": "aladin.explain",
-    "Hit": "aladin.search",
-    "ImagePart": "aladin.queries",
+    "Box": "aladin.pictures.boxes",
+    "Explanation": "aladin.search.explain",
+    "Hit": "aladin.search.search",
+    "ImagePart": "aladin.search.query",
     "IndexConfig": "aladin.config",
-    "Query": "aladin.queries",
-    "Results": "aladin.search",
-    "SearchConfig": "aladin.search",
-    "TextPart": "aladin.queries",
-    "as_json": "aladin.search",
+    "Query": "aladin.search.query",
+    "Results": "aladin.search.search",
+    "SearchConfig": "aladin.search.search",
+    "TextPart": "aladin.search.query",
+    "as_json": "aladin.search.search",
 }
 
 if TYPE_CHECKING:
     from aladin.api import Aladin as Aladin
     from aladin.api import Collection as Collection
-    from aladin.boxes import Box as Box
     from aladin.config import IndexConfig as IndexConfig
     from aladin.errors import AladinError as AladinError
-    from aladin.explain import Explanation as Explanation
-    from aladin.queries import ImagePart as ImagePart
-    from aladin.queries import Query as Query
-    from aladin.queries import TextPart as TextPart
-    from aladin.search import Hit as Hit
-    from aladin.search import Results as Results
-    from aladin.search import SearchConfig as SearchConfig
-    from aladin.search import as_json as as_json
+    from aladin.pictures.boxes import Box as Box
+    from aladin.search.explain import Explanation as Explanation
+    from aladin.search.query import ImagePart as ImagePart
+    from aladin.search.query import Query as Query
+    from aladin.search.query import TextPart as TextPart
+    from aladin.search.search import Hit as Hit
+    from aladin.search.search import Results as Results
+    from aladin.search.search import SearchConfig as SearchConfig
+    from aladin.search.search import as_json as as_json
 
 
 def __getattr__(name: str) -> Any:

@@ -26,17 +26,17 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from aladin import collection as storage
-from aladin.collection_writer import CollectionWriter
+from aladin.collection import store as storage
+from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import shipped_model
 from aladin.errors import DataError
-from aladin.explain import Explanation, explain_content, explain_file
-from aladin.indexing import IndexReport, index_folder
-from aladin.model_folder import shipped_model
-from aladin.pictures import bitmap
-from aladin.queries import ImagePart, Query, TextPart, encode_query, picture_at
-from aladin.search import Hit, Results, SearchConfig, Searcher
+from aladin.pictures.opening import bitmap
+from aladin.search.explain import Explanation, explain_content, explain_file
+from aladin.search.query import ImagePart, Query, TextPart, encode_query, picture_at
+from aladin.search.search import Hit, Results, SearchConfig, Searcher
 
 Picture = Path | bytes | Image.Image  # an image file, what one contains, or an open image
 Asked = str | Picture | Query  # a text, an image, or both with more
@@ -131,7 +131,7 @@ class Collection:
 
 
 class Aladin:
-    """The model, ready to compare images with texts. (The network that learns is `aladin.model.Aladin`.)
+    """The model, ready to compare images with texts. (The network that learns is `aladin.network.model.Aladin`.)
 
     >>> model = aladin.Aladin.load()
     >>> cat, horse = "examples/photos/photo-009.jpg", "examples/photos/photo-047.jpg"

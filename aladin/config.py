@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from aladin.errors import ConfigError
-from aladin.frames import MOST_FRAMES
 
 Section = TypeVar("Section")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 MIN_DECODE_MB = 192  # a decoding process below that cannot read ordinary photographs
 ENCODING_MB = 448  # what the process itself needs beside its decoders: ONNX Runtime, the network, one batch
+MOST_FRAMES = 100  # of one file: their pixels are held at once
 HUB_DIMS = 8  # that the correction of hubs adds to every vector and token
 DepthForm = Literal["last", "mean", "gated"]  # which layers' states a head reads: the last one's, or all, aggregated
 Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
@@ -61,11 +61,11 @@ class HeadsConfig:
     post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
     matching_dropout: float = 0.0  # in the matching head's layers and those of post_layers, attention included; the paper: 0.1
     pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
-    whole_dim: int = 0  # of the vectors of the whole head (aladin/whole_head.py); 0: none
+    whole_dim: int = 0  # of the vectors of the whole head (aladin/network/whole_head.py); 0: none
     whole_share: float = 0.5  # of each squared length, so the weight of its cosine among the others'
     whole_axes: int = 256  # principal axes that it reads of a picture; of more it would learn more by heart
     whole_hidden: int = 1024
-    hub_centres: int = 0  # in each bank of the correction of hubs (aladin/hubs.py); 0: none
+    hub_centres: int = 0  # in each bank of the correction of hubs (aladin/network/hubs.py); 0: none
     hub_scale: float = 20.0  # inverse temperature of nearness
     hub_weight: float = 0.6  # of nearness, subtracted from every score
 

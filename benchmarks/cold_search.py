@@ -18,10 +18,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from aladin.collection import default_place
-from aladin.collection_writer import CollectionWriter, FileState, Photograph
-from aladin.encode import Encoder
-from aladin.model_folder import shipped_model
+from aladin.collection.store import default_place
+from aladin.collection.writer import CollectionWriter, FileState, Photograph
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import shipped_model
 
 BATCH = 1000  # rows a transaction
 

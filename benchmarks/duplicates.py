@@ -24,13 +24,13 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image, ImageEnhance, ImageOps
 
+from aladin.collection.nearest import quiet
 from aladin.datasets import read_dataset
-from aladin.duplicates import ALIKE_COSINE, LEAST_SIGNS, MAX_BITS, MIN_COSINE, _joined, _near
-from aladin.encode import Encoder
-from aladin.fingerprints import READ_SIZE, SIDE, fingerprint
-from aladin.images import open_image, to_pixels
-from aladin.model_folder import shipped_model
-from aladin.nearest import quiet
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import shipped_model
+from aladin.pictures.pixels import open_image, to_pixels
+from aladin.search.duplicates import ALIKE_COSINE, LEAST_SIGNS, MAX_BITS, MIN_COSINE, _joined, _near
+from aladin.search.fingerprints import READ_SIZE, SIDE, fingerprint
 
 SHOWN = 5  # pairs of different images that are most alike
 

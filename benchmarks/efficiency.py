@@ -30,16 +30,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aladin.backbone import Backbone
 from aladin.config import BackboneConfig, HeadsConfig
 from aladin.datasets import read_dataset
-from aladin.entangled import PairReader, check_pair_head
-from aladin.evaluation import MEMORY, Stages, ThirdStage, encode_dataset, evaluate
-from aladin.heads import AlignmentHead, MatchingHead, PairHead
-from aladin.model_folder import model_config
-from aladin.report import head_figures
-from aladin.scores import alignment_scores
-from aladin.tensors import Tokens
+from aladin.encoder.folder import model_config
+from aladin.evaluation.cross_encoder import PairReader, check_pair_head
+from aladin.evaluation.evaluate import MEMORY, Stages, ThirdStage, encode_dataset, evaluate
+from aladin.measures.report import head_figures
+from aladin.network.backbone import Backbone
+from aladin.network.heads import AlignmentHead, MatchingHead, PairHead
+from aladin.network.scores import alignment_scores
+from aladin.network.tensors import Tokens
 
 IMAGES = (1_000, 5_000, 100_000)
 MARKERS = dict(zip(IMAGES, "os^", strict=True))  # of the plot

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from aladin.evaluation import alignment_matrix
-from aladin.tensors import Tokens
+from aladin.evaluation.evaluate import alignment_matrix
+from aladin.network.tensors import Tokens
 
 IMAGES, CAPTIONS = 5_000, 25_000
 REGIONS, DIM, PADDED = 34, 768, 71

@@ -24,11 +24,11 @@ import click
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from aladin.alignment import alignment_scores, best_regions, token_similarity
 from aladin.datasets import Example, read_dataset
-from aladin.encode import Encoder
-from aladin.images import open_image, to_pixels
-from aladin.model_folder import shipped_model
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import shipped_model
+from aladin.pictures.pixels import open_image, to_pixels
+from aladin.search.alignment import alignment_scores, best_regions, token_similarity
 
 GREY = 127  # what the image networks' normalisation makes (nearly) zero
 NOISE = 1e-6  # of single precision

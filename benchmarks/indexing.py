@@ -18,14 +18,14 @@ import click
 import numpy as np
 from PIL import Image
 
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.indexing import index_folder
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.decoding import Decoders, DecodingLimits
-from aladin.encode import EncodedImages, Encoder
-from aladin.indexing import index_folder
-from aladin.listing import FileState, list_images
-from aladin.model_folder import shipped_model
-from aladin.photographs import Decoded
+from aladin.encoder.encoder import EncodedImages, Encoder
+from aladin.encoder.folder import shipped_model
+from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.listing import FileState, list_images
+from aladin.pictures.photographs import Decoded
 
 Value = TypeVar("Value")
 

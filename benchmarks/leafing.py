@@ -22,12 +22,12 @@ from typing import Any
 import click
 import numpy as np
 
-from aladin.collection_writer import CollectionWriter, FileState, Photograph
-from aladin.filters import parsed, within_folder
-from aladin.model_folder import ModelFolder, shipped_model
+from aladin.collection.filters import parsed, within_folder
+from aladin.collection.schema import DATE_INDEXES, create_date_indexes
+from aladin.collection.writer import CollectionWriter, FileState, Photograph
+from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.server.browsing import BrowsedCollection
 from aladin.server.leafing import Span
-from aladin.stored_format import DATE_INDEXES, create_date_indexes
 
 PAGE = 60
 FOLDER_SIZE = 500  # images

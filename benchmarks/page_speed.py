@@ -19,13 +19,13 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from screenshot import ARGUMENTS
 
-from aladin.collection import default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
-from aladin.images import open_image, to_pixels
-from aladin.listing import FileState
-from aladin.model_folder import shipped_model
-from aladin.photographs import Photograph
+from aladin.collection.store import default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import shipped_model
+from aladin.pictures.listing import FileState
+from aladin.pictures.photographs import Photograph
+from aladin.pictures.pixels import open_image, to_pixels
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 WORDS = ("dog", "cat", "man", "woman", "child", "snow", "beach", "red", "car", "runs", "jumps", "music", "street", "night")

@@ -1,7 +1,7 @@
 """How often hits are right for each tenth of their probability, as a diagram: `aladin calibrate` held against unseen queries.
 
 The constants are learned on half of the queries of DATA and judged on the other half, then the other way round; the hits of
-both halves stand in the diagram. Which hit counts as right is told in aladin/calibrating.py.
+both halves stand in the diagram. Which hit counts as right is told in aladin/training/calibrating.py.
 
     python benchmarks/reliability.py MODEL val.zip --svg docs/reliability.svg
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from aladin.calibrating import Judged, judged_probabilities, judged_queries, learned
 from aladin.datasets import read_dataset
-from aladin.evaluation import Stages
-from aladin.reliability import Reliability, reliability
+from aladin.evaluation.evaluate import Stages
+from aladin.measures.reliability import Reliability, reliability
+from aladin.training.calibrating import Judged, judged_probabilities, judged_queries, learned
 
 SIDE, LEFT, TOP, BARS, GAP = 260, 52, 14, 56, 58  # px: the diagram, what is left of and above it, the bars below it, the gap
 COLOURS = {"captions": "#2563eb", "words": "#c2410c"}

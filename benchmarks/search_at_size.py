@@ -30,17 +30,17 @@ import click
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
-import aladin.nearest
-from aladin.cache import cache_folder
-from aladin.collection import Collection
-from aladin.collection_writer import CollectionWriter, FileState, Photograph
+import aladin.collection.nearest
+from aladin.collection.cache import cache_folder
+from aladin.collection.nearest import NearestImages
+from aladin.collection.store import Collection
+from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.datasets import read_dataset
-from aladin.encode import Encoder
-from aladin.images import open_image, to_pixels
-from aladin.model_folder import ModelFolder, shipped_model
-from aladin.nearest import NearestImages
-from aladin.queries import Query, TextPart
-from aladin.search import Searcher
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder, shipped_model
+from aladin.pictures.pixels import open_image, to_pixels
+from aladin.search.query import Query, TextPart
+from aladin.search.search import Searcher
 
 NEIGHBOURS = 16
 PEER_NAMES = ("hnsw", "usearch", "qdrant-edge")
@@ -111,7 +111,7 @@ def _aladin(
     as_codes: bool,
 ) -> dict[str, Any]:
     if as_codes:
-        aladin.nearest.EXACT_ROWS = 0
+        aladin.collection.nearest.EXACT_ROWS = 0
     with Collection.open(place / "c.sqlite") as collection:
         shutil.rmtree(cache_folder(collection), ignore_errors=True)
         before = _resident()

@@ -31,11 +31,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aladin.collection import Collection
-from aladin.collection_writer import CollectionWriter
-from aladin.listing import FileState
-from aladin.model_folder import ModelFolder, shipped_model
-from aladin.photographs import Photograph
+from aladin.collection.store import Collection
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.folder import ModelFolder, shipped_model
+from aladin.pictures.listing import FileState
+from aladin.pictures.photographs import Photograph
 
 WORDS = ("dog", "cat", "man", "woman", "child", "snow", "beach", "red", "car", "runs", "jumps", "music", "street", "night")
 BLOCK = 2000

@@ -21,15 +21,15 @@ import click
 import numpy as np
 from PIL import Image
 
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.indexing import index_folder
+from aladin.collection.repair import repair
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.decoding import Decoders, DecodingLimits
-from aladin.encode import Encoder
-from aladin.indexing import index_folder
-from aladin.model_folder import ModelFolder, shipped_model
-from aladin.repairing import repair
-from aladin.verification import verify
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder, shipped_model
+from aladin.pictures.decoding import Decoders, DecodingLimits
 
 Figures = dict[str, Any]
 
@@ -124,8 +124,8 @@ def memory(scratch: Path, size: float) -> Figures:
 
 def memory_child(folder: str, queries: str) -> None:
     """The process that is measured."""
-    from aladin.queries import Query, TextPart
-    from aladin.search import SearchConfig, Searcher
+    from aladin.search.query import Query, TextPart
+    from aladin.search.search import SearchConfig, Searcher
 
     photos, encoder = Path(folder), Encoder.load(shipped_model())
     seen: dict[int, int] = {}
@@ -175,7 +175,7 @@ def fuzz(scratch: Path, size: float) -> Figures:
 
 def bombs(scratch: Path, size: float) -> Figures:
     """I2: small files that would be large. Target: each refused or read within 1 s, and within 64 MB more."""
-    from aladin.listing import FileState
+    from aladin.pictures.listing import FileState
     from tests.hostile_images import bombs as hostile
 
     found: Figures = {}

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from aladin.datasets import Dataset, read_dataset
-from aladin.evaluation import EncodedData, EncodedSet, Stages, alignment_matrix, encode_dataset
-from aladin.measures import right_answer_ranks, rsum_of_each
-from aladin.projection import principal_axes
-from aladin.scores import matching_scores
-from aladin.tensors import Tokens
+from aladin.evaluation.evaluate import EncodedData, EncodedSet, Stages, alignment_matrix, encode_dataset
+from aladin.measures.recalls import right_answer_ranks, rsum_of_each
+from aladin.network.principal_axes import principal_axes
+from aladin.network.scores import matching_scores
+from aladin.network.tensors import Tokens
 
 AXES_FROM = 1000  # training images whose tokens the principal axes are found on
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "1 bit": 1 / 8}

@@ -13,10 +13,10 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from aladin.collection import Collection  # noqa: E402
-from aladin.collection_writer import CollectionWriter, FileState, Photograph  # noqa: E402
-from aladin.encode import Encoder  # noqa: E402
-from aladin.model_folder import ModelFolder  # noqa: E402
+from aladin.collection.store import Collection  # noqa: E402
+from aladin.collection.writer import CollectionWriter, FileState, Photograph  # noqa: E402
+from aladin.encoder.encoder import Encoder  # noqa: E402
+from aladin.encoder.folder import ModelFolder  # noqa: E402
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM, build_tiny_model  # noqa: E402
 
 # No time limit for an example: a busy machine is no failure. In CI the same examples each time, so that a commit is judged by

@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aladin import indexing
-from aladin.collection import Collection
-from aladin.collection_writer import CollectionWriter
+from aladin.collection import indexing
+from aladin.collection.store import Collection
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.decoding import Decoders
-from aladin.encode import Encoder
-from aladin.listing import FileState
-from aladin.photographs import Decoded, Unreadable
+from aladin.encoder.encoder import Encoder
+from aladin.pictures.decoding import Decoders
+from aladin.pictures.listing import FileState
+from aladin.pictures.photographs import Decoded, Unreadable
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class DecodersHere(Decoders):
         return future
 
     def _read(self, root: Path, file: FileState, size: int) -> Decoded | Unreadable:
-        from aladin.decoding import outcome
-        from aladin.decoding_worker import answer
+        from aladin.pictures.decoding import outcome
+        from aladin.pictures.decoding_worker import answer
 
         return outcome(
             file, size, *answer({"path": os.fspath(root / file.path), "size": size, "follow": False, "frames": self._frames})

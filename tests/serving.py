@@ -12,10 +12,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from aladin.collection import default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
-from aladin.indexing import index_folder
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.server.app import create_app
 from aladin.server.running import uvicorn_config
 from aladin.server.settings import Limits, ServeConfig, Tokens

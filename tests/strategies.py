@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from aladin.tensors import Tokens
+from aladin.network.tensors import Tokens
 
 DIM = 8
 

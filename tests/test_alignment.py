@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose
 
-import aladin.scores
-from aladin.alignment import (
+import aladin.network.scores
+from aladin.collection.tokens import QuantizedTokens, token_blob, tokens_from_blobs
+from aladin.network.tensors import Tokens
+from aladin.search.alignment import (
     QueryPooling,
     alignment_scores,
     best_regions,
@@ -15,8 +17,6 @@ from aladin.alignment import (
     token_similarity,
     word_factor,
 )
-from aladin.quantized import QuantizedTokens, token_blob, tokens_from_blobs
-from aladin.tensors import Tokens
 from tests.reference import alignment, mutual_alignment
 
 POOLINGS: list[QueryPooling] = ["MrSw", "MrAVGw", "mutual"]
@@ -40,7 +40,7 @@ def test_scores_without_pytorch_equal_those_with_it(lengths: list[int], words: n
     tokens = image_tokens(lengths)
     regions = Tokens(torch.from_numpy(tokens.restored()), torch.from_numpy(tokens.mask))
     caption = Tokens(torch.from_numpy(words)[None], torch.ones(1, len(words), dtype=torch.bool))
-    expected = aladin.scores.alignment_scores(regions, caption, pooling)[:, 0].numpy()
+    expected = aladin.network.scores.alignment_scores(regions, caption, pooling)[:, 0].numpy()
     assert_allclose(alignment_scores(token_similarity(tokens.restored(), words), tokens.mask, pooling), expected, atol=1e-5)
 
 

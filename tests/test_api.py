@@ -13,8 +13,8 @@ from PIL import Image
 
 import aladin
 import aladin.api
-from aladin.collection import default_place
-from aladin.search import SearchConfig, search
+from aladin.collection.store import default_place
+from aladin.search.search import SearchConfig, search
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
-from aladin.backbone import Backbone
 from aladin.config import BackboneConfig
-from aladin.tensors import Tokens
+from aladin.network.backbone import Backbone
+from aladin.network.tensors import Tokens
 from tests.tiny_learning import few_examples
 
 CONFIG = BackboneConfig(

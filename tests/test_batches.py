@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.batches import Plan, Step, caption_blocks, without_some_words
-from aladin.text import Pieces
+from aladin.encoder.word_pieces import Pieces
+from aladin.network.caption_blocks import caption_blocks
+from aladin.training.batches import Plan, Step, without_some_words
 from tests.tiny_learning import few_examples
 
 

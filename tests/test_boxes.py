@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.boxes import Box
 from aladin.errors import ConfigError
+from aladin.pictures.boxes import Box
 
 sides = st.integers(1, 5000)
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-import aladin.calibration
-from aladin.cache import cache_folder
-from aladin.calibration import BACKGROUND, Background, Calibration, background_of, background_scores, read_calibration
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
+import aladin.search.probability
+from aladin.collection.cache import cache_folder
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, ModelError
+from aladin.search.probability import BACKGROUND, Background, Calibration, background_of, background_scores, read_calibration
 from tests.conftest import fill
 from tests.reference import alignment
 from tests.tiny_model import build_tiny_model
@@ -126,21 +126,21 @@ def test_a_large_collection_has_its_own_background_and_a_small_one_the_models(
     rows: CollectionWriter, calibrated: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = background_scores(rows.tokens(range(1, 41)), calibrated)
-    monkeypatch.setattr(aladin.calibration, "PRIOR_IMAGES", 0)
+    monkeypatch.setattr(aladin.search.probability, "PRIOR_IMAGES", 0)
     assert_allclose(background_of(rows, calibrated, CALIBRATION).mean, own.mean, atol=1e-6)
     assert_allclose(background_of(rows, calibrated, CALIBRATION).deviation, own.deviation, atol=1e-6)
-    monkeypatch.setattr(aladin.calibration, "PRIOR_IMAGES", 10**9)
+    monkeypatch.setattr(aladin.search.probability, "PRIOR_IMAGES", 10**9)
     assert_allclose(background_of(rows, calibrated, CALIBRATION).mean, CALIBRATION.mean, atol=1e-6)
     with CollectionWriter.create(tmp_path / "empty.sqlite", tmp_path) as empty:
         assert background_of(empty, calibrated, CALIBRATION) == CALIBRATION.background
 
 
 def test_joining_backgrounds_is_counting_their_images_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aladin.calibration, "PRIOR_IMAGES", 3)
+    monkeypatch.setattr(aladin.search.probability, "PRIOR_IMAGES", 3)
     random = np.random.default_rng(0)
     here, there = random.normal(1, 2, 1000), random.normal(4, 1, 3000)
     backgrounds = (Background(float(part.mean()), float(part.std())) for part in (here, there))
-    found = aladin.calibration._joined(next(backgrounds), 1, next(backgrounds))
+    found = aladin.search.probability._joined(next(backgrounds), 1, next(backgrounds))
     both = np.concatenate([here, there])
     assert_allclose([found.mean, found.deviation], [both.mean(), both.std()], rtol=1e-6)
 
@@ -150,7 +150,7 @@ def test_a_background_is_kept_until_the_collection_has_changed_much(
 ) -> None:
     first = background_of(rows, calibrated, CALIBRATION)
     (file,) = cache_folder(rows).iterdir()
-    monkeypatch.setattr(aladin.calibration, "background_scores", lambda *arguments: Background(9.0, 9.0))
+    monkeypatch.setattr(aladin.search.probability, "background_scores", lambda *arguments: Background(9.0, 9.0))
     fill(rows, calibrated.model, 5, seed=1)
     assert background_of(rows, calibrated, CALIBRATION).mean == pytest.approx(first.mean, abs=0.02)
     fill(rows, calibrated.model, 20, seed=2)

@@ -2,10 +2,10 @@ import numpy as np
 import torch
 from torch.testing import assert_close
 
-from aladin.backbone import Backbone
-from aladin.caption_teacher import CaptionTeacher
 from aladin.config import BackboneConfig
-from aladin.text import Pieces
+from aladin.encoder.word_pieces import Pieces
+from aladin.network.backbone import Backbone
+from aladin.training.caption_teacher import CaptionTeacher
 
 LENGTHS = (3, 6, 4, 6, 2)
 OWNERS = np.array([0, 0, 1, 2, 2])

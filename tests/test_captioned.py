@@ -9,7 +9,7 @@ from aladin.cli.calibrate import calibrate
 from aladin.cli.captioned import read_captioned
 from aladin.datasets import placing_undecodable, read_dataset
 from aladin.errors import DataError
-from aladin.images import open_image
+from aladin.pictures.pixels import open_image
 
 
 @pytest.fixture

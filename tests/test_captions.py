@@ -3,16 +3,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import aladin.captions
-from aladin.boxes import Box
-from aladin.captions import CaptionHit, captions_of, rank_captions, read_captions
-from aladin.collection import default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
+import aladin.search.captions
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError, ModelError
-from aladin.indexing import index_folder
-from aladin.queries import ImagePart, Query, TextPart
-from aladin.search import SearchConfig, search
+from aladin.pictures.boxes import Box
+from aladin.search.captions import CaptionHit, captions_of, rank_captions, read_captions
+from aladin.search.query import ImagePart, Query, TextPart
+from aladin.search.search import SearchConfig, search
 from tests.conftest import paint
 from tests.tiny_model import COLOURS, build_tiny_model
 
@@ -70,7 +70,7 @@ def test_texts_are_encoded_once(encoder: Encoder, file: Path, monkeypatch: pytes
     told: list[tuple[int, int]] = []
     first = read_captions(file, encoder, lambda done, total: told.append((done, total)))
     assert told[-1] == (9, 9)
-    monkeypatch.setattr(aladin.captions, "_encoded", None)
+    monkeypatch.setattr(aladin.search.captions, "_encoded", None)
     second = read_captions(file, encoder)
     assert first.texts == second.texts
     assert first.words == second.words

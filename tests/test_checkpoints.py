@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModel
 
-from aladin.averaging import average_models, averaged_from
-from aladin.backbone import Backbone
-from aladin.checkpoints import load_minilm, load_model, minilm_folder, provenance, save_model
 from aladin.cli.average import average
 from aladin.config import BackboneConfig, read_toml, to_table
+from aladin.encoder.folder import model_config
+from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, ModelError
-from aladin.model import Aladin
-from aladin.model_folder import model_config
-from aladin.text import WordPieces
+from aladin.network.backbone import Backbone
+from aladin.network.checkpoints import load_minilm, load_model, minilm_folder, provenance, save_model
+from aladin.network.model import Aladin
+from aladin.training.averaging import average_models, averaged_from
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
 

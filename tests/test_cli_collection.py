@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from aladin.cli import main
-from aladin.collection import Collection, ImageRow, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.store import Collection, ImageRow, default_place
+from aladin.collection.writer import CollectionWriter
 from tests.conftest import paint
 from tests.test_cli_search import Outcome, Run, aladin, command_line
 from tests.tiny_model import COLOURS

@@ -7,15 +7,17 @@ import click
 import numpy as np
 import pytest
 
-from aladin import __version__, entangled, evaluation
-from aladin.checkpoints import save_model, weights_fingerprint
+from aladin import __version__
 from aladin.cli import main
 from aladin.cli.evaluate import memory_size
-from aladin.features import Features
-from aladin.grid import NETWORKS
-from aladin.model_folder import ModelFolder
-from aladin.protocols import PROTOCOLS
-from aladin.relevance.named import JUDGES
+from aladin.encoder.folder import ModelFolder
+from aladin.evaluation import cross_encoder as entangled
+from aladin.evaluation import evaluate as evaluation
+from aladin.measures.protocols import PROTOCOLS
+from aladin.measures.relevance.named import JUDGES
+from aladin.network.checkpoints import save_model, weights_fingerprint
+from aladin.network.features import Features
+from aladin.network.grid import NETWORKS
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from aladin.boxes import Box
 from aladin.cli.query import QueryOptions
-from aladin.queries import ImagePart, TextPart
+from aladin.pictures.boxes import Box
+from aladin.search.query import ImagePart, TextPart
 from tests.conftest import paint
 from tests.test_cli_search import Outcome, Run, aladin, command_line
 from tests.test_search import CALIBRATION

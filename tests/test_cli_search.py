@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from aladin.cli import main
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter
 from tests.conftest import paint
 from tests.test_collection import NOBODY
 from tests.tiny_model import COLOURS, build_tiny_model

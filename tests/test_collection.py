@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
-import aladin.collection
-from aladin.collection import Collection, default_place, failures_named
-from aladin.collection_writer import CollectionWriter, FileState, Photograph
+import aladin.collection.store
+from aladin.collection.store import Collection, default_place, failures_named
+from aladin.collection.tokens import token_blob, tokens_from_blobs
+from aladin.collection.writer import CollectionWriter, FileState, Photograph
+from aladin.encoder.folder import ModelFolder
 from aladin.errors import AladinError, CollectionLocked, DataError, IndexMismatch
-from aladin.model_folder import ModelFolder
-from aladin.quantized import token_blob, tokens_from_blobs
 from tests.conftest import fill, stored
 
 NOBODY = 65534
@@ -92,7 +92,7 @@ def test_block_size_does_not_change_what_is_read(
 ) -> None:
     fill(writer, model, 20)
     whole = np.concatenate([vectors for _, vectors in writer.vector_blocks()])
-    monkeypatch.setattr(aladin.collection, "BLOCK_ROWS", block)
+    monkeypatch.setattr(aladin.collection.store, "BLOCK_ROWS", block)
     assert_array_equal(np.concatenate([vectors for _, vectors in writer.vector_blocks()]), whole)
 
 
@@ -178,7 +178,7 @@ def test_a_second_writer_is_told_who_holds_the_lock(writer: CollectionWriter, tm
 
 def test_the_lock_of_a_killed_writer_is_taken_over(place: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from aladin.collection_writer import CollectionWriter as W\n"
+        "import sys, time; from pathlib import Path; from aladin.collection.writer import CollectionWriter as W\n"
         "writer = W.create(Path(sys.argv[1]), Path(sys.argv[2])); print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", script, place, tmp_path], stdout=subprocess.PIPE)
@@ -222,7 +222,7 @@ def open_folder() -> Iterator[Path]:
 
 def count_rows_without_write_permission(path: Path) -> subprocess.CompletedProcess[str]:
     script = (
-        "import os, sys; from pathlib import Path; from aladin.collection import Collection\n"
+        "import os, sys; from pathlib import Path; from aladin.collection.store import Collection\n"
         f"os.geteuid() or os.setuid({NOBODY})  # root may write everything\n"
         "with Collection.open(Path(sys.argv[1])) as c: print(len(c), sum(len(ids) for ids, _ in c.vector_blocks()))"
     )
@@ -393,7 +393,7 @@ def test_another_way_of_encoding_is_refused(
     writer: CollectionWriter, model: ModelFolder, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(writer, model, 2)
-    monkeypatch.setattr("aladin.model_folder.ENCODING", 2)
+    monkeypatch.setattr("aladin.encoder.folder.ENCODING", 2)
     copy = Path(shutil.copytree(model_path, tmp_path / "copy"))
     with pytest.raises(IndexMismatch, match=r"\(encoding differ\)"):
         writer.check_model(ModelFolder.open(copy))

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
-from aladin.checkpoints import load_model
 from aladin.config import HeadsConfig, ImageConfig, QuirksConfig, read_toml, to_table
-from aladin.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
-from aladin.cross_fitted_teacher import pictures_seen
 from aladin.datasets import Dataset, read_dataset
+from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
-from aladin.losses import infonce_loss
-from aladin.model import Aladin
-from aladin.official import RELEASED
-from aladin.regions import check_photographs, region_set
-from aladin.scores import alignment_scores
-from aladin.tensors import ImageInput, Tokens
-from aladin.text import WordPieces
+from aladin.export.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
+from aladin.network.checkpoints import load_model
+from aladin.network.detections import check_photographs, region_set
+from aladin.network.model import Aladin
+from aladin.network.official import RELEASED
+from aladin.network.scores import alignment_scores
+from aladin.network.tensors import ImageInput, Tokens
+from aladin.training.cross_fitted_teacher import pictures_seen
+from aladin.training.losses import infonce_loss
 from tests import official_reference
 from tests.tiny_official import (
     TINY,

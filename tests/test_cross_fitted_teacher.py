@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from aladin import cross_fitted_teacher, training, whole_learning
-from aladin.backbone import Backbone
-from aladin.batches import Plan
-from aladin.caption_teacher import CaptionTeacher
-from aladin.checkpoints import load_minilm, minilm_folder
 from aladin.config import BackboneConfig, CrossFittedConfig, LossConfig, Recipe
-from aladin.cross_fitted_teacher import (
+from aladin.errors import ConfigError, DataError, ModelError
+from aladin.network.backbone import Backbone
+from aladin.network.checkpoints import load_minilm, minilm_folder
+from aladin.training import cross_fitted_teacher, whole_learning
+from aladin.training import trainer as training
+from aladin.training.batches import Plan
+from aladin.training.caption_teacher import CaptionTeacher
+from aladin.training.cross_fitted_teacher import (
     CrossFittedTeacher,
     CrossFitting,
     fold_of_each,
     pictures_seen,
 )
-from aladin.errors import ConfigError, DataError, ModelError
-from aladin.losses import infonce_loss
+from aladin.training.losses import infonce_loss
 from tests.tiny_learning import FAST, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 PICTURES = 20

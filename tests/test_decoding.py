@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from aladin.config import ENCODING_MB, MIN_DECODE_MB, IndexConfig
-from aladin.decoding import Decoders, DecodingLimits
 from aladin.errors import ConfigError, DataError
-from aladin.images import to_pixels
-from aladin.listing import FileState
-from aladin.photographs import Decoded, Unreadable
-from aladin.pictures import open_image
+from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.listing import FileState
+from aladin.pictures.opening import open_image
+from aladin.pictures.photographs import Decoded, Unreadable
+from aladin.pictures.pixels import to_pixels
 from tests.hostile_images import bombs, damaged, encoded, fifteen_formats, picture, png
 
 SIZE = 16
@@ -60,7 +60,7 @@ def test_a_process_decodes_as_this_one_does(decoders: Decoders, tmp_path: Path, 
 
 
 def test_a_process_loads_nothing_large() -> None:
-    script = "import sys; import aladin.decoding_worker; print(*{name.partition('.')[0] for name in sys.modules})"
+    script = "import sys; import aladin.pictures.decoding_worker; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "onnxruntime", "torch", "jaxtyping", "tokenizers", "click"} & set(loaded)
 
@@ -82,7 +82,8 @@ def test_no_process_is_left(tmp_path: Path) -> None:
 def test_a_decoder_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
     script = (
-        "import os, sys; from pathlib import Path; from aladin.decoding import *; from aladin.listing import FileState\n"
+        "import os, sys; from pathlib import Path; from aladin.pictures.decoding import *\n"
+        "from aladin.pictures.listing import FileState\n"
         "pool = Decoders(DecodingLimits(1, 5.0, 512)); pool.submit(Path(sys.argv[1]), FileState('a.png', 1, 1), 16).result()\n"
         "print(pool._processes[0]._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
@@ -101,9 +102,11 @@ def test_a_crash_costs_one_file(decoders: Decoders, tmp_path: Path, monkeypatch:
     good = tmp_path / "good.png"
     good.write_bytes(encoded(picture(), "PNG"))
     assert isinstance(read(decoders, good), Decoded)
-    crashing = "from aladin import decoding_worker as w; import os; real = w.answer\n"
+    crashing = "from aladin.pictures import decoding_worker as w; import os; real = w.answer\n"
     crashing += "w.answer = lambda r: os.abort() if r['path'].endswith('crash.jpg') else real(r)\nw.main()"
-    monkeypatch.setattr("aladin.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{crashing}")
+    monkeypatch.setattr(
+        "aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{crashing}"
+    )
     with Decoders(DecodingLimits(1, 10.0, 512)) as pool:
         assert isinstance(read(pool, good), Decoded)
         found = read_bytes(pool, tmp_path, b"x", "crash.jpg")
@@ -113,9 +116,9 @@ def test_a_crash_costs_one_file(decoders: Decoders, tmp_path: Path, monkeypatch:
 
 
 def test_a_file_that_takes_too_long_costs_its_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = "from aladin import decoding_worker as w; import time; real = w.answer\n"
+    slow = "from aladin.pictures import decoding_worker as w; import time; real = w.answer\n"
     slow += "w.answer = lambda r: time.sleep(60) if r['path'].endswith('slow.jpg') else real(r)\nw.main()"
-    monkeypatch.setattr("aladin.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{slow}")
+    monkeypatch.setattr("aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{slow}")
     with Decoders(DecodingLimits(1, 2.0, 512)) as pool:
         found = read_bytes(pool, tmp_path, b"x", "slow.jpg")
         assert isinstance(found, Unreadable)
@@ -138,18 +141,20 @@ def zlib_rows(width: int, height: int) -> bytes:
 
 
 def test_a_file_that_exhausts_a_used_process_is_tried_by_a_fresh_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hoarding = "from aladin import decoding_worker as w; real, count = w.answer, []\n"
+    hoarding = "from aladin.pictures import decoding_worker as w; real, count = w.answer, []\n"
     hoarding += "def answer(r):\n    count.append(1)\n"
     hoarding += "    return real(r) if len(count) < 3 else ({'failure': 'memory', 'reason': 'is full'}, b'')\n"
     hoarding += "w.answer = answer; w.main()"
-    monkeypatch.setattr("aladin.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{hoarding}")
+    monkeypatch.setattr(
+        "aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{hoarding}"
+    )
     with Decoders(DecodingLimits(1, 10.0, 512)) as pool:
         for number in range(5):
             assert isinstance(read_bytes(pool, tmp_path, encoded(picture(), "PNG"), f"{number}.png"), Decoded)
 
 
 def test_a_decoder_that_cannot_start_ends_the_run_and_blames_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aladin.decoding.START", "import a_library_that_is_not_there")
+    monkeypatch.setattr("aladin.pictures.decoding.START", "import a_library_that_is_not_there")
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
     with (
         Decoders(DecodingLimits(1, 10.0, 512)) as pool,
@@ -159,7 +164,7 @@ def test_a_decoder_that_cannot_start_ends_the_run_and_blames_no_file(tmp_path: P
 
 
 def test_a_process_is_replaced_after_so_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aladin.decoding.FILES_PER_PROCESS", 3)
+    monkeypatch.setattr("aladin.pictures.decoding.FILES_PER_PROCESS", 3)
     with Decoders(DecodingLimits(1, 10.0, 512)) as pool:
         pids = []
         for number in range(7):

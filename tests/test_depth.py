@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from aladin.backbone import Backbone
-from aladin.checkpoints import load_model, save_model
 from aladin.config import HeadsConfig, LossConfig, Recipe
-from aladin.depth import FusedState, GatedState, MeanState, PostLayers, alignment_depth, matching_depth
 from aladin.errors import ConfigError
-from aladin.export import ImageGraph, image_graph, text_graph
-from aladin.int8_graph import quantized, write_graphs
-from aladin.model import Aladin, with_depth
-from aladin.smoothing import smoothed
-from aladin.tensors import Tokens
-from aladin.training import start_model
+from aladin.export.exporting import ImageGraph, image_graph, text_graph
+from aladin.export.int8 import quantized, write_graphs
+from aladin.export.smoothing import smoothed
+from aladin.network.backbone import Backbone
+from aladin.network.checkpoints import load_model, save_model
+from aladin.network.depth import FusedState, GatedState, MeanState, PostLayers, alignment_depth, matching_depth
+from aladin.network.model import Aladin, with_depth
+from aladin.network.tensors import Tokens
+from aladin.training.trainer import start_model
 from tests.tiny_learning import FAST, TINY, Recorder, few_examples, losses, picture, tiny_model, trainer, write_tokenizer
 
 DIM, DEPTH = TINY.backbone.dim, 3

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageEnhance
 
-import aladin.duplicates
-import aladin.fingerprints
-from aladin.cache import cache_folder
+import aladin.search.duplicates
+import aladin.search.fingerprints
 from aladin.cli import main
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.duplicates import ALIKE_COSINE, LEVELS, Level, find_duplicates
-from aladin.encode import Encoder
-from aladin.fingerprints import fingerprint, read_fingerprints
-from aladin.indexing import index_folder
-from aladin.nearest import quiet
+from aladin.collection.cache import cache_folder
+from aladin.collection.indexing import index_folder
+from aladin.collection.nearest import quiet
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
+from aladin.search.duplicates import ALIKE_COSINE, LEVELS, Level, find_duplicates
+from aladin.search.fingerprints import fingerprint, read_fingerprints
 from tests.conftest import fill
 from tests.tiny_model import COLOURS
 
@@ -150,7 +150,7 @@ def test_a_younger_sidecar_is_no_change(folder: Path, encoder: Encoder) -> None:
 def test_a_file_that_cannot_be_read_now_is_compared_by_the_rest_and_named(
     indexed: CollectionWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aladin.fingerprints, "READ_SIZE", -1)  # every decoding fails
+    monkeypatch.setattr(aladin.search.fingerprints, "READ_SIZE", -1)  # every decoding fails
     found = find_duplicates(indexed, "same")
     assert len(found.unreadable) == 8
     assert [(group.level, len(group.images)) for group in found.groups] == [("exact", 2)]
@@ -170,7 +170,7 @@ def test_images_whose_files_are_gone_are_no_copies(indexed: CollectionWriter, en
 
 def test_fingerprints_are_read_once(indexed: CollectionWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = names(indexed, "same")
-    monkeypatch.setattr("aladin.decoding.Decoders.submit", None)
+    monkeypatch.setattr("aladin.pictures.decoding.Decoders.submit", None)
     assert names(indexed, "same") == expected
     assert len(read_fingerprints(indexed, list(indexed.images("ok"))).of_content) == 7
 
@@ -182,7 +182,7 @@ def test_what_was_read_before_an_interrupt_is_kept(indexed: CollectionWriter) ->
 
     with pytest.raises(KeyboardInterrupt):
         find_duplicates(indexed, "same", interrupt)
-    assert len(json.loads((cache_folder(indexed) / aladin.fingerprints.NAME).read_bytes())) == 3
+    assert len(json.loads((cache_folder(indexed) / aladin.search.fingerprints.NAME).read_bytes())) == 3
     assert [len(images) for _, images in names(indexed, "same")] == [5]
 
 
@@ -193,7 +193,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(indexed: CollectionWriter, 
         cache.write_text(content)
     else:
         cache.mkdir()
-        (cache / aladin.fingerprints.NAME).write_text(content, encoding="latin-1")
+        (cache / aladin.search.fingerprints.NAME).write_text(content, encoding="latin-1")
     assert [len(images) for _, images in names(indexed, "same")] == [len(COPIES)]
 
 
@@ -241,11 +241,13 @@ def test_labels_are_those_of_two_loops_whatever_the_block(rows: int, cells: int,
     labels = np.sort(random.integers(0, rows, rows))
     labels = np.searchsorted(labels, labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aladin.duplicates, "BLOCK_CELLS", cells)
-        signs, everywhere = aladin.duplicates._signs(prints), np.arange(rows)
-        links = aladin.duplicates._near([(signs, aladin.duplicates.LEAST_SIGNS), (vectors, 0.6)], quiet)
-        same = aladin.duplicates._joined(labels, everywhere, links)
-        alike = aladin.duplicates._joined(same, everywhere, aladin.duplicates._near([(vectors, ALIKE_COSINE)], quiet))
+        patch.setattr(aladin.search.duplicates, "BLOCK_CELLS", cells)
+        signs, everywhere = aladin.search.duplicates._signs(prints), np.arange(rows)
+        links = aladin.search.duplicates._near([(signs, aladin.search.duplicates.LEAST_SIGNS), (vectors, 0.6)], quiet)
+        same = aladin.search.duplicates._joined(labels, everywhere, links)
+        alike = aladin.search.duplicates._joined(
+            same, everywhere, aladin.search.duplicates._near([(vectors, ALIKE_COSINE)], quiet)
+        )
 
     def is_same(a: int, b: int) -> bool:
         one, other = prints[a], prints[b]
@@ -270,13 +272,13 @@ def spread(rows: int, linked: Callable[[int, int], bool]) -> np.ndarray:
 
 
 def test_thousands_of_copies_are_one_group_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aladin.duplicates, "BLOCK_CELLS", 2**17)
+    monkeypatch.setattr(aladin.search.duplicates, "BLOCK_CELLS", 2**17)
     everywhere = np.arange(2000)
     vectors = np.zeros((len(everywhere), 8), dtype=np.float32)
     vectors[:, 0] = 1
     tracemalloc.start()
-    links = aladin.duplicates._near([(vectors, ALIKE_COSINE)], quiet)
-    labels = aladin.duplicates._joined(everywhere, everywhere, links)
+    links = aladin.search.duplicates._near([(vectors, ALIKE_COSINE)], quiet)
+    labels = aladin.search.duplicates._joined(everywhere, everywhere, links)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert not labels.any()
@@ -288,7 +290,7 @@ def test_a_group_is_named_by_the_tightest_level_that_holds_it(encoder: Encoder, 
         fill(collection, encoder.model, 6)
         rows = list(collection.images())
     labels = {"exact": np.array([0, 0, 2, 3, 4, 4]), "same": np.array([0, 0, 0, 3, 4, 4])}
-    groups = aladin.duplicates._groups(rows, labels)
+    groups = aladin.search.duplicates._groups(rows, labels)
     assert [(group.level, [row.id for row in group.images]) for group in groups] == [("same", [1, 2, 3]), ("exact", [5, 6])]
 
 

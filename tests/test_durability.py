@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter, FileState
+from aladin.collection.indexing import index_folder
+from aladin.collection.interchange import export_clip_retrieval
+from aladin.collection.lock import WriterLock
+from aladin.collection.repair import repair
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter, FileState
 from aladin.config import IndexConfig
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder
 from aladin.errors import AladinError, DataError
-from aladin.indexing import index_folder
-from aladin.interchange import export_clip_retrieval
-from aladin.model_folder import ModelFolder
-from aladin.repairing import repair
-from aladin.verification import verify
-from aladin.writer_lock import WriterLock
 from tests.changing_folder import ChangingFolder
 from tests.conftest import fill, paint, stored
 from tests.faulty_storage import NotingConnection, NotingStorage, after_power_loss
@@ -274,7 +274,7 @@ def test_a_disk_that_fills_while_in_order_keeping_leaves_everything_as_it_was(
 
 
 def test_a_photograph_that_cannot_be_read_is_a_reason_and_is_tried_again(tmp_path: Path, encoder: Encoder) -> None:
-    from aladin.decoding import Decoders, DecodingLimits
+    from aladin.pictures.decoding import Decoders, DecodingLimits
 
     with Decoders(DecodingLimits(1, 20.0, 512)) as decoders:
         found = decoders.submit(Path("/proc/self"), FileState("mem", 1, 1), 16).result()  # reading it at 0 is an I/O error

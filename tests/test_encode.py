@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-import aladin.model_folder
-from aladin.encode import Encoder
+import aladin.encoder.folder
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import FILES, ModelFolder, shipped_model
 from aladin.errors import ModelError
-from aladin.model_folder import FILES, ModelFolder, shipped_model
 from tests.tiny_model import COLOURS, DIM, GRID, LIMIT, SIZE, TOKEN_DIM
 
 sentences = st.lists(st.sampled_from([*COLOURS, "and", "picture", "pictures", "zebra"]), min_size=1, max_size=20).map(" ".join)
@@ -164,7 +164,7 @@ def test_a_file_replaced_behind_its_old_size_and_time_changes_the_stamp(model_co
 
 
 def test_a_package_without_its_model_says_how_to_give_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aladin.model_folder, "SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(aladin.encoder.folder, "SHIPPED", tmp_path / "none")
     with pytest.raises(ModelError, match="give a model folder with --model"):
         shipped_model()
 

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin import entangled
-from aladin.checkpoints import save_model
 from aladin.datasets import read_dataset
-from aladin.entangled import PairReader, check_pair_head, has_pair_head
+from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ModelError
-from aladin.evaluation import Stages
-from aladin.features import image_input
-from aladin.model import Aladin, new_model
-from aladin.pairs import pair_matrix
-from aladin.text import WordPieces
+from aladin.evaluation import cross_encoder as entangled
+from aladin.evaluation.cross_encoder import PairReader, check_pair_head, has_pair_head
+from aladin.evaluation.evaluate import Stages
+from aladin.network.checkpoints import save_model
+from aladin.network.features import image_input
+from aladin.network.model import Aladin, new_model
+from aladin.network.pairs import pair_matrix
 from tests.test_paper_recipes import COUNTS, FEATURES, SIZES
 from tests.tiny_learning import TINY, captions, few_examples, learning_set, tiny_model, write_pictures, write_tokenizer
 from tests.tiny_official import random_images, write_features

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aladin import evaluation
 from aladin.config import HeadsConfig, Pooling
-from aladin.evaluation import (
+from aladin.encoder.hub_terms import as_queries
+from aladin.evaluation import evaluate as evaluation
+from aladin.evaluation.evaluate import (
     EncodedData,
     EncodedSet,
     Progress,
@@ -25,16 +26,15 @@ from aladin.evaluation import (
     evaluate,
     two_stage_ranks,
 )
-from aladin.graded import Ndcg, RPrecision
-from aladin.hub_terms import as_queries
-from aladin.hubs import HubCorrection, filled
-from aladin.judgements import Judgements, agreement
-from aladin.measures import DIRECTIONS, Direction, right_answer_ranks
-from aladin.protocols import Fold
-from aladin.relevance import Judge
-from aladin.relevance.matrices import RelevanceMatrix
-from aladin.scores import alignment_scores
-from aladin.tensors import Tokens
+from aladin.measures.graded import Ndcg, RPrecision
+from aladin.measures.judgements import Judgements, agreement
+from aladin.measures.protocols import Fold
+from aladin.measures.recalls import DIRECTIONS, Direction, right_answer_ranks
+from aladin.measures.relevance import Judge
+from aladin.measures.relevance.matrices import RelevanceMatrix
+from aladin.network.hubs import HubCorrection, filled
+from aladin.network.scores import alignment_scores
+from aladin.network.tensors import Tokens
 from tests import reference
 from tests.strategies import DIM, TokenBatch, padded, token_batches, unit_rows
 from tests.tiny_learning import TINY

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from aladin.alignment import QueryPooling, alignment_scores, token_similarity
-from aladin.boxes import Box
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.drawing import drawn
-from aladin.encode import Encoder
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import Collection, default_place
+from aladin.collection.tokens import token_blob, tokens_from_blobs
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.word_pieces import TypedWord
 from aladin.errors import DataError
-from aladin.explain import by_region, explain, explain_file
-from aladin.indexing import index_folder
-from aladin.quantized import token_blob, tokens_from_blobs
-from aladin.queries import EncodedPart, EncodedQuery, ImagePart, Query, TextPart, encode_query
-from aladin.search import SearchConfig, Searcher
-from aladin.text import TypedWord
+from aladin.pictures.boxes import Box
+from aladin.search.alignment import QueryPooling, alignment_scores, token_similarity
+from aladin.search.drawing import drawn
+from aladin.search.explain import by_region, explain, explain_file
+from aladin.search.query import EncodedPart, EncodedQuery, ImagePart, Query, TextPart, encode_query
+from aladin.search.search import SearchConfig, Searcher
 from tests.conftest import paint
 from tests.tiny_model import COLOURS
 

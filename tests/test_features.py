@@ -12,9 +12,9 @@ from PIL import Image
 
 from aladin.datasets import Dataset, FileOnDisk, read_dataset
 from aladin.errors import DataError
-from aladin.features import Features, cache_name, cached_features, view_pixels
-from aladin.grid import GridNetwork, grid_network
-from aladin.images import open_image, to_pixels
+from aladin.network.features import Features, cache_name, cached_features, view_pixels
+from aladin.network.grid import GridNetwork, grid_network
+from aladin.pictures.pixels import open_image, to_pixels
 from tests.tiny_learning import SIZE, revive, trunk, write_pictures
 
 # Progress is recorded every 1,024 pictures, so there have to be more of them.

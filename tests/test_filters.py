@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aladin.collection.filters import COLUMNS, FUNCTIONS, parsed, quoted, within_folder
 from aladin.errors import ConfigError
-from aladin.filters import COLUMNS, FUNCTIONS, parsed, quoted, within_folder
 
 PHOTOS = [  # path, size, mtime_ns, width, height, taken, metadata
     (b"a.jpg", 10, 1_700_000_000_000_000_000, 640, 480, "2024-05-01T12:00:00", '{"camera": "Canon EOS", "iso": 100}'),

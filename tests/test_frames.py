@@ -13,25 +13,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from aladin.boxes import Box
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.interchange import export_clip_retrieval, import_clip_retrieval
+from aladin.collection.plan import plan_for
+from aladin.collection.repair import _salvage, repair
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.decoding import Decoders, DecodingLimits
-from aladin.duplicates import find_duplicates
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError
-from aladin.explain import explain_file
-from aladin.frames import MOST_FRAMES, chosen_frames, file_and_frame, is_further, named_picture, picture_name, stored_path
-from aladin.indexing import IndexReport, index_folder
-from aladin.interchange import export_clip_retrieval, import_clip_retrieval
-from aladin.listing import FileState
-from aladin.photographs import Decoded
-from aladin.pictures import further_pictures, open_with_size
-from aladin.planning import plan_for
-from aladin.queries import ImagePart, Query, TextPart, encode_query, picture_at
-from aladin.repairing import _salvage, repair
-from aladin.search import SearchConfig, Searcher
+from aladin.pictures.boxes import Box
+from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.frames import (
+    MOST_FRAMES,
+    chosen_frames,
+    file_and_frame,
+    is_further,
+    named_picture,
+    picture_name,
+    stored_path,
+)
+from aladin.pictures.listing import FileState
+from aladin.pictures.opening import further_pictures, open_with_size
+from aladin.pictures.photographs import Decoded
+from aladin.search.duplicates import find_duplicates
+from aladin.search.explain import explain_file
+from aladin.search.query import ImagePart, Query, TextPart, encode_query, picture_at
+from aladin.search.search import SearchConfig, Searcher
 from tests.conftest import paint
 from tests.hostile_images import bombs
 from tests.serving import client_of, config_of
@@ -221,9 +229,11 @@ def test_of_65535_pictures_some_of_the_first_thousand_are_read(name: str) -> Non
 def test_a_file_whose_further_pictures_break_the_decoder_is_read_for_its_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    breaking = "from aladin import decoding_worker as w; import os, time; real = w.answer\n"
+    breaking = "from aladin.pictures import decoding_worker as w; import os, time; real = w.answer\n"
     breaking += f"w.answer = lambda r: {what} if r['frames'] > 1 else real(r)\nw.main()"
-    monkeypatch.setattr("aladin.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{breaking}")
+    monkeypatch.setattr(
+        "aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{breaking}"
+    )
     several(tmp_path / "film.gif", "red", "blue")
     with Decoders(DecodingLimits(1, 3.0, 512), frames=10) as decoders:
         read = decoders.submit(tmp_path, FileState("film.gif", 1, 1), 16).result()

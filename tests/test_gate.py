@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from aladin.errors import DataError, Regression
-from aladin.gate import Comparison, check_same_queries, compared, differences, pass_gate, read_baseline, worse
-from aladin.measures import DIRECTIONS
-from aladin.report import QueryValues, Subject, full_report, to_json
+from aladin.measures.gate import Comparison, check_same_queries, compared, differences, pass_gate, read_baseline, worse
+from aladin.measures.recalls import DIRECTIONS
+from aladin.measures.report import QueryValues, Subject, full_report, to_json
 
 SUBJECT = Subject("old", "photos.zip", "val", 300, 600, 100, "fp32", "full", "d1" * 32)
 

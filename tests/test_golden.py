@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin.encode import Encoder
-from aladin.images import to_pixels
-from aladin.model_folder import ModelFolder, shipped_model
-from aladin.pictures import open_image, resized
-from aladin.quantized import token_blob
+from aladin.collection.tokens import token_blob
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder, shipped_model
+from aladin.pictures.opening import open_image, resized
+from aladin.pictures.pixels import to_pixels
 from tests.hostile_images import encoded
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -149,10 +149,10 @@ def test_vectors_and_tokens_are_nearly_what_they_were(shipped: Encoder) -> None:
 STORED = """
 import sys, zlib
 from pathlib import Path
-from aladin.encode import Encoder
-from aladin.images import open_image, to_pixels
-from aladin.model_folder import ModelFolder
-from aladin.quantized import token_blob
+from aladin.encoder.encoder import Encoder
+from aladin.pictures.pixels import open_image, to_pixels
+from aladin.encoder.folder import ModelFolder
+from aladin.collection.tokens import token_blob
 import numpy as np
 encoder = Encoder.load(Path(sys.argv[1]), threads=int(sys.argv[2]))
 size = encoder.model.config.image.size

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, Rprec, Success, nDCG
 
-from aladin.graded import AveragePrecisionAtR, GradedRPrecision, Ndcg, RankedMeasure, RPrecision, ranked_relevance
-from aladin.measures import RECALLS, Recall
+from aladin.measures.graded import AveragePrecisionAtR, GradedRPrecision, Ndcg, RankedMeasure, RPrecision, ranked_relevance
+from aladin.measures.recalls import RECALLS, Recall
 from tests import reference
 
 MEASURES: tuple[RankedMeasure, ...] = (*RECALLS, Ndcg(3), Ndcg(25), RPrecision(), AveragePrecisionAtR(), GradedRPrecision(3))

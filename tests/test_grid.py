@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from aladin.grid import NETWORKS, GridNetwork, cell_geometry, cell_pooling, class_names, cut, grid_network, top_classes
-from aladin.images import open_image, to_pixels
+from aladin.network.grid import NETWORKS, GridNetwork, cell_geometry, cell_pooling, class_names, cut, grid_network, top_classes
+from aladin.pictures.pixels import open_image, to_pixels
 from tests.tiny_learning import SIZE, picture, revive
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"

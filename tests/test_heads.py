@@ -7,8 +7,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from aladin.config import HeadsConfig
-from aladin.heads import AlignmentHead, MatchingHead
-from aladin.tensors import Tokens
+from aladin.network.heads import AlignmentHead, MatchingHead
+from aladin.network.tensors import Tokens
 from tests.strategies import DIM, padded
 from tests.tiny_learning import few_examples
 

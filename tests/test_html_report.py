@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from aladin.html_report import HardQuery, html_page
-from aladin.measures import DIRECTIONS, Estimate
-from aladin.plots import LEFT, RIGHT, WIDTH, interval_plot, mark, rank_curves, rank_histogram
-from aladin.report import QueryValues, Report, Subject, full_report, head_figures
+from aladin.measures.html_report import HardQuery, html_page
+from aladin.measures.plots import LEFT, RIGHT, WIDTH, interval_plot, mark, rank_curves, rank_histogram
+from aladin.measures.recalls import DIRECTIONS, Estimate
+from aladin.measures.report import QueryValues, Report, Subject, full_report, head_figures
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
 HEADS = ("matching", "alignment", "two-stage k=100", "three-stage k=100 n=20")

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from aladin.averaging import average_models
-from aladin.checkpoints import load_model, save_model
 from aladin.cli.correct_hubs import correct_hubs
 from aladin.config import HUB_DIMS, Pooling, QuirksConfig
+from aladin.encoder.hub_terms import LONG, SHORT, as_queries
 from aladin.errors import ConfigError
-from aladin.evaluation import alignment_matrix
-from aladin.hub_terms import LONG, SHORT, as_queries
-from aladin.hubs import SHARE, HubCorrection, centres, filled
-from aladin.model import as_trained, with_hub_correction
-from aladin.scores import alignment_scores
-from aladin.tensors import Tokens
-from aladin.training import start_model
+from aladin.evaluation.evaluate import alignment_matrix
+from aladin.network.checkpoints import load_model, save_model
+from aladin.network.hubs import SHARE, HubCorrection, centres, filled
+from aladin.network.model import as_trained, with_hub_correction
+from aladin.network.scores import alignment_scores
+from aladin.network.tensors import Tokens
+from aladin.training.averaging import average_models
+from aladin.training.trainer import start_model
 from tests.strategies import DIM
 from tests.tiny_learning import INTERRUPTED, TINY, few_examples, tiny_model, write_pictures, write_tokenizer
 

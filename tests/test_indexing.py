@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin import indexing
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection import indexing
+from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.decoding import Decoders, DecodingLimits
-from aladin.encode import EncodedImages, Encoder
+from aladin.encoder.encoder import EncodedImages, Encoder
 from aladin.errors import DataError
-from aladin.indexing import IndexReport, index_folder
-from aladin.listing import FileState, list_images
-from aladin.photographs import Decoded, Unreadable
-from aladin.verification import verify
+from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.listing import FileState, list_images
+from aladin.pictures.photographs import Decoded, Unreadable
 from tests.conftest import paint, stored
 from tests.tiny_model import COLOURS
 
@@ -132,7 +132,7 @@ def test_progress_is_told_after_the_rows_are_on_the_disk(many: Path, encoder: En
 
 def test_a_killed_run_loses_no_acknowledged_row(many: Path, tmp_path: Path, model_path: Path, encoder: Encoder) -> None:
     script = (
-        "import sys; from pathlib import Path; from aladin.indexing import *\n"
+        "import sys; from pathlib import Path; from aladin.collection.indexing import *\n"
         "folder, place = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "with CollectionWriter.create(place, folder) as collection:\n"
         "    index_folder(collection, Encoder.load(Path(sys.argv[3])), IndexConfig(batch_images=4),\n"
@@ -733,7 +733,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, model_pa
     for number in range(1200):
         paint(folder / f"{number}.png", "red", "blue", seed=number, size=(8, 8))
     script = (
-        "import sys; from pathlib import Path; from aladin.indexing import *; from aladin.collection_writer import *\n"
+        "import sys; from pathlib import Path; from aladin.collection.indexing import *\n"
+        "from aladin.collection.writer import *\n"
         "def kilobytes():\n"
         "    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])\n"
         "seen = {}\n"

@@ -9,18 +9,19 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-import aladin.interchange
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+import aladin.collection.interchange
+from aladin.collection.indexing import index_folder
+from aladin.collection.interchange import export_clip_retrieval, export_coco, import_clip_retrieval, import_coco
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
 from aladin.datasets import read_dataset
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
-from aladin.indexing import index_folder
-from aladin.interchange import export_clip_retrieval, export_coco, hits_as_coco, import_clip_retrieval, import_coco
-from aladin.model_folder import ModelFolder
-from aladin.queries import Query, TextPart
-from aladin.search import SearchConfig, search
-from aladin.verification import verify
+from aladin.search.coco import hits_as_coco
+from aladin.search.query import Query, TextPart
+from aladin.search.search import SearchConfig, search
 from tests.conftest import paint, stored
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM
 
@@ -40,7 +41,7 @@ def place(photos: Path, encoder: Encoder) -> Path:
 def test_an_export_has_clip_retrieval_s_layout_and_comes_back_whole(
     place: Path, photos: Path, tmp_path: Path, encoder: Encoder, part_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aladin.interchange, "PART_ROWS", part_rows)
+    monkeypatch.setattr(aladin.collection.interchange, "PART_ROWS", part_rows)
     out, other = tmp_path / "out", tmp_path / "other.sqlite"
     with Collection.open(place) as collection:
         assert export_clip_retrieval(collection, out) == len(COLOURS) + 1
@@ -114,7 +115,7 @@ def test_an_export_never_overwrites_and_leaves_no_half(place: Path, tmp_path: Pa
         def full(*arguments: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(aladin.interchange._Array, "append", full)
+        monkeypatch.setattr(aladin.collection.interchange._Array, "append", full)
         with pytest.raises(DataError, match="cannot be written: No space left on device"):
             export_clip_retrieval(collection, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import DataError
-from aladin.judgements import Judgements, agreement, read_judgements
+from aladin.measures.judgements import Judgements, agreement, read_judgements
 
 CAPTIONS = {"images/1_a.jpg": ("a dog", "two dogs"), "2_b.jpg": ("a cat", "the same words"), "3_c.jpg": ("the same words",)}
 DATA = Dataset(tuple(Example(name, texts, "test", FileOnDisk(Path(name))) for name, texts in CAPTIONS.items()))

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aladin.collection_writer import CollectionWriter
-from aladin.filters import parsed
-from aladin.model_folder import ModelFolder
+from aladin.collection.filters import parsed
+from aladin.collection.schema import DATE_INDEXES, create_tables, has_date_indexes
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.folder import ModelFolder
 from aladin.server.browsing import BrowsedCollection
 from aladin.server.leafing import Place, Span, leaf
-from aladin.stored_format import DATE_INDEXES, create_tables, has_date_indexes
-from aladin.verification import verify
 from tests.conftest import fill, stored
 
 # In words that the C library knows without a list of zones; clocks go back at 3:00, at midnight, by half an hour, and never.

@@ -13,19 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aladin.boxes import Box
 from aladin.cli.collection import _numbers_of
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.duplicates import find_duplicates
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
-from aladin.explain import explain_file
-from aladin.indexing import index_folder
-from aladin.listing import FileState, Unlisted, list_images
-from aladin.queries import ImagePart, Query, TextPart, encode_query
-from aladin.search import Searcher
+from aladin.pictures.boxes import Box
+from aladin.pictures.listing import FileState, Unlisted, list_images
+from aladin.search.duplicates import find_duplicates
+from aladin.search.explain import explain_file
+from aladin.search.query import ImagePart, Query, TextPart, encode_query
+from aladin.search.search import Searcher
 from aladin.server.files import read_below
 from tests.conftest import paint
 
@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_listed_makes_nothing_offline(
 
     with CollectionWriter.create(place, linked) as collection:
         index_folder(collection, encoder)
-        monkeypatch.setattr("aladin.listing.os.scandir", refused)
+        monkeypatch.setattr("aladin.pictures.listing.os.scandir", refused)
         report = index_folder(collection, encoder)
         assert report.skipped == {"cannot be listed": 1}
         assert (report.offline, len(collection)) == (0, 2)

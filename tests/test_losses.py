@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin.losses import (
+from aladin.training.losses import (
     activity_loss,
     contrastive_distillation_loss,
     hinge_loss,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.measures import (
+from aladin.measures.recalls import (
     DIRECTIONS,
     RECALLS,
     Direction,

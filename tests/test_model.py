@@ -6,10 +6,10 @@ import torch
 from torch.testing import assert_close
 
 from aladin.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
+from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
-from aladin.grid import class_names
-from aladin.model import Aladin, widened
-from aladin.text import WordPieces
+from aladin.network.grid import class_names
+from aladin.network.model import Aladin, widened
 from tests.tiny_learning import TINY, tiny_model, trunk, write_tokenizer
 from tests.tiny_learning import picture as draw
 

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-import aladin.collection
-import aladin.nearest
-from aladin.cache import cache_folder
-from aladin.collection import Collection
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
-from aladin.model_folder import ModelFolder
-from aladin.nearest import NearestImages
+import aladin.collection.nearest
+import aladin.collection.store
+from aladin.collection.cache import cache_folder
+from aladin.collection.nearest import NearestImages
+from aladin.collection.store import Collection
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder
 from tests.conftest import fill
 from tests.tiny_model import DIM
 
@@ -33,10 +33,10 @@ def rows(encoder: Encoder, tmp_path: Path) -> Iterator[CollectionWriter]:
 @pytest.fixture
 def coded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes are made from 100 images on, in few cells, as for a large collection."""
-    monkeypatch.setattr(aladin.nearest, "EXACT_ROWS", 100)
-    monkeypatch.setattr(aladin.nearest, "CELLS", 4)
-    monkeypatch.setattr(aladin.nearest, "PROBES", 4)
-    monkeypatch.setattr(aladin.nearest, "CANDIDATES", ROWS)  # codes of six dimensions tell little
+    monkeypatch.setattr(aladin.collection.nearest, "EXACT_ROWS", 100)
+    monkeypatch.setattr(aladin.collection.nearest, "CELLS", 4)
+    monkeypatch.setattr(aladin.collection.nearest, "PROBES", 4)
+    monkeypatch.setattr(aladin.collection.nearest, "CANDIDATES", ROWS)  # codes of six dimensions tell little
 
 
 def asked(seed: int = 0) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_the_nearest_are_those_of_a_full_sort(rows: CollectionWriter, count: int
 @pytest.mark.parametrize("block", [1, 77, ROWS])
 def test_block_size_does_not_change_the_nearest(rows: CollectionWriter, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = NearestImages(rows).find(asked(), 20)
-    monkeypatch.setattr(aladin.collection, "BLOCK_ROWS", block)
+    monkeypatch.setattr(aladin.collection.store, "BLOCK_ROWS", block)
     found = NearestImages(rows).find(asked(), 20)
     assert_array_equal(found.ids, whole.ids)
     assert_array_equal(found.scores, whole.scores)
@@ -88,9 +88,9 @@ def test_conditions_and_exclusions_hold(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if form == "coded":
-            patch.setattr(aladin.nearest, "EXACT_ROWS", 10)
-            patch.setattr(aladin.nearest, "CELLS", 4)
-            patch.setattr(aladin.nearest, "CANDIDATES", ROWS)
+            patch.setattr(aladin.collection.nearest, "EXACT_ROWS", 10)
+            patch.setattr(aladin.collection.nearest, "CELLS", 4)
+            patch.setattr(aladin.collection.nearest, "CANDIDATES", ROWS)
         images = shared_images(tmp_path_factory, model_path, form)
         collection = images._collection
         meeting = np.array(sorted(number for number in allowed if number <= ROWS), dtype=np.int64)
@@ -136,7 +136,7 @@ def test_a_new_process_reads_the_codes_that_are_there(rows: CollectionWriter, mo
     def never(*arguments: object) -> None:
         raise AssertionError("codes were built again")
 
-    monkeypatch.setattr(aladin.nearest._Codes, "build", never)
+    monkeypatch.setattr(aladin.collection.nearest._Codes, "build", never)
     read = NearestImages(rows).find(asked(), 10)
     assert_array_equal(read.ids, built.ids)
     assert_array_equal(read.scores, built.scores)
@@ -161,7 +161,7 @@ def test_many_new_codes_are_kept_for_the_next_process(
 ) -> None:
     images = NearestImages(rows)
     images.find(asked(), 10)
-    monkeypatch.setattr(aladin.nearest._Codes, "build", None)
+    monkeypatch.setattr(aladin.collection.nearest._Codes, "build", None)
     for seed in range(1, 4):
         fill(rows, encoder.model, 90, seed=seed)
         with rows.transaction():
@@ -217,7 +217,7 @@ def test_images_that_are_gone_are_never_found(rows: CollectionWriter, how: str) 
 
 @pytest.mark.usefixtures("coded")
 def test_forgotten_images_leave_no_hit_short(rows: CollectionWriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aladin.nearest, "CANDIDATES", 2)
+    monkeypatch.setattr(aladin.collection.nearest, "CANDIDATES", 2)
     images = NearestImages(rows)
     images.find(asked(), 1)
     with rows.transaction():
@@ -278,7 +278,7 @@ def test_progress_counts_the_vectors_that_are_read(rows: CollectionWriter) -> No
 
 
 def test_small_collections_never_load_faiss(rows: CollectionWriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aladin.nearest, "_faiss", None)
+    monkeypatch.setattr(aladin.collection.nearest, "_faiss", None)
     NearestImages(rows).find(asked(), 10)
     assert code_files(rows) == []
 
@@ -295,7 +295,7 @@ def clustered(rows: int, dim: int, seed: int) -> np.ndarray:
 
 
 def test_codes_find_99_of_100_of_the_ten_nearest(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aladin.nearest, "EXACT_ROWS", 5_000)
+    monkeypatch.setattr(aladin.collection.nearest, "EXACT_ROWS", 5_000)
     vectors, queries = clustered(10_000, 128, 0), clustered(50, 128, 1)
     with CollectionWriter.create(tmp_path / "large.sqlite", tmp_path) as collection:
         add_vectors(collection, ModelFolder.open(model_path), vectors)

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin import official
 from aladin.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig, Pooling, QuirksConfig
-from aladin.conversion import bert_tokenizer
-from aladin.heads import AlignmentHead
-from aladin.model import Aladin
-from aladin.official import RELEASED, OriginalAlignmentHead, image_pieces
-from aladin.scores import alignment_scores
-from aladin.tensors import ImageInput, Tokens
-from aladin.text import WordPieces
+from aladin.encoder.word_pieces import WordPieces
+from aladin.export.conversion import bert_tokenizer
+from aladin.network import official
+from aladin.network.heads import AlignmentHead
+from aladin.network.model import Aladin
+from aladin.network.official import RELEASED, OriginalAlignmentHead, image_pieces
+from aladin.network.scores import alignment_scores
+from aladin.network.tensors import ImageInput, Tokens
 from tests import official_reference
 from tests.strategies import DIM, padded
 from tests.tiny_official import VOCABULARY

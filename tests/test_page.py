@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
-from aladin.collection import default_place
-from aladin.collection_writer import CollectionWriter, FileState, Photograph
-from aladin.encode import Encoder
-from aladin.indexing import IndexConfig, index_folder
-from aladin.model_folder import ModelFolder
+from aladin.collection.indexing import IndexConfig, index_folder
+from aladin.collection.store import default_place
+from aladin.collection.writer import CollectionWriter, FileState, Photograph
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder
 from tests.conftest import paint
 from tests.serving import SEARCH, TOKENS, Running, config_of, painted_folder, server_of
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM
@@ -508,7 +508,7 @@ def test_no_name_or_query_is_ever_run(opened: Opened, tmp_path: Path, model_path
             place = folder / f"{name[:80]} {number}.jpg"
             picture.save(place, exif=comment)
     encoder = Encoder.load(model_path, threads=1)
-    from aladin.indexing import index_folder
+    from aladin.collection.indexing import index_folder
 
     with CollectionWriter.create(default_place(folder), folder) as collection:
         index_folder(collection, encoder)

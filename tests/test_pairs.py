@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin import training
-from aladin.checkpoints import load_model, save_model
 from aladin.config import LossConfig, Recipe, read_recipe
+from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ConfigError
-from aladin.losses import pair_loss
-from aladin.model import Aladin, with_pair_head
-from aladin.pairs import drawn_pairs, pair_matrix, scored_pairs
-from aladin.tensors import ImageInput
-from aladin.text import Pieces, WordPieces
-from aladin.training import start_model
+from aladin.network.checkpoints import load_model, save_model
+from aladin.network.model import Aladin, with_pair_head
+from aladin.network.pairs import drawn_pairs, pair_matrix, scored_pairs
+from aladin.network.tensors import ImageInput
+from aladin.training import trainer as training
+from aladin.training.losses import pair_loss
+from aladin.training.trainer import start_model
 from tests.tiny_learning import FAST, TINY, Recorder, captions, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "entangled.toml"

@@ -19,11 +19,11 @@ from aladin.config import (
     read_recipe,
 )
 from aladin.datasets import read_dataset
+from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
-from aladin.model import Aladin, new_model
-from aladin.scores import alignment_scores
-from aladin.text import WordPieces
-from aladin.training import WEIGHED, Start, Trainer, learning_set
+from aladin.network.model import Aladin, new_model
+from aladin.network.scores import alignment_scores
+from aladin.training.trainer import WEIGHED, Start, Trainer, learning_set
 from tests import tiny_learning
 from tests.tiny_learning import Recorder, losses, write_tokenizer
 from tests.tiny_official import random_images, write_features

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
-from aladin.images import to_pixels
-from aladin.pictures import exif_facts, open_image, resized, sidecar_facts, upright_size
+from aladin.pictures.opening import exif_facts, open_image, resized, sidecar_facts, upright_size
+from aladin.pictures.pixels import to_pixels
 from tests.hostile_images import encoded, picture
 from tests.tiny_model import SIZE
 

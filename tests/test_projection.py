@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from aladin.errors import DataError
-from aladin.projection import principal_axes
+from aladin.network.principal_axes import principal_axes
 from tests.strategies import DIM, padded
 from tests.tiny_learning import few_examples
 

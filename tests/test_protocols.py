@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import DataError
-from aladin.protocols import PROTOCOLS, Protocol, chosen, digest, folds
+from aladin.measures.protocols import PROTOCOLS, Protocol, chosen, digest, folds
 
 
 def dataset(images: int, captions: int = 5) -> Dataset:

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from aladin.boxes import Box
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
-from aladin.indexing import index_folder
-from aladin.queries import ImagePart, Query, TextPart, encode_query
+from aladin.pictures.boxes import Box
+from aladin.search.query import ImagePart, Query, TextPart, encode_query
 from tests.conftest import paint
 from tests.tiny_model import build_tiny_model
 

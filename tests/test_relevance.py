@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import ConfigError, DataError
-from aladin.graded import AveragePrecisionAtR, GradedRPrecision, RPrecision
-from aladin.judging import judged_values
-from aladin.measures import DIRECTIONS, RECALLS, Direction, Recall, right_answer_ranks
-from aladin.protocols import PROTOCOLS, Fold, Protocol, folds
-from aladin.relevance.coco import CocoIds, PlausibleMatch, coco_ids, plausible_match, read_sets, shipped_sets
-from aladin.relevance.matrices import RelevanceMatrix, computed_matrix, read_matrix
-from aladin.relevance.named import Judging, named_judge
-from aladin.relevance.rouge import RougeL
-from aladin.relevance.sources import Judge, Relevances, RelevanceSets
-from aladin.relevance.spice import Spice, SpiceProgram
+from aladin.measures.graded import AveragePrecisionAtR, GradedRPrecision, RPrecision
+from aladin.measures.judging import judged_values
+from aladin.measures.protocols import PROTOCOLS, Fold, Protocol, folds
+from aladin.measures.recalls import DIRECTIONS, RECALLS, Direction, Recall, right_answer_ranks
+from aladin.measures.relevance.coco import CocoIds, PlausibleMatch, coco_ids, plausible_match, read_sets, shipped_sets
+from aladin.measures.relevance.matrices import RelevanceMatrix, computed_matrix, read_matrix
+from aladin.measures.relevance.named import Judging, named_judge
+from aladin.measures.relevance.rouge import RougeL
+from aladin.measures.relevance.sources import Judge, Relevances, RelevanceSets
+from aladin.measures.relevance.spice import Spice, SpiceProgram
 from tests import reference
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "rouge_l.json").read_text())

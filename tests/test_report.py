@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from aladin.judgements import Agreement
-from aladin.measures import DIRECTIONS, RECALLS, mean_estimate
-from aladin.report import (
+from aladin.measures.judgements import Agreement
+from aladin.measures.recalls import DIRECTIONS, RECALLS, mean_estimate
+from aladin.measures.report import (
     QueryValues,
     Report,
     Subject,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from aladin.config import Pooling
-from aladin.scores import alignment_scores, matching_scores
-from aladin.tensors import Tokens
+from aladin.network.scores import alignment_scores, matching_scores
+from aladin.network.tensors import Tokens
 from tests import reference
 from tests.strategies import DIM, TokenBatch, padded, token_batches, unit_rows
 

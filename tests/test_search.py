@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from aladin.boxes import Box
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter, FileState, Photograph
-from aladin.encode import Encoder
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter, FileState, Photograph
+from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, IndexMismatch, ModelError
-from aladin.indexing import index_folder
-from aladin.queries import ImagePart, Query, TextPart, encode_query
-from aladin.search import SearchConfig, Searcher, alignment_by_part, as_json, search
+from aladin.pictures.boxes import Box
+from aladin.search.query import ImagePart, Query, TextPart, encode_query
+from aladin.search.search import SearchConfig, Searcher, alignment_by_part, as_json, search
 from tests.conftest import fill, paint
 from tests.reference import alignment
 from tests.tiny_model import COLOURS, build_tiny_model
@@ -90,7 +90,7 @@ def test_blocks_of_re_ranking_change_no_score(
 ) -> None:
     query, numbers = encode_query(text("red"), encoder, rows), np.arange(50, 0, -1)
     whole = alignment_by_part(rows, query, numbers)
-    monkeypatch.setattr("aladin.search.BLOCK_TOKEN_SETS", 7)
+    monkeypatch.setattr("aladin.search.search.BLOCK_TOKEN_SETS", 7)
     assert_array_equal(alignment_by_part(rows, query, numbers), whole)
 
 

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError
-from aladin.queries import Query, TextPart
-from aladin.search import SearchConfig, search
+from aladin.search.query import Query, TextPart
+from aladin.search.search import SearchConfig, search
 from aladin.server.ids import OpaqueIds
 from aladin.server.rendering import Picture
 from aladin.server.settings import Limits, ServeConfig, Tokens
@@ -292,7 +292,7 @@ def test_a_folder_without_a_collection_is_told_to_be_indexed(tmp_path: Path, mod
         assert (status["images"], status["generation"]) == ({}, None)
         paint(tmp_path / "red.png", "red")
         with CollectionWriter.create(default_place(tmp_path), tmp_path) as collection:
-            from aladin.indexing import index_folder
+            from aladin.collection.indexing import index_folder
 
             index_folder(collection, Encoder.load(model_path, threads=1))
         assert names(client.post("/v1/search", json={"text": "red"})) == ["red.png"]

@@ -20,10 +20,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import aladin.server.limits
-from aladin.collection import default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
-from aladin.indexing import index_folder
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.server.files import read_below
 from aladin.server.problems import Problem
 from aladin.server.settings import RANK, Limits

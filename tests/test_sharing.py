@@ -18,17 +18,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.indexing import index_folder
+from aladin.collection.lock import WriterLock, holder_of
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder
 from aladin.errors import CollectionLocked
-from aladin.indexing import index_folder
-from aladin.listing import FileState
-from aladin.model_folder import ModelFolder
-from aladin.photographs import Photograph
-from aladin.verification import verify
-from aladin.writer_lock import WriterLock, holder_of
+from aladin.pictures.listing import FileState
+from aladin.pictures.photographs import Photograph
 from tests.changing_folder import ChangingFolder
 from tests.killed_indexing import DecodersHere
 from tests.tiny_model import DIM, GRID, TOKEN_DIM, build_tiny_model
@@ -101,7 +101,7 @@ def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_stopped_holder_is_still_its_own(tmp_path: Path) -> None:
-    script = "import sys, time; from pathlib import Path; from aladin.writer_lock import *\n"
+    script = "import sys, time; from pathlib import Path; from aladin.collection.lock import *\n"
     script += "lock = WriterLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script, tmp_path / "c.sqlite"], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -208,4 +208,4 @@ class TestAnyOrder(CollectionOfAFolder.TestCase):  # type: ignore[name-defined,m
 
 @pytest.fixture
 def decoding_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aladin.indexing.Decoders", DecodersHere)
+    monkeypatch.setattr("aladin.collection.indexing.Decoders", DecodersHere)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aladin.model_folder import shipped_model
+from aladin.encoder.folder import shipped_model
 
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
 MAX_MEGABYTES = 45

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from aladin.model import Aladin
-from aladin.smoothing import smoothed
+from aladin.export.smoothing import smoothed
+from aladin.network.model import Aladin
 from tests.tiny_learning import tiny_model, write_tokenizer
 
 LARGE = 3  # the channel of the states that is made large

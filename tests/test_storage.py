@@ -8,10 +8,10 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from aladin.config import HUB_DIMS
-from aladin.evaluation import MEMORY, EncodedData, EncodedSet, Stages, evaluate
-from aladin.model import with_hub_correction
-from aladin.report import head_figures
-from aladin.tensors import Tokens
+from aladin.evaluation.evaluate import MEMORY, EncodedData, EncodedSet, Stages, evaluate
+from aladin.measures.report import head_figures
+from aladin.network.model import with_hub_correction
+from aladin.network.tensors import Tokens
 from benchmarks.storage import alignment_rsum, axes_of, matching_rsum, pooled, projected
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.schema import APPLICATION_ID, SCHEMA_VERSION, row_checksum
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.folder import ModelFolder
 from aladin.errors import IndexMismatch
-from aladin.model_folder import ModelFolder
-from aladin.stored_format import APPLICATION_ID, SCHEMA_VERSION, row_checksum
-from aladin.verification import verify
 from tests.conftest import fill, stored
 
 FIRST_FORMAT = """
@@ -111,7 +111,7 @@ def test_a_migration_that_is_interrupted_has_changed_nothing(
     def interrupted(*arguments: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aladin.collection_writer.seal", interrupted)
+    monkeypatch.setattr("aladin.collection.writer.seal", interrupted)
     with pytest.raises(KeyboardInterrupt):
         CollectionWriter.create(old, tmp_path)
     monkeypatch.undo()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin.tensors import Tokens, concatenate, pad_tokens
+from aladin.network.tensors import Tokens, concatenate, pad_tokens
 from tests.strategies import DIM, padded
 from tests.tiny_learning import few_examples
 

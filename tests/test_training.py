@@ -12,8 +12,6 @@ from typing import get_args
 import pytest
 import torch
 
-from aladin import training
-from aladin.checkpoints import load_model, minilm_folder, save_model
 from aladin.config import (
     AlignmentLoss,
     DistillationLoss,
@@ -29,9 +27,11 @@ from aladin.config import (
     to_table,
 )
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
-from aladin.losses import ordinal_loss
-from aladin.model import Aladin
-from aladin.training import Start, StateBank, Trainer, check_captions
+from aladin.network.checkpoints import load_model, minilm_folder, save_model
+from aladin.network.model import Aladin
+from aladin.training import trainer as training
+from aladin.training.losses import ordinal_loss
+from aladin.training.trainer import Start, StateBank, Trainer, check_captions
 from tests.tiny_learning import (
     FAST,
     INTERRUPTED,

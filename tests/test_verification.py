@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
+from aladin.collection.indexing import index_folder
+from aladin.collection.repair import Repair, repair
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder
 from aladin.errors import CollectionLocked, DataError, IndexMismatch
-from aladin.indexing import index_folder
-from aladin.model_folder import ModelFolder
-from aladin.repairing import Repair, repair
-from aladin.verification import verify
 from tests.conftest import fill, paint, stored
 from tests.flipping import flip, flips, said
 from tests.tiny_model import COLOURS

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aladin.errors import DataError
-from aladin.vinvl import (
+from aladin.datasets.vinvl import (
     Detections,
     FeatureFolder,
     FeatureRow,
@@ -22,6 +21,7 @@ from aladin.vinvl import (
     with_geometry,
     write_npz,
 )
+from aladin.errors import DataError
 from tests.tiny_official import TINY, Image, encoded, random_images, write_features
 
 COUNTS = [3, 1, 5, 2]

@@ -12,24 +12,24 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from aladin import whole_learning
-from aladin.averaging import average_models
-from aladin.checkpoints import load_model, provenance, save_model
 from aladin.cli.add_whole_head import add_whole_head
 from aladin.cli.average import average
 from aladin.cli.correct_hubs import correct_hubs
 from aladin.config import HUB_DIMS, HeadsConfig, Pooling
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
-from aladin.evaluation import Stages, alignment_matrix
-from aladin.export import ImageGraph, export_model
-from aladin.features import image_input
-from aladin.model import Aladin, as_trained, with_whole_head
-from aladin.scores import alignment_scores
-from aladin.tensors import Tokens, pad_tokens
-from aladin.training import start_model
-from aladin.whole_head import OUTLIER, WholeHead, pooled_mean, pooled_mean_and_maximum, standardised
-from aladin.whole_learning import Lesson, PerceptronPair, pooled_pictures, pooled_sentences, with_learned_whole_head
+from aladin.evaluation.evaluate import Stages, alignment_matrix
+from aladin.export.exporting import ImageGraph, export_model
+from aladin.network.checkpoints import load_model, provenance, save_model
+from aladin.network.features import image_input
+from aladin.network.model import Aladin, as_trained, with_whole_head
+from aladin.network.scores import alignment_scores
+from aladin.network.tensors import Tokens, pad_tokens
+from aladin.network.whole_head import OUTLIER, WholeHead, pooled_mean, pooled_mean_and_maximum, standardised
+from aladin.training import whole_learning
+from aladin.training.averaging import average_models
+from aladin.training.trainer import start_model
+from aladin.training.whole_learning import Lesson, PerceptronPair, pooled_pictures, pooled_sentences, with_learned_whole_head
 from tests.test_export import pictures
 from tests.test_hubs import tokens, vectors
 from tests.test_restoring import learned as learned_model

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aladin.collection import Collection
-from aladin.collection_writer import CollectionWriter
-from aladin.model_folder import ModelFolder
-from aladin.verification import verify
-from aladin.write_ahead_log import FRAME, HEADER, log_damage
+from aladin.collection.log import FRAME, HEADER, log_damage
+from aladin.collection.store import Collection
+from aladin.collection.verify import verify
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.folder import ModelFolder
 from tests.conftest import fill
 from tests.flipping import flip, flips, said
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from aladin.collection_writer import CollectionWriter
-from aladin.model_folder import ModelFolder
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.folder import ModelFolder
 from tests.conftest import fill
 place = Path(sys.argv[1])
 writer = CollectionWriter.create(place, place.parent)

@@ -18,7 +18,6 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 
-from aladin import training
 from aladin.config import (
     BackboneConfig,
     HeadsConfig,
@@ -29,13 +28,14 @@ from aladin.config import (
     OptimizerConfig,
     Recipe,
 )
-from aladin.ensemble_teacher import ensemble_members
-from aladin.features import Features
-from aladin.grid import GridNetwork, top_classes
-from aladin.model import Aladin, new_model
-from aladin.pair_teacher import pair_teacher
-from aladin.text import WordPieces
-from aladin.training import LearningSet, Start, Trainer
+from aladin.encoder.word_pieces import WordPieces
+from aladin.network.features import Features
+from aladin.network.grid import GridNetwork, top_classes
+from aladin.network.model import Aladin, new_model
+from aladin.training import trainer as training
+from aladin.training.ensemble_teacher import ensemble_members
+from aladin.training.pair_teacher import pair_teacher
+from aladin.training.trainer import LearningSet, Start, Trainer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 220), "white": (240, 240, 240), "black": (10, 10, 10)}
 PAIRS = list(itertools.permutations(COLOURS, 2))  # 20: above, below

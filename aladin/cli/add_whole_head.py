@@ -48,14 +48,21 @@ def add_whole_head(
     \b
     aladin add-whole-head runs/lite/best runs/whole --data train.zip
     """
-    from aladin.caption_teacher import CaptionTeacher
-    from aladin.checkpoints import check_not_exported, minilm, minilm_folder, named_model, provenance_as_trained, save_model
     from aladin.datasets import DataOrigin
-    from aladin.model import as_trained, check_addable
-    from aladin.restoring import model_that_learns
-    from aladin.text import WordPieces
-    from aladin.training import check_captions, learning_set
-    from aladin.whole_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_whole_head
+    from aladin.encoder.word_pieces import WordPieces
+    from aladin.export.restoring import model_that_learns
+    from aladin.network.checkpoints import (
+        check_not_exported,
+        minilm,
+        minilm_folder,
+        named_model,
+        provenance_as_trained,
+        save_model,
+    )
+    from aladin.network.model import as_trained, check_addable
+    from aladin.training.caption_teacher import CaptionTeacher
+    from aladin.training.trainer import check_captions, learning_set
+    from aladin.training.whole_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_whole_head
 
     keep_freed_memory()
     check_not_exported(out)

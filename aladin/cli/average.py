@@ -20,8 +20,8 @@ def average(out: Path, models: tuple[Path, ...]) -> None:
     \b
     aladin average runs/mean runs/align/best runs/both/best
     """
-    from aladin.averaging import average_models, averaged_from
-    from aladin.checkpoints import save_model
+    from aladin.network.checkpoints import save_model
+    from aladin.training.averaging import average_models, averaged_from
 
     if len(models) < 2:
         raise ConfigError(f"there is one model, {models[0]}, to average; give two or more")

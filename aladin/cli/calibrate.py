@@ -31,10 +31,10 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from aladin import calibrating
-    from aladin.evaluation import Stages
-    from aladin.reliability import reliability
-    from aladin.search import LIKELY
+    from aladin.evaluation.evaluate import Stages
+    from aladin.measures.reliability import reliability
+    from aladin.search.search import LIKELY
+    from aladin.training import calibrating
 
     stages = Stages(lambda name: progress_shown(name, quiet=False))
     judged = calibrating.judged_queries(model, read_captioned(data, split, images, skip_bad), stages)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aladin.boxes import Box
 from aladin.cli.folder import MODEL, QUIET
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import box as box_type
 from aladin.cli.results import in_words, json_line, printable, write_bytes
 from aladin.cli.values import PATH, PATH_OR_STDIN
+from aladin.pictures.boxes import Box
 
 if TYPE_CHECKING:
-    from aladin.captions import CaptionHit
+    from aladin.search.captions import CaptionHit
 
 
 @click.command
@@ -45,12 +45,12 @@ def caption(
     \b
     aladin caption holiday.jpg --from captions.txt
     """
-    from aladin.captions import captions_of, rank_captions, read_captions
-    from aladin.encode import Encoder
-    from aladin.model_folder import shipped_model
-    from aladin.queries import ImagePart
-    from aladin.search import SearchConfig
-    from aladin.search import as_json as plain
+    from aladin.encoder.encoder import Encoder
+    from aladin.encoder.folder import shipped_model
+    from aladin.search.captions import captions_of, rank_captions, read_captions
+    from aladin.search.query import ImagePart
+    from aladin.search.search import SearchConfig
+    from aladin.search.search import as_json as plain
 
     encoder = Encoder.load(model or shipped_model())
     with progress_shown("reading texts", quiet) as tell:

@@ -20,17 +20,17 @@ from aladin.cli.folder import (
 )
 from aladin.cli.results import json_line, printable, write_bytes
 from aladin.cli.values import PATH, with_options
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.config import IndexConfig
-from aladin.encode import Encoder
+from aladin.collection.indexing import IndexReport
+from aladin.collection.repair import repair as mend
+from aladin.collection.store import Collection, default_place
+from aladin.collection.verify import Verification
+from aladin.collection.verify import verify as check
+from aladin.collection.writer import CollectionWriter
+from aladin.config import MOST_FRAMES, IndexConfig
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.errors import CollectionLocked, ConfigError, DataError
-from aladin.frames import MOST_FRAMES, named_picture, picture_name
-from aladin.indexing import IndexReport
-from aladin.model_folder import ModelFolder, shipped_model
-from aladin.repairing import repair as mend
-from aladin.verification import Verification
-from aladin.verification import verify as check
+from aladin.pictures.frames import named_picture, picture_name
 
 SKIPPED_SOME = 3  # exit codes
 DAMAGED = 1
@@ -94,7 +94,7 @@ def index(
 @with_options((JSON, PLACE))
 def status(folder: Path, as_json: bool, collection: Path | None) -> None:
     """What the collection of FOLDER holds: images by state, model, size, and who is writing it."""
-    from aladin.inspection import status_of
+    from aladin.collection.status import status_of
 
     found = status_of(existing(folder, collection))
     if as_json:
@@ -195,7 +195,7 @@ def plan(folder: Path, as_json: bool, model: Path | None, collection: Path | Non
 
     Nothing is written.
     """
-    from aladin.planning import plan_for
+    from aladin.collection.plan import plan_for
 
     check_folder(folder)
     place = collection or default_place(folder)
@@ -214,7 +214,7 @@ def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool
 
     While FOLDER is away, as when its disk is, or holds no image yet, it says so once and waits.
     """
-    from aladin.watching import ticks
+    from aladin.collection.watch import ticks
 
     check_folder(folder)
     place, encoder, config = collection or default_place(folder), Encoder.load(model or shipped_model()), _config(**options)

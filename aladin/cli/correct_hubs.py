@@ -11,8 +11,8 @@ from aladin.cli.progress import progress_shown
 from aladin.cli.values import with_options
 from aladin.config import HeadsConfig
 from aladin.datasets import DataOrigin, Dataset
+from aladin.encoder.folder import model_config
 from aladin.errors import ConfigError
-from aladin.model_folder import model_config
 
 MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
 
@@ -44,9 +44,9 @@ def correct_hubs(
     \b
     aladin correct-hubs runs/lite/best runs/corrected --data train.zip
     """
-    from aladin.checkpoints import load_model, named_model, provenance, save_model
-    from aladin.evaluation import Stages, encode_dataset
-    from aladin.model import check_addable, with_hub_correction
+    from aladin.evaluation.evaluate import Stages, encode_dataset
+    from aladin.network.checkpoints import load_model, named_model, provenance, save_model
+    from aladin.network.model import check_addable, with_hub_correction
 
     keep_freed_memory()
     config = model_config(model)

@@ -9,8 +9,8 @@ from aladin.cli.folder import FOLDER, PLACE, QUIET, check_folder, existing
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import json_line, printable, write_bytes
 from aladin.cli.values import form_option
-from aladin.collection import Collection, ImageRow
-from aladin.duplicates import LEVELS, Duplicates, Group, Level, find_duplicates
+from aladin.collection.store import Collection, ImageRow
+from aladin.search.duplicates import LEVELS, Duplicates, Group, Level, find_duplicates
 
 SKIPPED_SOME = 3  # exit code
 SHOWN_LEFT_OUT = 20  # files named on stderr; all are in the JSON

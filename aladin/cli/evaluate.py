@@ -18,9 +18,9 @@ from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
     from aladin.datasets import Dataset
-    from aladin.evaluation import Stages, ThirdStage
-    from aladin.protocols import Protocol
-    from aladin.report import Report, Subject
+    from aladin.evaluation.evaluate import Stages, ThirdStage
+    from aladin.measures.protocols import Protocol
+    from aladin.measures.report import Report, Subject
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 PAIRS = 20  # the n of three-stage where nothing else is asked for
@@ -135,9 +135,9 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     aladin evaluate runs/align/best dataset_coco.json --images coco --split test --protocol coco-5k --measure eccv
     aladin evaluate runs/both/best flickr8k.zip --split val --pairs 20 --pair-model runs/entangled/best
     """
-    from aladin import checkpoints
-    from aladin.gate import check_same_queries, compared, differences, pass_gate, read_baseline
-    from aladin.protocols import PROTOCOLS, chosen
+    from aladin.measures.gate import check_same_queries, compared, differences, pass_gate, read_baseline
+    from aladin.measures.protocols import PROTOCOLS, chosen
+    from aladin.network import checkpoints
 
     asked = Request(**options)
     exported = checkpoints.is_exported(asked.model)
@@ -163,7 +163,7 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
 
 def _pairs_of(asked: Request) -> int:
     """The n of three-stage, 0 for none; an error where it cannot be had."""
-    from aladin.entangled import check_pair_head, has_pair_head
+    from aladin.evaluation.cross_encoder import check_pair_head, has_pair_head
 
     if asked.pairs and asked.pairs > asked.rerank:
         raise ConfigError(
@@ -178,8 +178,8 @@ def _pairs_of(asked: Request) -> int:
 
 
 def _third_stage(asked: Request, dataset: "Dataset", pairs: int, cache: Path, stages: "Stages") -> "ThirdStage | None":
-    from aladin.entangled import PairReader
-    from aladin.evaluation import ThirdStage
+    from aladin.evaluation.cross_encoder import PairReader
+    from aladin.evaluation.evaluate import ThirdStage
 
     if not pairs:
         return None
@@ -187,8 +187,8 @@ def _third_stage(asked: Request, dataset: "Dataset", pairs: int, cache: Path, st
 
 
 def _subject(asked: Request, dataset: "Dataset", precision: str, pairs: int) -> "Subject":
-    from aladin.protocols import digest
-    from aladin.report import Subject
+    from aladin.measures.protocols import digest
+    from aladin.measures.report import Subject
 
     return Subject(
         printable(str(asked.model)),
@@ -208,11 +208,12 @@ def _subject(asked: Request, dataset: "Dataset", precision: str, pairs: int) -> 
 
 def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "Subject", cache: Path) -> "Report":
     """Everything that was asked for, but for the comparison with a baseline; writes the HTML page."""
-    from aladin import checkpoints, evaluation
-    from aladin.judgements import read_judgements
-    from aladin.protocols import folds
-    from aladin.relevance.named import Judging, named_judge
-    from aladin.report import QueryValues, full_report
+    from aladin.evaluation import evaluate as evaluation
+    from aladin.measures.judgements import read_judgements
+    from aladin.measures.protocols import folds
+    from aladin.measures.relevance.named import Judging, named_judge
+    from aladin.measures.report import QueryValues, full_report
+    from aladin.network import checkpoints
 
     stages = evaluation.Stages(lambda name: progress_shown(name, quiet=False))
     captions_of_each = [len(example.captions) for example in dataset.examples]
@@ -233,8 +234,8 @@ def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "
     origins = {name: judge.origin for judge in judges for name in judge.measures}
     report = full_report(subject, QueryValues(captions_of_each, found.ranks, found.judged, origins), found.seconds, agreements)
     if asked.html:
-        from aladin.hardest import hardest_queries
-        from aladin.html_report import html_page
+        from aladin.evaluation.hardest import hardest_queries
+        from aladin.measures.html_report import html_page
 
         _write(asked.html, html_page(report, hardest_queries(encoded, dataset, found.ranks["alignment"], parts)))
     return report
@@ -250,7 +251,7 @@ def _write(path: Path, text: str) -> None:
 def _print(report: "Report", form: Literal["json", "markdown"] | None) -> None:
     from rich.console import Console
 
-    from aladin.report import notes, to_json, to_markdown, to_tables
+    from aladin.measures.report import notes, to_json, to_markdown, to_tables
 
     if form == "json":
         click.echo(json.dumps(to_json(report), indent=2, allow_nan=False))

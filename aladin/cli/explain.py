@@ -13,7 +13,7 @@ from aladin.cli.values import PATH, with_options
 from aladin.errors import DataError
 
 if TYPE_CHECKING:
-    from aladin.explain import Explanation
+    from aladin.search.explain import Explanation
 
 
 def _png(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
@@ -44,10 +44,10 @@ def explain(
     \b
     aladin explain ~/Pictures/holiday.jpg "two dogs run through snow" --png why.png
     """
-    from aladin.encode import Encoder
-    from aladin.explain import explain_file
-    from aladin.model_folder import shipped_model
-    from aladin.queries import encode_query, picture_at
+    from aladin.encoder.encoder import Encoder
+    from aladin.encoder.folder import shipped_model
+    from aladin.search.explain import explain_file
+    from aladin.search.query import encode_query, picture_at
 
     if not frame:
         image, frame = picture_at(image)
@@ -68,10 +68,10 @@ def explain(
 def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from aladin.drawing import drawn
-    from aladin.images import open_image
     from aladin.outputs import check_replaceable
-    from aladin.queries import content_of_file
+    from aladin.pictures.pixels import open_image
+    from aladin.search.drawing import drawn
+    from aladin.search.query import content_of_file
 
     check_replaceable(png, b"Software\0aladin explain")
     by = PngInfo()
@@ -83,7 +83,7 @@ def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: 
 
 
 def _print_json(image: Path, frame: int, query: str, explanation: "Explanation") -> None:
-    from aladin.search import as_json
+    from aladin.search.search import as_json
 
     write_bytes(json_line({"query": query, "path": str(image), "frame": frame} | as_json(explanation), indent=2))
 

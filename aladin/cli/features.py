@@ -10,8 +10,7 @@ import click
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
 from aladin.cli.values import PATH
-from aladin.errors import ConfigError, DataError
-from aladin.vinvl import (
+from aladin.datasets.vinvl import (
     BOX_NUMBERS,
     FeatureFolder,
     FeatureWriter,
@@ -22,8 +21,9 @@ from aladin.vinvl import (
     read_keys,
     write_npz,
 )
-from aladin.vinvl.npz import npz_files
-from aladin.vinvl.tables import Kind
+from aladin.datasets.vinvl.npz import npz_files
+from aladin.datasets.vinvl.tables import Kind
+from aladin.errors import ConfigError, DataError
 
 CAPTIONS = "captions.jsonl"
 
@@ -95,7 +95,7 @@ def _caption_files(source: Path) -> list[Path]:
 
 
 def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> None:
-    from aladin.conversion import caption_lines
+    from aladin.export.conversion import caption_lines
 
     if out.exists():
         raise DataError(f"{out} exists; give another name or delete it")

@@ -9,13 +9,13 @@ import click
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
 from aladin.cli.values import PATH
-from aladin.collection import default_place
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.store import default_place
+from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
-from aladin.encode import Encoder
+from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
-from aladin.indexing import IndexReport, index_folder
-from aladin.listing import EXTENSIONS, FileState, list_images
+from aladin.pictures.listing import EXTENSIONS, FileState, list_images
 
 FOLDER = click.argument("folder", type=PATH)
 PLACE = click.option("--collection", type=PATH, help="The collection's file.  [default: FOLDER/.aladin/collection.sqlite]")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from aladin import interchange
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder, existing
 from aladin.cli.results import printable
 from aladin.cli.values import PATH, with_options
-from aladin.collection import Collection, default_place
-from aladin.collection_writer import CollectionWriter
-from aladin.model_folder import ModelFolder, shipped_model
+from aladin.collection import interchange
+from aladin.collection.store import Collection, default_place
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.folder import ModelFolder, shipped_model
 
 SKIPPED_SOME = 3  # exit code
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from aladin.boxes import Box
 from aladin.cli.values import PATH, PATH_AS_TYPED, FiniteRange
+from aladin.collection.filters import parsed, quoted, within_folder
 from aladin.errors import ConfigError
-from aladin.filters import parsed, quoted, within_folder
-from aladin.queries import ImagePart, Part, Query, TextPart
+from aladin.pictures.boxes import Box
+from aladin.search.query import ImagePart, Part, Query, TextPart
 
 DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d))?)?)?)?)?", re.ASCII)
 

@@ -8,9 +8,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aladin.explain import Explanation
-from aladin.frames import picture_name
-from aladin.search import Hit, Results, as_json
+from aladin.pictures.frames import picture_name
+from aladin.search.explain import Explanation
+from aladin.search.search import Hit, Results, as_json
 
 Form = Literal["table", "tsv", "json", "jsonl", "coco", "print0"]
 JOINER = "\u200d"  # holds many emoji together; a format character, but a harmless one
@@ -125,7 +125,7 @@ def _jsonl(answer: Answer) -> bytes:
 
 
 def _coco(answer: Answer) -> bytes:
-    from aladin.interchange import hits_as_coco
+    from aladin.search.coco import hits_as_coco
 
     return json_line(hits_as_coco(answer.query, answer.results.hits), indent=2)
 

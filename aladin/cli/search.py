@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-import aladin.search as engine
+import aladin.search.search as engine
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, existing
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import CONDITIONS, PARTS, QueryOptions
 from aladin.cli.results import Answer, Form, print_answer, printable
 from aladin.cli.values import PATH, FiniteRange, form_option, with_options
-from aladin.collection import Collection, default_place
-from aladin.encode import Encoder
+from aladin.collection.store import Collection, default_place
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import shipped_model
 from aladin.errors import CollectionLocked
-from aladin.model_folder import shipped_model
-from aladin.queries import Query
+from aladin.search.query import Query
 
 NOTHING_FOUND = 4  # exit code
 DEFAULTS = engine.SearchConfig()

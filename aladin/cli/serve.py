@@ -8,8 +8,8 @@ import click
 
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder
 from aladin.cli.values import PATH
-from aladin.collection import Collection, default_place
-from aladin.model_folder import shipped_model
+from aladin.collection.store import Collection, default_place
+from aladin.encoder.folder import shipped_model
 
 
 @click.command

@@ -59,10 +59,10 @@ def train(
     import dataclasses
 
     from aladin.config import read_recipe
-    from aladin.cross_fitted_teacher import fold_of_each
     from aladin.datasets import DataOrigin, check_apart, read_dataset, without_undecodable
-    from aladin.features import check_room, missing_bytes, readable_bytes
-    from aladin.training import (
+    from aladin.network.features import check_room, missing_bytes, readable_bytes
+    from aladin.training.cross_fitted_teacher import fold_of_each
+    from aladin.training.trainer import (
         WHOLE_TAGS,
         Trainer,
         check_captions,

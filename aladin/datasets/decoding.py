@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from aladin.datasets.examples import Dataset, Example
+from aladin.datasets.vinvl import FeatureRow
 from aladin.errors import DataError
-from aladin.images import open_image
-from aladin.vinvl import FeatureRow
+from aladin.pictures.pixels import open_image
 
 DRAFT_SIZE = 32  # px: a JPEG is decoded no larger than needed to meet what is wrong with it
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from aladin.datasets.vinvl import FeatureFolder, is_feature_folder
 from aladin.errors import ConfigError, DataError
-from aladin.vinvl import FeatureFolder, is_feature_folder
 
 ZIP_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, ..., length of the name, length of the extra field
 

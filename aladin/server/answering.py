@@ -2,12 +2,12 @@
 
 from dataclasses import asdict
 
-from aladin.boxes import Box
-from aladin.collection import ImageRow
-from aladin.explain import Explanation
-from aladin.filters import parsed, quoted, within_folder
-from aladin.queries import ImagePart, Part, Query, TextPart
-from aladin.search import Hit, SearchConfig, Seconds
+from aladin.collection.filters import parsed, quoted, within_folder
+from aladin.collection.store import ImageRow
+from aladin.pictures.boxes import Box
+from aladin.search.explain import Explanation
+from aladin.search.query import ImagePart, Part, Query, TextPart
+from aladin.search.search import Hit, SearchConfig, Seconds
 from aladin.server.browsing import shown, version
 from aladin.server.cursors import cursor_of
 from aladin.server.engine import Engine

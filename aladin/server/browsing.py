@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from aladin.collection import Collection, ImageRow
-from aladin.filters import COLUMNS, Condition
+from aladin.collection.filters import COLUMNS, Condition
+from aladin.collection.store import Collection, ImageRow
 from aladin.server.leafing import DATE, Place, Span, leaf
 
 FOLDERS_SHOWN = 500

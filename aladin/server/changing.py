@@ -5,10 +5,10 @@ import os
 import secrets
 from pathlib import Path
 
-from aladin.collection import ImageRow
-from aladin.collection_writer import CollectionWriter
+from aladin.collection.indexing import index_folder
+from aladin.collection.store import ImageRow
+from aladin.collection.writer import CollectionWriter
 from aladin.errors import DataError
-from aladin.indexing import index_folder
 from aladin.server.problems import no_image
 from aladin.server.service import Served
 

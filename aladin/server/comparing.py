@@ -6,8 +6,8 @@ import secrets
 import numpy as np
 from pydantic import BaseModel
 
-from aladin.queries import EncodedQuery, Query, TextPart, encode_query
-from aladin.search import alignment_by_part
+from aladin.search.query import EncodedQuery, Query, TextPart, encode_query
+from aladin.search.search import alignment_by_part
 from aladin.server.answering import Pictures, explanation_out, query_of
 from aladin.server.engine import Engine
 from aladin.server.schemas import (

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from aladin.collection import ImageRow
-from aladin.encode import Encoder
-from aladin.search import Searcher
+from aladin.collection.store import ImageRow
+from aladin.encoder.encoder import Encoder
+from aladin.search.search import Searcher
 from aladin.server.browsing import BrowsedCollection
 from aladin.server.ids import OpaqueIds
 from aladin.server.problems import NoCollection, no_image

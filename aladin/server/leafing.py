@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from aladin.collection import Collection
-from aladin.filters import COLUMNS, Condition
-from aladin.stored_format import SECOND_CHANGED, has_date_indexes
+from aladin.collection.filters import COLUMNS, Condition
+from aladin.collection.schema import SECOND_CHANGED, has_date_indexes
+from aladin.collection.store import Collection
 
 Place = tuple[str, int]  # the date and the number of an image
 DATE = COLUMNS["date"]

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from aladin.errors import DataError
-from aladin.pictures import DECODER_FAILURES, open_with_size
+from aladin.pictures.opening import DECODER_FAILURES, open_with_size
 
 REQUEST = struct.Struct(">IHBI")  # bytes, longest side in px, JPEG quality, which of the file's pictures
 ANSWER = struct.Struct(">BIHHHH")  # whether it is a picture, bytes, its width and height, those of the original

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin.errors import AladinError
-from aladin.queries import Query, TextPart
+from aladin.search.query import Query, TextPart
 from aladin.server.engine import CurrentEngine
 from aladin.server.problems import Problem
 

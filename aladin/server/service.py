@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from aladin.collection_writer import CollectionWriter
-from aladin.encode import Encoder
+from aladin.collection.indexing import index_folder
+from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.errors import AladinError
-from aladin.indexing import index_folder
 from aladin.server.browsing import BrowsedCollection, Facets, version
 from aladin.server.engine import named_row
 from aladin.server.files import read_below

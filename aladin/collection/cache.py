@@ -1,0 +1,30 @@
+"""Files of what can be computed again: written whole or not at all, and never missed where they cannot be written."""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from aladin.collection.store import Collection
+
+
+def cache_folder(collection: Collection) -> Path:
+    """Where what can be computed again is kept; it may be deleted at any time."""
+    return collection.path.with_name(collection.path.name + ".cache")
+
+
+def keep(path: Path, write: Callable[[Path], object], instead_of: Iterable[Path] = ()) -> None:
+    """For the next time, where it can be written: `write` is given a draft, which then takes the place of `path`.
+
+    The files of `instead_of` are looked for and removed after that.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write(draft)
+        draft.replace(path)
+        for other in instead_of:
+            other.unlink(missing_ok=True)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()

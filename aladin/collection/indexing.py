@@ -1,0 +1,216 @@
+"""A folder's images into its collection: list, compare, decode in other processes, encode in batches, commit.
+
+Every batch is committed before the next, so that an interrupted run has lost nothing and the next one goes on from there.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from aladin.collection.store import ImageRow
+from aladin.collection.writer import CollectionWriter, Comparison, storable
+from aladin.config import IndexConfig as IndexConfig
+from aladin.encoder.encoder import Encoder
+from aladin.errors import DataError
+from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.listing import EXTENSIONS as EXTENSIONS
+from aladin.pictures.listing import FileState, Unlisted
+from aladin.pictures.listing import list_images as list_images
+from aladin.pictures.photographs import Decoded, Photograph, Unreadable
+
+SUSPICIOUS_SHARE = 0.5  # of the known images gone at once: more than people delete, as when a disk is not there
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What a run found and did. Files that could not be read are counted by reason, those of earlier runs included."""
+
+    added: int = 0
+    updated: int = 0  # the file has another content than before
+    unchanged: int = 0
+    moved: int = 0  # a content whose file was gone, at another path: the same row
+    returned: int = 0  # offline before, there again
+    offline: int = 0  # known, but not there now; the rows are kept
+    forgotten: int = 0  # offline ones whose rows were deleted, as confirmed
+    warning: str | None = None  # why the files that are gone may not have been deleted
+    skipped: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    images_per_second: float = 0.0  # of those read in this run
+
+
+def index_folder(
+    collection: CollectionWriter,
+    encoder: Encoder,
+    config: IndexConfig | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> IndexReport:
+    """Bring the collection up to date with its folder.
+
+    `progress` is told how many of all new and changed files are done, after their rows are on the disk. Images whose files are
+    gone go offline and are forgotten only with `confirm_deletes`. When the folder itself is not there, all go offline and a
+    DataError says so.
+    """
+    started = time.perf_counter()
+    config = config or IndexConfig()
+    collection.use_model(encoder.model)
+    if config.frames:
+        collection.use_frames(config.frames)
+    if config.retry_failed:
+        collection.try_failed_again()
+    _check_root(collection)
+    tally = _Tally()
+    comparison = collection.compare(_files(collection.root, config, tally))
+    done = 0
+    with closing(_batches(collection, encoder.model.config.image.size, config)) as batches:
+        for batch in batches:
+            _store(collection, encoder, batch, tally)
+            done += sum(_is_a_file(item) for item in batch)
+            progress(done, comparison.unread)
+    offline = collection.counts().get("offline", 0)
+    warning = _warning(collection, comparison, offline, config.confirm_deletes)
+    forgotten = collection.forget_offline() if config.confirm_deletes else 0
+    seconds = time.perf_counter() - started
+    for row in collection.images("failed"):
+        tally.skip(row.reason or "")
+    return IndexReport(
+        added=tally.added,
+        updated=tally.updated,
+        unchanged=comparison.unchanged + tally.touched,
+        moved=tally.moved,
+        returned=comparison.returned,
+        offline=offline - forgotten,
+        forgotten=forgotten,
+        warning=warning,
+        skipped=tally.skipped,
+        seconds=seconds,
+        images_per_second=done / seconds if done else 0.0,
+    )
+
+
+@dataclass
+class _Tally:
+    added: int = 0
+    updated: int = 0
+    touched: int = 0
+    moved: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def skip(self, reason: str) -> None:
+        kind = reason.split(" (")[0]
+        self.skipped[kind] = self.skipped.get(kind, 0) + 1
+
+
+def _check_root(collection: CollectionWriter) -> None:
+    root = collection.root
+    if not root.is_dir():
+        gone = collection.compare([]).known
+        raise DataError(f"the folder {root} is not there; its {gone:,} images are kept as offline until it is back")
+
+
+def _files(root: Path, config: IndexConfig, tally: _Tally) -> Iterator[FileState | Unlisted]:
+    for found in list_images(root, config.follow_symlinks):
+        if isinstance(found, Unlisted):
+            tally.skip(found.reason)
+        yield found
+
+
+def _warning(collection: CollectionWriter, comparison: Comparison, offline: int, confirmed: bool) -> str | None:
+    """Why so many images are gone that they have hardly been deleted; None when that is not so. `offline` are so in the end."""
+    moved_device = collection.use_device()
+    gone = min(comparison.gone, offline)  # others were there, under other names
+    said = f"{gone:,} of {comparison.known:,} known images are gone"
+    kept = "They are forgotten, as was confirmed" if confirmed else "They are kept as offline"
+    if offline and not comparison.listed:
+        said = said if gone else f"all {offline:,} images are offline"
+        return f"{said}, for {collection.root} holds none; is its disk there? {kept}"
+    if gone and moved_device:
+        return f"{said}, and {collection.root} is on another disk than before; is the right one there? {kept}"
+    if gone > SUSPICIOUS_SHARE * comparison.known:
+        return f"{said}. {kept}{'' if confirmed else ', and forgotten with --confirm-deletes'}"
+    return None
+
+
+def _batches(collection: CollectionWriter, size: int, config: IndexConfig) -> Generator[list[Decoded | Unreadable], None, None]:
+    """The pictures of the unread files."""
+    with Decoders(DecodingLimits.of(config), config.follow_symlinks, collection.frames) as decoders:
+        yield from decoders.batches(collection.root, collection.unread(), size, config.batch_images)
+
+
+def _is_a_file(item: Decoded | Unreadable) -> bool:
+    return isinstance(item, Unreadable) or item.photograph.file.frame == 0
+
+
+def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded | Unreadable], tally: _Tally) -> None:
+    """One batch into the collection, in one transaction; a content that is known already is not encoded again."""
+    new: list[Decoded] = []
+    with collection.transaction():
+        for item in batch:
+            if isinstance(item, Unreadable):
+                if item.vanished:
+                    tally.skip(item.reason)
+                else:
+                    collection.mark_failed(item.file, item.reason)
+                    collection.keep_frames(item.file.path, [])
+                continue
+            if _is_a_file(item):
+                collection.keep_frames(item.photograph.file.path, [other.photograph.file.frame for other in item.further])
+            if _is_removed(collection, item.photograph):
+                continue
+            if (twin := collection.encoded_twin(item.photograph.sha256)) is not None:
+                _store_known(collection, item.photograph, twin, tally)
+            else:
+                new.append(item)
+        if new:
+            _store_new(collection, encoder, new, tally)
+
+
+def _is_removed(collection: CollectionWriter, photograph: Photograph) -> bool:
+    """Whether the image has been removed, here or, for a moved file, where it was."""
+    known = collection.image_at(photograph.file.path, photograph.file.frame)
+    if known is None and (twin := collection.removed_twin(photograph.sha256)) is not None:
+        collection.move(twin, photograph.file)
+        return True
+    return known is not None and known.status == "removed"
+
+
+def _store_known(collection: CollectionWriter, photograph: Photograph, twin: ImageRow, tally: _Tally) -> None:
+    before = collection.image_at(photograph.file.path, photograph.file.frame)
+    if before is None and (twin.status == "offline" or _has_left(collection, twin, photograph)):
+        collection.move(twin, photograph.file)
+        tally.moved += 1
+        return
+    if before and before.sha256 not in (None, photograph.sha256) and _has_left(collection, twin, photograph):
+        collection.trade_places(twin, photograph.file, before)
+        tally.moved += 1
+        return
+    collection.add_copy(photograph, twin)
+    if before is None:
+        tally.added += 1
+    elif before.sha256 == photograph.sha256:
+        tally.touched += 1
+    else:
+        tally.updated += 1
+
+
+def _has_left(collection: CollectionWriter, twin: ImageRow, photograph: Photograph) -> bool:
+    """Whether the file of the same content is no longer what it was, so that it is this one: files have traded their names."""
+    return not (twin.frame or photograph.file.frame or collection.is_where_it_was(twin))
+
+
+def _store_new(collection: CollectionWriter, encoder: Encoder, new: list[Decoded], tally: _Tally) -> None:
+    encoded = encoder.encode_images(np.stack([item.pixels for item in new]))
+    usable: list[Photograph] = []
+    good_rows = storable(encoded.vectors, encoded.regions)
+    for item, good in zip(new, good_rows, strict=True):
+        if good:
+            usable.append(item.photograph)
+        else:
+            collection.mark_failed(item.photograph.file, "has no finite vector from this model")
+    known = sum(collection.image_at(photograph.file.path, photograph.file.frame) is not None for photograph in usable)
+    collection.add(usable, encoded.vectors[good_rows], encoded.regions[good_rows])
+    tally.updated += known
+    tally.added += len(usable) - known

@@ -1,0 +1,187 @@
+"""Whether a collection's file is whole: every row, vector, token set and page is read and held against its checksum, and so is
+the log beside it, which a writer leaves behind that was killed.
+"""
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aladin.collection.lock import holder_of
+from aladin.collection.log import log_damage
+from aladin.collection.schema import APPLICATION_ID, CHECKED, SCHEMA_VERSION, damaged_values, readable, seal
+from aladin.collection.store import Collection
+from aladin.errors import AladinError, DataError, IndexMismatch
+
+BLOBS = {"vectors": "vector", "tokens": "tokens"}  # table -> its column
+STRUCTURE_LINES = 20  # of SQLite's own complaints, reported at most
+# What reading a damaged file may raise: SQLite's own errors, and values that are not what their column promises.
+DAMAGE_SIGNS = (sqlite3.Error, TypeError, ValueError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One row that is not as it was written."""
+
+    id: int
+    path: str | None  # as in ImageRow; None where that may be what is damaged
+    what: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is wrong with a collection's file: nothing when both lists are empty."""
+
+    rows: int  # images looked at
+    bytes: int
+    structure: tuple[str, ...]  # of the file as a whole
+    damage: tuple[Damage, ...]  # of single rows
+
+    @property
+    def whole(self) -> bool:
+        return not self.structure and not self.damage
+
+
+def verify(path: Path) -> Verification:
+    """Check everything that the collection at `path` stores, for reading only.
+
+    DataError when there is no file, or one of something else; IndexMismatch when it is of a newer format.
+    """
+    try:
+        with Collection.open(path) as collection:
+            return _verified(collection._connection, path.stat().st_size, _damage_of_log(path))
+    except AladinError as error:
+        if not was_collection(path):
+            raise
+        return Verification(0, path.stat().st_size, (str(error),), ())
+
+
+def was_collection(path: Path) -> bool:
+    """Whether the file's header, settings or tables show that it was a collection, however damaged it is by now.
+
+    A newer format whose settings are whole is no damage. Not for a file that this process has open as a collection: closing
+    a file ends all locks that the process has on it.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        header = file.read(100)
+        content = file.read(1 << 16)
+    if header[68:72] != APPLICATION_ID.to_bytes(4, "big") and b"CREATE TABLE images" not in content:
+        return False
+    try:
+        with Collection.open(path):
+            return True
+    except IndexMismatch:
+        return not _newer_and_whole(path)
+    except DataError:
+        return True
+
+
+def _newer_and_whole(path: Path) -> bool:
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        version = setting(connection, "schema_version")
+        return isinstance(version, int) and not readable(version) and setting(connection, "seal") == seal_of(connection)
+    except DAMAGE_SIGNS:
+        return False
+    finally:
+        connection.close()
+
+
+def setting(connection: sqlite3.Connection, key: str) -> Any:
+    """The value of a setting as it stands in the file; None when there is none."""
+    found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return found[0] if found else None
+
+
+def seal_of(connection: sqlite3.Connection) -> int:
+    """The seal that the file's settings ought to have."""
+    with any_text(connection):
+        return seal(lambda statement: connection.execute(statement).fetchall())
+
+
+@contextmanager
+def any_text(connection: sqlite3.Connection) -> Iterator[None]:
+    """Within it text that is no longer UTF-8 is read all the same, so that it can be held against its checksum."""
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        connection.text_factory = str
+
+
+def _damage_of_log(path: Path) -> list[str]:
+    """What is wrong with the log; nothing while somebody writes it, who would be met amid a frame."""
+    found = log_damage(path)
+    return [found] if found and not holder_of(path) else []
+
+
+def _verified(connection: sqlite3.Connection, size: int, damage_of_log: list[str]) -> Verification:
+    structure = damage_of_log
+    damage: list[Damage] = []
+    rows = 0
+    with any_text(connection):
+        try:
+            connection.execute("BEGIN")  # one committed state, whatever a writer does meanwhile
+            structure += _structure(connection)
+            rows = connection.execute("SELECT count(*) FROM images NOT INDEXED").fetchone()[0]
+            damage += _damaged_images(connection)
+            for table, column in BLOBS.items():
+                damage += _damaged_blobs(connection, table, column)
+        except DAMAGE_SIGNS as error:
+            structure.append(f"the file cannot be read to its end: {error}")
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+    return Verification(rows, size, tuple(structure), tuple(damage))
+
+
+def _structure(connection: sqlite3.Connection) -> Iterator[str]:
+    """What SQLite finds wrong with pages and indexes, and whether the settings are those that were sealed."""
+    for (line,) in connection.execute(f"PRAGMA integrity_check({STRUCTURE_LINES})"):
+        if line != "ok":
+            yield from str(line).splitlines()
+    if setting(connection, "schema_version") == SCHEMA_VERSION:
+        sealed = setting(connection, "seal")
+        if sealed != seal(lambda statement: connection.execute(statement).fetchall()):
+            yield "the settings or the tables' definitions are not as they were written"
+
+
+def _damaged_images(connection: sqlite3.Connection) -> Iterator[Damage]:
+    """Rows of images that disagree with their checksum, or that lack what their status promises."""
+    if setting(connection, "schema_version") == SCHEMA_VERSION:
+        for row in connection.execute(f"SELECT {', '.join(CHECKED)}, checksum FROM images NOT INDEXED"):
+            if damaged_values(row):
+                yield Damage(row[0], None, "the image's row is not as it was written")
+    for table in BLOBS:
+        lacking = f"SELECT id, path FROM images WHERE status = 'ok' AND id NOT IN (SELECT id FROM {table})"
+        for number, path in connection.execute(lacking):
+            yield Damage(number, os.fsdecode(path), f"its {table} are missing")
+        for (number,) in connection.execute(f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM images)"):
+            yield Damage(number, None, f"{table} without an image")
+
+
+def _damaged_blobs(connection: sqlite3.Connection, table: str, column: str) -> Iterator[Damage]:
+    lengths: dict[int, int] = {}
+    for number, blob, checksum in connection.execute(f"SELECT id, {column}, checksum FROM {table} ORDER BY id"):
+        if not isinstance(blob, bytes) or zlib.crc32(blob) != checksum:
+            yield Damage(number, _path_of(connection, number), f"its {table} are not as they were written")
+        elif table == "vectors" and not np.isfinite(np.frombuffer(blob, dtype="<f2")).all():
+            yield Damage(number, _path_of(connection, number), "its vector is not finite")
+        else:
+            lengths[len(blob)] = lengths.get(len(blob), 0) + 1
+    if len(lengths) > 1:
+        usual = max(lengths, key=lambda length: lengths[length])
+        for (number,) in connection.execute(f"SELECT id FROM {table} WHERE length({column}) != ?", (usual,)):
+            yield Damage(number, _path_of(connection, number), f"its {table} are of another length than the others'")
+
+
+def _path_of(connection: sqlite3.Connection, number: int) -> str | None:
+    found = connection.execute("SELECT path FROM images WHERE id = ?", (number,)).fetchone()
+    return os.fsdecode(found[0]) if found and isinstance(found[0], bytes | str) else None

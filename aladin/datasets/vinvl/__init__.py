@@ -1,0 +1,35 @@
+"""A detector's regions in the files of VinVL: reading, writing, checking (spec, section 1.1).
+
+A feature folder holds, for every image, the features of its boxes and the names of its objects:
+
+- `features.tsv`: image id, number of boxes, base64 of boxes x 2054 float32, row by row. A box has 2,048 features and six shares
+  of the image: x1/W, y1/H, x2/W, y2/H, w/W, h/H;
+- `predictions.tsv`: image id, JSON with the objects in an order of their own (they need not correspond to the boxes);
+- `features.lineidx`, `predictions.lineidx`: the byte at which each row starts, one a line;
+- `imageid2idx.json`: the row of each image id in features.tsv, from 0.
+
+Without the last three rows are found by reading the whole file.
+"""
+
+from aladin.datasets.vinvl.checking import Problem, check_folder
+from aladin.datasets.vinvl.detections import BOX_NUMBERS, Detections, Objects, with_geometry
+from aladin.datasets.vinvl.folder import FeatureFolder, FeatureRow, is_feature_folder
+from aladin.datasets.vinvl.npz import npz_detections, write_npz
+from aladin.datasets.vinvl.tables import read_keys
+from aladin.datasets.vinvl.writer import FeatureWriter
+
+__all__ = [
+    "BOX_NUMBERS",
+    "Detections",
+    "FeatureFolder",
+    "FeatureRow",
+    "FeatureWriter",
+    "Objects",
+    "Problem",
+    "check_folder",
+    "is_feature_folder",
+    "npz_detections",
+    "read_keys",
+    "with_geometry",
+    "write_npz",
+]

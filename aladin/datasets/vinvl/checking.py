@@ -1,0 +1,148 @@
+"""A look at everything in a feature folder; what is wrong is told, not raised, so that one run finds it all."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aladin.datasets.vinvl.detections import BOX_NUMBERS, check_geometry, image_of, read_boxes, read_objects
+from aladin.datasets.vinvl.folder import FEATURES, PREDICTIONS, ROWS, read_row_numbers
+from aladin.datasets.vinvl.tables import BadRow, Kind, columns_of, read_offsets
+from aladin.errors import DataError
+
+NEEDLESS = "delete it, it is not needed"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what was found, what was expected, what to do."""
+
+    file: str
+    line: int | None  # from 1; None: the file as a whole
+    image: str | None
+    kind: Kind
+    found: str
+    expected: str
+    remedy: str
+
+    def __str__(self) -> str:
+        line = f", line {self.line}" if self.line is not None else ""
+        image = f" (image {self.image})" if self.image is not None else ""
+        return f"{self.file}{line}{image}: {self.kind}: {self.found}; expected {self.expected}; {self.remedy}"
+
+
+def check_folder(path: Path, numbers: int = BOX_NUMBERS, progress: Progress = lambda done, total: None) -> Iterator[Problem]:
+    """All problems of a folder whose boxes should have `numbers` numbers each, by file, in the order of the lines.
+
+    `progress` is told how many bytes of both tables are read. DataError when there is no folder, or it cannot be read.
+    """
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}; give one with {FEATURES} and {PREDICTIONS}")
+    sizes = [(path / name).stat().st_size if (path / name).is_file() else 0 for name in (FEATURES, PREDICTIONS)]
+    total = sum(sizes)
+    features, predictions = _Reading(path / FEATURES), _Reading(path / PREDICTIONS)
+
+    def check_boxes(columns: list[bytes]) -> None:
+        check_geometry(read_boxes(columns, numbers))
+
+    def check_objects(columns: list[bytes]) -> None:
+        read_objects(columns)
+
+    yield from features.problems(check_boxes, lambda done: progress(done, total))
+    yield from predictions.problems(check_objects, lambda done: progress(sizes[0] + done, total))
+    yield from _wrong_row_numbers(path / ROWS, features.lines)
+    if features.lines and predictions.lines:
+        yield from _missing(features, predictions)
+        yield from _missing(predictions, features)
+
+
+class _Reading:
+    """One table, read from its start to its end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[str, int] = {}  # image -> its first line, from 1
+        self._offsets: list[int] = []
+
+    def problems(self, check: Callable[[list[bytes]], None], progress: Callable[[int], None]) -> Iterator[Problem]:
+        """What `check` minds in each line, and what is wrong with ids and with the index."""
+        if not self.path.is_file():
+            yield Problem(self.path.name, None, None, "missing file", "no such file", "one row an image", "copy or write it")
+            return
+        for number, line in enumerate(self._read_lines(), start=1):
+            yield from self._line_problems(columns_of(line), number, check)
+            progress(self._offsets[-1] + len(line))
+        yield from self._wrong_offsets()
+
+    def _read_lines(self) -> Iterator[bytes]:
+        offset = 0
+        try:
+            with self.path.open("rb") as file:
+                for line in file:
+                    self._offsets.append(offset)
+                    yield line
+                    offset += len(line)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}; check the disk and its permissions") from None
+
+    def _line_problems(self, columns: list[bytes], number: int, check: Callable[[list[bytes]], None]) -> Iterator[Problem]:
+        image: str | None = None
+        try:
+            image = image_of(columns)
+            if self.lines.setdefault(image, number) != number:
+                found = f"the image of line {self.lines[image]} again"
+                yield self._problem(number, image, BadRow("duplicate image", found, "each image once", "remove one of the two"))
+            check(columns)
+        except BadRow as bad:
+            yield self._problem(number, image, bad)
+
+    def _wrong_offsets(self) -> Iterator[Problem]:
+        index = self.path.with_suffix(".lineidx")
+        if not index.is_file():
+            return
+        try:
+            stated = read_offsets(index).tolist()
+        except DataError:
+            expected = "one decimal offset a line"
+            yield Problem(index.name, None, None, "wrong offset", "something else than whole numbers", expected, NEEDLESS)
+            return
+        if len(stated) != len(self._offsets):
+            found, expected = f"{len(stated)} offsets", f"one for each of {len(self._offsets)} rows of {self.path.name}"
+            yield Problem(index.name, None, None, "wrong offset", found, expected, NEEDLESS)
+        pairs = zip(stated, self._offsets, strict=False)
+        wrong = [(line, one, other) for line, (one, other) in enumerate(pairs, start=1) if one != other]
+        if wrong:
+            line, one, other = wrong[0]
+            found = f"{one}, and {len(wrong) - 1} more that are off"
+            yield Problem(index.name, line, None, "wrong offset", found, f"{other}, where the row starts", NEEDLESS)
+
+    def _problem(self, line: int, image: str | None, bad: BadRow) -> Problem:
+        return Problem(self.path.name, line, image, bad.kind, bad.found, bad.expected, bad.remedy)
+
+
+def _wrong_row_numbers(path: Path, lines: dict[str, int]) -> Iterator[Problem]:
+    """What imageid2idx.json says otherwise than features.tsv does."""
+    if not path.is_file():
+        return
+    try:
+        stated = read_row_numbers(path)
+    except DataError:
+        expected = "JSON with a row number for each image id"
+        yield Problem(path.name, None, None, "not JSON", "something else", expected, NEEDLESS)
+        return
+    for image, number in stated.items():
+        if image not in lines:
+            yield Problem(path.name, None, image, "unknown image", f"row {number}", f"an image of {FEATURES}", NEEDLESS)
+        elif number != lines[image] - 1:
+            expected = f"{lines[image] - 1}, which is line {lines[image]}"
+            yield Problem(path.name, None, image, "wrong row", f"row {number}", expected, NEEDLESS)
+    for image, line in lines.items():
+        if image not in stated:
+            yield Problem(path.name, None, image, "missing image", "no row number", str(line - 1), NEEDLESS)
+
+
+def _missing(there: _Reading, here: _Reading) -> Iterator[Problem]:
+    for image in there.lines:
+        if image not in here.lines:
+            expected = f"one, as {there.path.name} has in line {there.lines[image]}"
+            yield Problem(here.path.name, None, image, "missing image", "no row", expected, "add it or remove the other")

@@ -1,0 +1,184 @@
+"""What a detector saw in an image, and its two rows: box features in base64, objects in JSON."""
+
+import base64
+import binascii
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from aladin.datasets.vinvl.tables import BadRow
+
+BOX_NUMBERS = 2054  # VinVL's: 2,048 features and six of geometry
+GEOMETRY = 6  # x1/W, y1/H, x2/W, y2/H, w/W, h/H
+SLACK = 0.02  # how far geometry may be off: detectors differ in whether a box's last pixel counts
+BARE_SIZE = (600.0, 800.0)  # height and width of an image whose objects are a bare list
+APPEND = "append x1/W, y1/H, x2/W, y2/H, w/W, h/H of the box"
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The named objects of an image, in the order of the file. The model reads the names only."""
+
+    names: tuple[str, ...]
+    height: float  # of the image, px
+    width: float
+    rects: Float32[np.ndarray, "objects 4"] | None = None  # x1, y1, x2, y2 in px
+    confidences: Float32[np.ndarray, " objects"] | None = None
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes and objects of one image; both in the order of the file, and neither a list of the other's."""
+
+    image: str
+    boxes: Float32[np.ndarray, "boxes numbers"]  # features, then geometry
+    objects: Objects
+
+
+def with_geometry(
+    features: Float32[np.ndarray, "boxes features"], rects: Float32[np.ndarray, "boxes 4"], height: float, width: float
+) -> Float32[np.ndarray, "boxes numbers"]:
+    """The features, each followed by its box (x1, y1, x2, y2 in px) as six shares of the image."""
+    x1, y1, x2, y2 = rects.T
+    shares = [x1 / width, y1 / height, x2 / width, y2 / height, (x2 - x1) / width, (y2 - y1) / height]
+    return np.concatenate([features, np.stack(shares, axis=1).astype(np.float32)], axis=1)
+
+
+def image_of(columns: list[bytes]) -> str:
+    """The image id of a row."""
+    try:
+        return columns[0].decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRow("not UTF-8", f"image id {columns[0]!r}", "text", "write the id in UTF-8") from None
+
+
+def read_boxes(columns: list[bytes], numbers: int | None) -> Float32[np.ndarray, "boxes numbers"]:
+    """The boxes of a row of features.tsv; BadRow unless it holds at least one box of `numbers` (any if None) finite ones."""
+    count, encoded = _count_and_data(columns)
+    if count == 0:
+        raise BadRow("no boxes", "0 boxes", "at least one", "leave the image out, or lower the detector's threshold")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        expected = "base64 in the last column"
+        raise BadRow(
+            "bad base64", f"text that ends too early or is no base64 ({error})", expected, "copy the row again"
+        ) from None
+    found, left = divmod(len(data), 4 * count)
+    if left:
+        expected = f"{numbers or BOX_NUMBERS} x 4 bytes a box, {(numbers or BOX_NUMBERS) * 4 * count:,} in all"
+        raise BadRow("wrong size", f"{len(data):,} bytes for {count} boxes", expected, "copy the row again")
+    if numbers is not None and found != numbers:
+        remedy = APPEND if found == numbers - GEOMETRY else "copy the row again, or say with --numbers what a box has"
+        raise BadRow("wrong size", f"{found:,} numbers a box", f"{numbers:,}", remedy)
+    boxes = np.frombuffer(data, dtype="<f4").reshape(count, found).astype(np.float32)
+    if not np.isfinite(boxes).all():
+        box, number = np.argwhere(~np.isfinite(boxes))[0]
+        found_text = f"{boxes[box, number]}, number {number + 1} of box {box + 1}"
+        raise BadRow("not a number", found_text, "finite numbers", "run the detector on the image again")
+    return boxes
+
+
+def check_geometry(boxes: Float32[np.ndarray, "boxes numbers"]) -> None:
+    """BadRow if the last six numbers of a box are no box, such as another extractor's six features."""
+    geometry = boxes[:, -GEOMETRY:]
+    x1, y1, x2, y2, width, height = geometry.T
+    outside = (geometry < -SLACK) | (geometry > 1 + SLACK)
+    wrong = outside.any(axis=1) | (np.abs(x2 - x1 - width) > SLACK) | (np.abs(y2 - y1 - height) > SLACK)
+    wrong |= (x2 < x1) | (y2 < y1)
+    if wrong.any():
+        first = int(wrong.argmax())
+        shown = ", ".join(f"{value:.3g}" for value in geometry[first])
+        found = f"({shown}) at the end of box {first + 1}, and {wrong.sum() - 1} more boxes like it"
+        raise BadRow("geometry", found, "x1, y1, x2, y2, width, height as shares of the image", f"there {APPEND}")
+
+
+def read_objects(columns: list[bytes]) -> Objects:
+    """The objects of a row of predictions.tsv: a bare list of them, or an object with the image's size."""
+    if len(columns) < 2:
+        raise BadRow("wrong columns", "1 column", "an image id and JSON", "write the row again")
+    try:
+        value = json.loads(columns[1])
+    except (ValueError, RecursionError) as error:
+        raise BadRow("not JSON", f"no JSON ({error})", "JSON in the second column", "copy the row again") from None
+    height, width = BARE_SIZE
+    if isinstance(value, dict):
+        height, width = _size(value, "image_h", height), _size(value, "image_w", width)
+        value = value.get("objects")
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadRow("not JSON", "something else", 'a list of objects, or one under "objects"', "write the row again")
+    names = [item.get("class") for item in value]
+    if not all(isinstance(name, str) for name in names):
+        raise BadRow("not JSON", "an object without a name", '"class" with text in every object', "write the row again")
+    return Objects(tuple(map(str, names)), height, width, *_rects_and_confidences(value))
+
+
+def features_row(detections: Detections) -> bytes:
+    """The row of features.tsv, with its end of line."""
+    data = base64.b64encode(np.ascontiguousarray(detections.boxes, dtype="<f4").tobytes())
+    return b"\t".join([detections.image.encode(), str(len(detections.boxes)).encode(), data]) + b"\n"
+
+
+def predictions_row(detections: Detections) -> bytes:
+    """The row of predictions.tsv, with its end of line."""
+    objects = detections.objects
+    items: list[dict[str, Any]] = [{"class": name} for name in objects.names]
+    if objects.rects is not None:
+        for item, rect in zip(items, objects.rects.tolist(), strict=True):
+            item["rect"] = rect
+    if objects.confidences is not None:
+        for item, confidence in zip(items, objects.confidences.tolist(), strict=True):
+            item["conf"] = confidence
+    value = {"image_h": objects.height, "image_w": objects.width, "objects": items}
+    return f"{detections.image}\t{json.dumps(value)}\n".encode()
+
+
+def _count_and_data(columns: list[bytes]) -> tuple[int, bytes]:
+    """The number of boxes, and their base64 in the last column. Some detectors put both into one column of JSON."""
+    if len(columns) == 2 and columns[1].startswith(b"{"):
+        try:
+            value = json.loads(columns[1])
+            return _whole(str(value["num_boxes"]).encode()), str(value["features"]).encode()
+        except (ValueError, KeyError) as error:
+            expected = '"num_boxes" and "features"'
+            raise BadRow("not JSON", f"no such JSON ({error})", expected, "copy the row again") from None
+    if len(columns) < 3:
+        expected = "an image id, the number of boxes and base64, with tabs between"
+        raise BadRow("wrong columns", f"{len(columns)} columns", expected, "copy the row again")
+    return _whole(columns[1]), columns[-1]
+
+
+def _whole(text: bytes) -> int:
+    if not text.isdigit():
+        shown = text[:20].decode("utf-8", "replace")
+        raise BadRow("wrong columns", f"{shown!r} as the number of boxes", "a whole number", "write the row again")
+    return int(text)
+
+
+def _size(value: dict[str, Any], key: str, default: float) -> float:
+    size = value.get(key, default)
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
+        raise BadRow("not JSON", f"{key} {size!r}", "a number above 0", "write the row again")
+    return float(size)
+
+
+def _rects_and_confidences(
+    items: list[dict[str, Any]],
+) -> tuple[Float32[np.ndarray, "objects 4"] | None, Float32[np.ndarray, " objects"] | None]:
+    """Both where every object has one; the model reads neither."""
+    rects = [item.get("rect") for item in items]
+    confidences = [item.get("conf") for item in items]
+    has_rects = bool(items) and all(isinstance(r, list) and len(r) == 4 and all(map(_is_number, r)) for r in rects)
+    has_confidences = bool(items) and all(map(_is_number, confidences))
+    return (
+        np.array(rects, dtype=np.float32) if has_rects else None,
+        np.array(confidences, dtype=np.float32) if has_confidences else None,
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,95 @@
+"""A model folder on disk, as searching needs it: its settings, its files, and the identity that a collection remembers."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from aladin.config import ModelConfig, from_table, read_toml, to_table
+from aladin.errors import ConfigError, ModelError
+
+FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")  # weights.bin: both graphs' large weights
+ENCODING = 1  # raised when the same model would give other vectors or tokens: another way to resize, another quantisation
+# The settings of model.toml that searching minds; all others are inside the graphs.
+MINDED = {"image": ("size", "grid"), "heads": ("token_dim", "pooling"), "limits": ("caption_pieces",)}
+SHIPPED = Path(__file__).parents[1] / "models" / "lite"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The files that searching reads from a model folder, and what model.toml says of them."""
+
+    path: Path
+    config: ModelConfig
+
+    @classmethod
+    def open(cls, path: Path) -> "ModelFolder":
+        """The folder at `path`; ModelError when a file is missing or model.toml does not describe a model."""
+        missing = [name for name in ("model.toml", *FILES) if not (path / name).is_file()]
+        if missing:
+            raise ModelError(f"{path} is not a model folder: it has no {missing[0]}; give a folder that `aladin export` wrote")
+        return cls(path, model_config(path))
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Each thing that a collection's contents depend on: the SHA-256 of the files, settings of model.toml, and how this
+        version encodes. Reads every file.
+        """
+        try:
+            files = {name: hashlib.sha256((self.path / name).read_bytes()).hexdigest() for name in FILES}
+        except OSError as error:
+            raise ModelError(f"the model {self.path} cannot be read: {error}; copy the folder again") from None
+        table = to_table(self.config)
+        settings = {f"[{section}] {name}": str(table[section][name]) for section, names in MINDED.items() for name in names}
+        return files | settings | {"encoding": str(ENCODING)}
+
+    @property
+    def fingerprint(self) -> str:
+        """One SHA-256 over all parts: two folders with the same one encode alike."""
+        return fingerprint_of(self.parts)
+
+    @cached_property
+    def stamp(self) -> str:
+        """A value that costs no reading and is the same only while the files are: as git does for its index, from each
+        file's place, size, inode and times. The change time is part of it because nobody can set that back.
+
+        A collection keeps stamp and parts side by side, so that a search hashes the model's 40 MB only when the stamp is new.
+        """
+        stats = [(self.path / name).stat() for name in FILES]
+        files = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev) for stat in stats]
+        return _digest([ascii(self.path.resolve()), files, to_table(self.config)])
+
+
+def model_config(folder: Path) -> ModelConfig:
+    """The architecture that a model folder's model.toml states."""
+    path = folder / "model.toml"
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no model.toml; give a folder that `aladin train` wrote")
+    sections = [section.name for section in dataclasses.fields(ModelConfig)]
+    try:
+        table = read_toml(path)
+        return from_table(ModelConfig, {key: table[key] for key in sections if key in table}, "model.toml")
+    except ConfigError as error:
+        raise ModelError(f"{path} describes no model that this version reads: {error}") from None
+
+
+def shipped_model() -> Path:
+    """The folder of the model that comes with the package."""
+    if not SHIPPED.is_dir():
+        raise ModelError("this installation has no model of its own; give a model folder with --model")
+    return SHIPPED
+
+
+def fingerprint_of(parts: dict[str, str]) -> str:
+    """The fingerprint of a model whose parts have these hashes."""
+    return _digest(parts)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,84 @@
+"""Images and captions of a data set read together by a model with a pair head: the last judge of what a search has found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from aladin.datasets import Dataset
+from aladin.encoder.folder import model_config
+from aladin.encoder.word_pieces import Pieces, WordPieces
+from aladin.errors import ModelError
+from aladin.evaluation.evaluate import Progress, Stages, precision_context, quiet
+from aladin.network.checkpoints import load_model
+from aladin.network.detections import RegionSet, check_photographs, region_set
+from aladin.network.features import Features, cached_features, image_input
+from aladin.network.model import Aladin
+from aladin.network.pairs import scored_pairs
+
+IMAGES_AT_ONCE = 64  # whose regions are in memory: 32 MB at lite's sizes
+
+
+def has_pair_head(folder: Path) -> bool:
+    """Whether the model folder's weights can read image and caption together; an exported folder's cannot."""
+    return (folder / "model.safetensors").is_file() and model_config(folder).heads.pair_head
+
+
+def check_pair_head(folder: Path) -> None:
+    """ModelError unless the model folder has a pair head with its weights."""
+    if not has_pair_head(folder):
+        raise ModelError(
+            f"{folder} has no weights of a pair head; give a folder that `aladin train` wrote by a recipe that trains "
+            '"pair_head", such as recipes/entangled.toml (`aladin evaluate` takes it by --pair-model)'
+        )
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """A model with a pair head, and a data set as it reads it; images are fetched as they are asked for."""
+
+    model: Aladin
+    images: Features | RegionSet
+    captions: Pieces
+    precision: str
+
+    @classmethod
+    def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> "PairReader":
+        """The model of a folder that passes `check_pair_head`. Photographs' features are kept in `cache`."""
+        model = load_model(folder)
+        config, tokenizer = model.config, folder / "tokenizer.json"
+        images: Features | RegionSet
+        if model.image_network is None:
+            images = region_set(dataset, tokenizer, config)
+        else:
+            check_photographs(dataset)
+            with stages.stage("image features") as tell:
+                images = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, tell)
+        pieces = WordPieces.load(tokenizer, config.limits.caption_pieces).encode(list(dataset.captions))
+        return cls(model, images, pieces, precision)
+
+    @torch.inference_mode()
+    def scores(
+        self, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"], progress: Progress = quiet
+    ) -> Float[np.ndarray, " pairs"]:
+        """The pair head's log odds of each pair, given as rows of the data set; each costs a run of the transformer."""
+        scores = np.empty(len(images), dtype=np.float32)
+        wanted, place = np.unique(images, return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        done = 0
+        for start in range(0, len(wanted), IMAGES_AT_ONCE):
+            last = np.searchsorted(place[order], start + IMAGES_AT_ONCE)
+            some = order[done:last]
+            pairs = torch.from_numpy(place[some] - start), torch.from_numpy(captions[some].astype(np.int64))
+            before = done  # of this block, for the progress within it
+
+            def tell(within: int, total: int, before: int = before) -> None:
+                progress(before + within, len(images))
+
+            with precision_context(self.precision):
+                read = image_input(self.model, self.images, wanted[start : start + IMAGES_AT_ONCE])
+                scores[some] = scored_pairs(self.model, read, self.captions, pairs, tell).float().numpy()
+            done = int(last)
+        return scores

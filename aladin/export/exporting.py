@@ -1,0 +1,178 @@
+"""A trained model as the two ONNX files that search runs, quantised behind a parity gate."""
+
+import copy
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import tomli_w
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from aladin import __version__
+from aladin.config import to_table
+from aladin.datasets import Dataset
+from aladin.errors import ModelError
+from aladin.evaluation.evaluate import MEMORY, EncodedData, Stages, encode_dataset, evaluate
+from aladin.export.int8 import halved, quantized, write_graphs
+from aladin.export.model_card import Parity, model_card
+from aladin.export.smoothing import smoothed
+from aladin.measures.protocols import digest
+from aladin.measures.report import Report, Subject, head_figures, rsum_loss
+from aladin.network.checkpoints import fingerprint, load_model, provenance
+from aladin.network.grid import top_classes
+from aladin.network.model import Aladin
+from aladin.network.onnx_graph import to_onnx
+
+Precision = Literal["int8", "fp16", "fp32"]
+SMALLER = {"int8": quantized, "fp16": halved}
+REMEDY = {"int8": "use fp16 or fp32", "fp16": "use fp32", "fp32": "measure on more images"}
+MAX_RSUM_LOSS = 0.5  # of the written graphs against PyTorch, for each head, on the validation data
+FEW_IMAGES = 200  # with fewer, a single image found or missed at one recall is worth more than that loss
+MIN_COSINE = 0.999  # between the vectors of the fp32 graphs and PyTorch's
+RERANK = 100  # the k of two-stage in the card
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The data that an export is measured on, and what they are called on the command line."""
+
+    dataset: Dataset
+    name: str
+    split: str | None = None
+    images: str | None = None
+    skip_bad: bool = False
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The arguments by which `aladin evaluate` reads the same data."""
+        named = ((f"--{option}", value) for option, value in (("split", self.split), ("images", self.images)) if value)
+        return (self.name, *(word for pair in named for word in pair), *(["--skip-bad"] if self.skip_bad else []))
+
+
+def export_model(
+    source: Path, out: Path, data: Validation, precision: Precision, notes: str, cache: Path, stages: Stages
+) -> tuple[Report, Parity]:
+    """Write the searching half of a model folder to `out`, once the graphs have passed the gate on `data`.
+
+    Gate: vectors of the fp32 graphs have a cosine of at least 0.999 with PyTorch's, and the written graphs lose at most 0.5
+    of either head's rsum. ModelError with the figure otherwise; `out` is then left as it was. `notes` (Markdown) become part
+    of the card, and where the model is from, part of card and model.toml.
+    """
+    model, origin = load_model(source), provenance(source)
+    if model.image_network is None:
+        raise ModelError(
+            f"{source} reads a detector's regions and search reads photographs, so it cannot be exported; evaluate it"
+        )
+    trained = encode_dataset(source, data.dataset, "fp32", cache, stages)
+    with stages.stage("graphs"):
+        model = smoothed(model)
+        graphs = {"text.onnx": text_graph(model), "image.onnx": image_graph(model)}
+    beside = out.resolve().parent  # a file that is moved within one file system is never seen half written
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".aladin-export-", dir=beside) as name:
+        draft = Path(name) / out.resolve().name
+        draft.mkdir()
+        shutil.copyfile(source / "tokenizer.json", draft / "tokenizer.json")
+        (draft / "model.toml").write_text(tomli_w.dumps(to_table(model.config) | origin), encoding="utf-8")
+        write_graphs(copy.deepcopy(graphs), draft)
+        cosine = _least_cosine(trained, encode_dataset(draft, data.dataset, "fp32", cache, Stages()))
+        _gate(cosine >= MIN_COSINE, f"the fp32 graphs differ from PyTorch: cosine {cosine:.6f}, expected {MIN_COSINE} or more")
+        if precision in SMALLER:
+            write_graphs({name: SMALLER[precision](graph) for name, graph in graphs.items()}, draft)
+        report, parity = _measured(draft, data, trained, precision, cosine, stages)
+        (draft / "README.md").write_text(model_card(report, parity, data.options, origin, notes), encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        for file in draft.iterdir():
+            file.replace(out / file.name)
+    return report, parity
+
+
+def _measured(
+    draft: Path, data: Validation, trained: EncodedData, precision: Precision, cosine: float, stages: Stages
+) -> tuple[Report, Parity]:
+    """The figures of the written graphs, and what they lose; ModelError where that is too much."""
+    dataset = data.dataset
+    captions = [len(example.captions) for example in dataset.examples]
+    reference = evaluate(trained, 0, MEMORY, Stages())
+    written = evaluate(encode_dataset(draft, dataset, "fp32", draft, stages), RERANK, MEMORY, stages)
+    losses = {head: rsum_loss(ranks, written.ranks[head], captions) for head, ranks in reference.ranks.items()}
+    parity = Parity(cosine, losses, _few_images(len(dataset)))
+    worst = max(loss.value for loss in losses.values())
+    found = f"{precision} loses {worst:.2f} of rsum, expected {MAX_RSUM_LOSS} or less ({parity.losses})"
+    _gate(worst <= MAX_RSUM_LOSS, f"{found}; {REMEDY[precision]}")
+    subject = Subject(draft.name, data.name, data.split, len(dataset), dataset.caption_count, RERANK, precision)
+    subject = replace(subject, aladin=__version__, digest=digest(dataset), fingerprint=fingerprint(draft))
+    figures = {head: head_figures(ranks, captions) for head, ranks in written.ranks.items()}
+    return Report(subject, figures, written.seconds), parity
+
+
+def _few_images(count: int) -> str:
+    """What is to be known of a gate of so few images; nothing where they are enough."""
+    if count >= FEW_IMAGES:
+        return ""
+    return (
+        f"{count} images are few for this gate: one of them found or missed at one recall is {100 / count:.1f} of rsum, and "
+        f"{MAX_RSUM_LOSS} decides; measure on {FEW_IMAGES} or more"
+    )
+
+
+def _gate(passed: bool, failure: str) -> None:
+    if not passed:
+        raise ModelError(f"not exported: {failure}")
+
+
+def _least_cosine(one: EncodedData, other: EncodedData) -> float:
+    sides = ((one.images, other.images), (one.captions, other.captions))
+    return min(float((a.vectors * b.vectors).sum(dim=1).min()) for a, b in sides)
+
+
+class TextGraph(nn.Module):
+    """Word pieces to the matching vector and the alignment head's words (positions 1.. of the input)."""
+
+    def __init__(self, model: Aladin) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]
+    ) -> tuple[Float[Tensor, "captions dim"], Float[Tensor, "captions inner token_dim"], Bool[Tensor, "captions inner"]]:
+        encoded = self.model.captions(pieces, mask)
+        return encoded.vectors, encoded.tokens.states, encoded.tokens.mask
+
+
+class ImageGraph(nn.Module):
+    """Pixels to the matching vector and the alignment head's regions; tags are found on the way."""
+
+    def __init__(self, model: Aladin) -> None:
+        super().__init__()
+        assert model.image_network is not None
+        self.model = model
+        self.network = model.image_network
+
+    def forward(
+        self, pixels: UInt8[Tensor, "images height width 3"]
+    ) -> tuple[Float[Tensor, "images dim"], Float[Tensor, "images regions token_dim"]]:
+        maps = self.network.maps(pixels)
+        classes = top_classes(self.network.class_logits(maps), self.model.config.limits.tags)
+        encoded = self.model.images(self.model.image_input(maps, classes))
+        return encoded.vectors, encoded.tokens.states
+
+
+def text_graph(model: Aladin) -> onnx.ModelProto:
+    """text.onnx in full precision: `pieces`, `mask` -> `vector`, `words`, `word_mask`."""
+    pieces = torch.zeros(2, 7, dtype=torch.int64)
+    inputs = {"pieces": pieces, "mask": torch.ones(2, 7, dtype=torch.bool)}
+    axes = {0: "captions", 1: "words"}
+    return to_onnx(TextGraph(model), inputs, ["vector", "words", "word_mask"], {"pieces": axes, "mask": axes})
+
+
+def image_graph(model: Aladin) -> onnx.ModelProto:
+    """image.onnx in full precision: `pixels` -> `vector`, `regions`."""
+    size = model.config.image.size
+    pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    return to_onnx(ImageGraph(model), {"pixels": pixels}, ["vector", "regions"], {"pixels": {0: "images"}})

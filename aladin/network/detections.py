@@ -1,0 +1,68 @@
+"""A data set whose images are a detector's regions, as the network reads it: region features and tags, batch by batch.
+
+Nothing is kept in memory: a batch is read from the feature folder when it is asked for (COCO's would take 30 GB).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from aladin.config import ModelConfig
+from aladin.datasets import Dataset
+from aladin.datasets.vinvl import FeatureRow
+from aladin.encoder.word_pieces import WordPieces
+from aladin.errors import DataError
+from aladin.network import official
+from aladin.network.tensors import ImageInput, Tokens
+
+
+@dataclass(frozen=True)
+class RegionSet:
+    """The images of a data set, in its order."""
+
+    images: tuple[FeatureRow, ...]
+    tokenizer: WordPieces  # its limit is that of an image's object names
+    config: ModelConfig
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Int[np.ndarray, " images"] | range) -> ImageInput:
+        """The images of these rows: of each the first regions and the first word pieces of its object names, up to the limits.
+
+        Both stay in the order of the file (spec, section 1.2).
+        """
+        backbone = self.config.backbone
+        numbers = backbone.region_features + backbone.region_geometry
+        found = [self.images[row].detections(numbers) for row in rows]
+        boxes = [torch.from_numpy(image.boxes[: self.config.limits.regions]) for image in found]
+        states = torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True)
+        counts = torch.tensor([len(rows) for rows in boxes])
+        mask = torch.arange(states.shape[1])[None] < counts[:, None]
+        names = [image.objects.names for image in found]
+        pieces = official.image_pieces(names, self.tokenizer, self.config.quirks)
+        return ImageInput(torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask), Tokens(states, mask))
+
+
+def region_set(dataset: Dataset, tokenizer: Path, config: ModelConfig) -> RegionSet:
+    """The data set as a model of these settings reads it; DataError if its images are not a detector's."""
+    images = []
+    for example in dataset.examples:
+        if not isinstance(example.source, FeatureRow):
+            raise DataError(
+                f"image {example.id} is a photograph; this model reads a detector's regions: give their folder with --images"
+            )
+        images.append(example.source)
+    return RegionSet(tuple(images), WordPieces.load(tokenizer, config.limits.object_pieces), config)
+
+
+def check_photographs(dataset: Dataset) -> None:
+    """DataError if the images of the data set are a detector's regions."""
+    for example in dataset.examples:
+        if isinstance(example.source, FeatureRow):
+            raise DataError(
+                f"image {example.id} is a row of region features; this model reads photographs: give their folder with --images"
+            )

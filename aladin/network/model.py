@@ -1,0 +1,353 @@
+"""The whole network for learning: photographs and captions to vectors and tokens, by backbone and heads."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from aladin.config import HeadsConfig, ImageConfig, ModelConfig, to_table
+from aladin.encoder.word_pieces import WordPieces
+from aladin.errors import ConfigError
+from aladin.network import official
+from aladin.network.backbone import Backbone
+from aladin.network.depth import PostLayers, alignment_depth, matching_depth
+from aladin.network.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, cell_pooling, class_names, grid_network
+from aladin.network.heads import MatchingHead, PairHead
+from aladin.network.hubs import HubCorrection, Side, filled
+from aladin.network.tensors import ImageInput, Tokens
+from aladin.network.whole_head import WholeHead
+
+SUMMED_POOLINGS = ("MrSw", "MrAVGw")  # in which dimensions that an item's tokens share add the same to every word's best region
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What heads make of a batch of images or captions; `states` are what those that learn by training read."""
+
+    states: Tokens
+    tokens: Tokens
+    vectors: Float[Tensor, "batch dim"]
+
+
+class Aladin(nn.Module):
+    """Backbone with its heads; with an image network it starts from trunk maps, without from a detector's regions."""
+
+    geometry: Tensor
+    pooling: Tensor
+    name_pieces: Tensor
+    name_mask: Tensor
+    special_pieces: Tensor
+
+    def __init__(self, config: ModelConfig, image_network: GridNetwork | None) -> None:
+        super().__init__()
+        _check_sizes(config)
+        self.config = config
+        self.backbone = Backbone(config.backbone, config.heads.deep)
+        self.post_layers = PostLayers(config.heads, config.backbone.dim) if config.heads.post_layers else None
+        self.matching_depth = matching_depth(config.heads, config.backbone.dim)
+        self.alignment_depth = alignment_depth(config.heads, config.backbone.dim)
+        self.alignment_head = official.alignment_head(config)
+        self.matching_head = MatchingHead(config.heads, config.backbone.dim)
+        self.pair_head = PairHead(config.backbone.dim) if config.heads.pair_head else None
+        self.whole_head = _whole_head(config, self.state_dim) if config.heads.whole_dim else None
+        self.hub_correction = HubCorrection(config.heads, _uncorrected_dim(config)) if config.heads.hub_centres else None
+        self.image_network = image_network
+        if image_network is None:
+            return
+        limits = config.limits
+        cells = config.image.size // SHRINKAGE
+        self.register_buffer("geometry", cell_geometry(config.image.grid), persistent=False)
+        self.register_buffer("pooling", cell_pooling(cells, config.image.grid), persistent=False)
+        # Word pieces of each class name, and of the special tokens around an image's tags: as a rule [CLS], [SEP].
+        self.register_buffer("name_pieces", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.int64))
+        self.register_buffer("name_mask", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.bool))
+        self.register_buffer("special_pieces", torch.zeros(2, dtype=torch.int64))
+
+    def tags(self, classes: Int[Tensor, "images classes"]) -> tuple[Int[Tensor, "images tags"], Bool[Tensor, "images tags"]]:
+        """The tag sequence of each image, [CLS] names [SEP], and its mask; a name shorter than its slots leaves a gap."""
+        names = self.name_pieces[classes].flatten(1)
+        special = self.special_pieces.expand(classes.shape[0], 2)
+        first, last = special[:, :1], special[:, 1:]
+        real = torch.ones_like(first, dtype=torch.bool)
+        mask = torch.cat([real, self.name_mask[classes].flatten(1), real], dim=1)
+        return torch.cat([first, names, last], dim=1), mask
+
+    def caption_states(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
+        return self._read_on(self.backbone.encode_captions(pieces, mask))
+
+    def image_input(
+        self,
+        maps: Float[Tensor, "images channels rows columns"],
+        classes: Int[Tensor, "images classes"],
+        keep: Int[Tensor, "images kept"] | None = None,
+    ) -> ImageInput:
+        """What the transformer reads of trunk maps and tags (class numbers); with `keep`, only those regions of each image."""
+        assert self.image_network is not None, "trunk maps need an image network"
+        features = self.image_network.regions(maps)
+        if features.shape[1] != len(self.geometry):
+            features = self.pooling.to(features.dtype) @ features
+        geometry = self.geometry.to(features.dtype).expand(features.shape[0], -1, -1)
+        regions = torch.cat([features, geometry], dim=-1)
+        if keep is not None:
+            regions = regions.gather(1, keep[:, :, None].expand(-1, -1, regions.shape[-1]))
+        every = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+        return ImageInput(*self.tags(classes), Tokens(regions, every))
+
+    def image_states(self, images: ImageInput) -> Tokens:
+        """States of images as the heads read them: of the token that stands for each, then of its regions."""
+        encoded = self.backbone.encode_images(images.tags, images.tag_mask, images.regions)
+        return self._read_on(official.image_states(encoded, self.config.quirks))
+
+    @property
+    def state_dim(self) -> int:
+        """How many numbers the states of a token have that the heads read."""
+        heads, backbone = self.config.heads, self.config.backbone
+        return backbone.dim * (1 + backbone.layers + (heads.post_layers > 0)) if heads.deep else backbone.dim
+
+    def pair_scores(
+        self, pieces: Int[Tensor, "pairs words"], mask: Bool[Tensor, "pairs words"], images: ImageInput
+    ) -> Float[Tensor, " pairs"]:
+        """How likely each caption matches its image, as log odds: read together, so nothing of it can be stored for search."""
+        assert self.pair_head is not None, "this model has no pair head"
+        scores: Tensor = self.pair_head(self.backbone.encode_pairs(pieces, mask, images.tags, images.tag_mask, images.regions))
+        return scores
+
+    def encoded_captions(self, states: Tokens) -> Encoded:
+        """What the two heads that learn by training make of captions."""
+        words = self.alignment_head.words(self.alignment_depth(states))
+        return Encoded(states, words, self.matching_head(self.matching_depth(states)))
+
+    def encoded_images(self, states: Tokens) -> Encoded:
+        """What the two heads that learn by training make of images."""
+        regions = self.alignment_head.regions(self.alignment_depth(states))
+        return Encoded(states, regions, self.matching_head(self.matching_depth(states)))
+
+    def captions(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Encoded:
+        """Captions as they are searched: by all heads, hubs corrected."""
+        states = self.caption_states(pieces, mask)
+        whole = None if self.whole_head is None else self.whole_head.sentences(states)
+        return self._as_searched(self.encoded_captions(states), whole, "captions")
+
+    def images(self, read: ImageInput) -> Encoded:
+        """Images as they are searched: by all heads, hubs corrected."""
+        whole = None if self.whole_head is None else self.whole_head.pictures(read.regions)
+        return self._as_searched(self.encoded_images(self.image_states(read)), whole, "images")
+
+    def _as_searched(self, encoded: Encoded, whole: Float[Tensor, "batch whole"] | None, side: Side) -> Encoded:
+        vectors, tokens = encoded.vectors, encoded.tokens
+        if self.whole_head is not None and whole is not None:
+            vectors, tokens = self.whole_head.joined(vectors, tokens, whole)
+        if self.hub_correction is not None:
+            vectors, tokens = self.hub_correction(vectors, tokens, side)
+        return Encoded(encoded.states, tokens, vectors)
+
+    def _read_on(self, states: Tokens) -> Tokens:
+        return states if self.post_layers is None else self.post_layers(states, self.config.heads.deep)
+
+
+def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = True) -> Aladin:
+    """A model with a fresh region embedding and heads; the rest starts from MiniLM-L6 and ImageNet if `pretrained`."""
+    model = Aladin(config, image_network(config, pretrained))
+    if model.image_network is not None:
+        pieces, mask = tokenizer.name_pieces(class_names(), config.limits.tag_pieces)
+        model.name_pieces.copy_(torch.from_numpy(pieces))
+        model.name_mask.copy_(torch.from_numpy(mask))
+        first = tokenizer.special(config.quirks.image_first_token)
+        model.special_pieces.copy_(torch.tensor([first, tokenizer.sep]))
+    model.backbone.apply(_initialise)
+    model.alignment_head.apply(_initialise)
+    if model.pair_head is not None:
+        model.pair_head.apply(_initialise)
+    if pretrained:
+        from aladin.network.checkpoints import load_minilm
+
+        load_minilm(model.backbone)
+    return model
+
+
+def with_fresh_matching_head(model: Aladin) -> Aladin:
+    """The same model with a matching head that has learned nothing."""
+    heads, dim = model.config.heads, model.config.backbone.dim
+    model.matching_head, model.matching_depth = MatchingHead(heads, dim), matching_depth(heads, dim)
+    return model
+
+
+def with_depth(model: Aladin, heads: HeadsConfig) -> Aladin:
+    """The same model with the depth aggregation and post-layers of `heads`, fresh ones; ConfigError if it has others."""
+    before = model.config
+    if before.heads.depth == heads.depth:
+        return model
+    if before.heads.depth != HeadsConfig().depth:
+        raise ConfigError(
+            f"matching_depth, alignment_depth and post_layers in [model.heads] are {heads.depth}, but the model to start from "
+            f"has {before.heads.depth}; give the same, or start from a model without"
+        )
+    matching, alignment, layers = heads.depth
+    deeper = dataclasses.replace(before.heads, matching_depth=matching, alignment_depth=alignment, post_layers=layers)
+    new = Aladin(dataclasses.replace(before, heads=deeper), model.image_network)
+    new.load_state_dict(new.state_dict() | model.state_dict())
+    return new
+
+
+def with_pair_head(model: Aladin) -> Aladin:
+    """The same model with a fresh pair head."""
+    model.config = dataclasses.replace(model.config, heads=dataclasses.replace(model.config.heads, pair_head=True))
+    model.pair_head = PairHead(model.config.backbone.dim).apply(_initialise)
+    return model
+
+
+def with_dropout(model: Aladin, share: float, matching_share: float) -> Aladin:
+    """The same model whose backbone forgets `share` of its states at every step of training, and whose matching head and
+    post-layers `matching_share`, of attention weights too.
+    """
+    backbone = dataclasses.replace(model.config.backbone, dropout=share)
+    heads = dataclasses.replace(model.config.heads, matching_dropout=matching_share)
+    model.config = dataclasses.replace(model.config, backbone=backbone, heads=heads)
+    after = [model.matching_head] if model.post_layers is None else [model.matching_head, model.post_layers]
+    for part, forgotten in ((model.backbone, share), *((part, matching_share) for part in after)):
+        for module in part.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = forgotten
+            elif isinstance(module, nn.MultiheadAttention):
+                module.dropout = forgotten
+    return model
+
+
+def with_projection(model: Aladin, token_dim: int) -> Aladin:
+    """The same model with a fresh projection of its tokens to `token_dim`; ConfigError if it has one of another width.
+
+    It is a random rotation cut short, until training gives it the tokens' principal axes.
+    """
+    before, dim = model.config, model.config.backbone.dim
+    if before.heads.token_dim == token_dim:
+        return model
+    if before.heads.token_dim != dim:
+        raise ConfigError(
+            f"token_dim in [model.heads] is {token_dim}, but the model to start from projects its tokens to "
+            f"{before.heads.token_dim} already; start from one that has no projection"
+        )
+    model.config = dataclasses.replace(before, heads=dataclasses.replace(before.heads, token_dim=token_dim))
+    model.alignment_head = official.alignment_head(model.config)
+    for weight in model.alignment_head.parameters():
+        nn.init.orthogonal_(weight)
+    return model
+
+
+def with_whole_head(model: Aladin, heads: HeadsConfig) -> Aladin:
+    """The same model with a fresh whole head as `heads`, otherwise its own, describe; ConfigError for what cannot have one."""
+    check_addable(model.config)
+    model.config = dataclasses.replace(model.config, heads=heads)
+    model.whole_head = _whole_head(model.config, model.state_dim)
+    return model
+
+
+def with_hub_correction(
+    model: Aladin, heads: HeadsConfig, images: Float[Tensor, "images dim"], captions: Float[Tensor, "captions dim"]
+) -> Aladin:
+    """The same model with the hub correction that `heads`, otherwise its own, describe, by vectors of training data.
+
+    ConfigError for what `check_addable` refuses, and with less data than centres.
+    """
+    check_addable(model.config)
+    model.hub_correction = filled(HubCorrection(heads, _uncorrected_dim(model.config)), images, captions)
+    model.config = dataclasses.replace(model.config, heads=heads)
+    return model
+
+
+def check_addable(config: ModelConfig) -> None:
+    """ConfigError for a model whose hubs are corrected, which comes last, or whose scores would change by more than a sum."""
+    if config.heads.hub_centres:
+        raise ConfigError("this model's hubs are corrected already; give the model from before that")
+    if config.heads.pooling not in SUMMED_POOLINGS or config.quirks.zero_padding:
+        has = f"{config.heads.pooling}{' and zero padding' if config.quirks.zero_padding else ''}"
+        raise ConfigError(
+            f"a whole head and the correction of hubs are for models whose alignment is one of {', '.join(SUMMED_POOLINGS)}, "
+            f"without zero padding; this one has {has}"
+        )
+
+
+def as_trained(model: Aladin) -> Aladin:
+    """The same model without what was added after training, whole head and correction of hubs: both are another model's, once
+    it learns on or is averaged.
+    """
+    none = HeadsConfig()
+    added = [name for name in to_table(none) if name.startswith(("whole_", "hub_"))]
+    heads = dataclasses.replace(model.config.heads, **{name: getattr(none, name) for name in added})
+    model.config = dataclasses.replace(model.config, heads=heads)
+    model.whole_head = model.hub_correction = None
+    return model
+
+
+def _whole_head(config: ModelConfig, state_dim: int) -> WholeHead:
+    backbone = config.backbone
+    return WholeHead(config.heads, backbone.region_features + backbone.region_geometry, state_dim)
+
+
+def _uncorrected_dim(config: ModelConfig) -> int:
+    """How many numbers a vector has before its hubs are corrected."""
+    return config.backbone.dim + config.heads.whole_dim
+
+
+def widened(model: Aladin, image: ImageConfig) -> Aladin:
+    """The same model with more image networks, and with their size of image: `image.networks` begins with those it has.
+
+    What the new networks see counts nothing until training gives it weight; the tags are at once those of the last one.
+    """
+    before, networks = model.config, image.networks
+    old = before.image.networks
+    if networks[: len(old)] != old:
+        raise ConfigError(f"networks in [image] are {list(networks)}; expected the model's own first: {list(old)}")
+    wide = dataclasses.replace(before.backbone, region_features=GRID_CHANNELS * len(networks))
+    wider = Aladin(dataclasses.replace(before, image=image, backbone=wide), grid_network(networks))
+    state, own = model.state_dict(), wider.state_dict()
+    columns = state["backbone.region_embedding.linear.weight"]
+    gap = columns.new_zeros(len(columns), GRID_CHANNELS * (len(networks) - len(old)))
+    features = columns.shape[1] - before.backbone.region_geometry
+    state["backbone.region_embedding.linear.weight"] = torch.cat([columns[:, :features], gap, columns[:, features:]], dim=1)
+    tags = ("image_network.tag_tail.", "image_network.classifier.")  # now the last network's
+    wider.load_state_dict({name: weight if name.startswith(tags) else state.get(name, weight) for name, weight in own.items()})
+    return wider
+
+
+def image_network(config: ModelConfig, pretrained: bool) -> GridNetwork | None:
+    """The network that reads photographs, or None for a model that reads a detector's regions."""
+    return grid_network(config.image.networks, pretrained) if config.image.source == "photograph" else None
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    """ConfigError where two settings contradict each other."""
+    backbone, heads, limits, image = config.backbone, config.heads, config.limits, config.image
+    for name, count in (("heads in [backbone]", backbone.heads), ("matching_heads in [heads]", heads.matching_heads)):
+        if backbone.dim % count:
+            raise ConfigError(f"dim in [backbone] is {backbone.dim} and {name} is {count}; expected a multiple of it")
+    photograph = image.source == "photograph"
+    longest = max(limits.caption_pieces, 2 + limits.tags * limits.tag_pieces if photograph else limits.object_pieces)
+    if longest > backbone.positions:
+        raise ConfigError(
+            f"positions in [backbone] is {backbone.positions}, but [limits] allow {longest} word pieces; raise it or lower them"
+        )
+    if not photograph:
+        return
+    if image.size % SHRINKAGE or image.size < SHRINKAGE * image.grid:
+        raise ConfigError(
+            f"size in [image] is {image.size} and grid is {image.grid}; expected a multiple of {SHRINKAGE}, at least "
+            f"{SHRINKAGE} x grid"
+        )
+    features = GRID_CHANNELS * len(image.networks)
+    if (backbone.region_features, backbone.region_geometry) != (features, 6):
+        raise ConfigError(
+            f"region_features and region_geometry in [backbone] are {backbone.region_features} and "
+            f"{backbone.region_geometry}; the image networks give {features} and 6"
+        )
+    if limits.tags > len(class_names()):
+        raise ConfigError(f"tags in [limits] is {limits.tags}; expected at most {len(class_names())}, the classes there are")
+
+
+def _initialise(module: nn.Module) -> None:
+    """BERT's: normal with deviation 0.02 for every matrix, zero biases."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,70 @@
+"""Captions and images read together, pair by pair: which pairs a training step reads, and the scores of many of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aladin.encoder.word_pieces import Pieces
+from aladin.network.model import Aladin
+from aladin.network.tensors import ImageInput
+
+PAIRS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows of images and of captions that are read together, and whether they belong together."""
+
+    images: Int[Tensor, " pairs"]
+    captions: Int[Tensor, " pairs"]
+    own: Bool[Tensor, " pairs"]
+
+
+def drawn_pairs(own: Bool[Tensor, "images captions"], likeness: Float[Tensor, "images captions"], scale: float) -> Pairs:
+    """Each image with the first of its captions, with a caption of another image, and that caption with another image.
+
+    The others are drawn by torch's generator with odds exp(`scale` x likeness): a pair that nearly fits teaches most.
+    """
+    images = torch.arange(len(own))
+    captions = own.int().argmax(dim=1)
+    odds = (scale * likeness).masked_fill(own, -torch.inf)
+    other_captions = odds.softmax(dim=1).multinomial(1)[:, 0]
+    other_images = odds[:, captions].T.softmax(dim=1).multinomial(1)[:, 0]
+    return Pairs(
+        torch.cat([images, images, other_images]),
+        torch.cat([captions, other_captions, captions]),
+        torch.arange(3 * len(own)) < len(own),
+    )
+
+
+@torch.inference_mode()
+def scored_pairs(
+    model: Aladin,
+    images: ImageInput,
+    captions: Pieces,
+    pairs: tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Float[Tensor, " pairs"]:
+    """The pair head's score of each pair, given as rows of images and of captions; a pair costs a run of the transformer."""
+    lengths = torch.from_numpy(captions.mask.sum(axis=1))
+    ids, mask = torch.from_numpy(captions.ids), torch.from_numpy(captions.mask)
+    image_rows, caption_rows = pairs
+    scores = torch.empty(len(image_rows))
+    order = lengths[caption_rows].argsort(stable=True)  # captions of like length together, so that little padding is read
+    for start in range(0, len(order), PAIRS_AT_ONCE):
+        block = order[start : start + PAIRS_AT_ONCE]
+        rows = caption_rows[block]
+        width = int(lengths[rows].max())
+        scores[block] = model.pair_scores(ids[rows, :width], mask[rows, :width], images[image_rows[block]])
+        progress(start + len(block), len(order))
+    return scores
+
+
+def pair_matrix(model: Aladin, images: ImageInput, captions: Pieces) -> Float[Tensor, "images captions"]:
+    """The pair head's score of every image with every caption."""
+    count = len(captions.ids)
+    rows = torch.arange(len(images) * count)
+    return scored_pairs(model, images, captions, (rows // count, rows % count)).view(len(images), count)

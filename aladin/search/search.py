@@ -1,0 +1,252 @@
+"""From a query to hits: the nearest vectors of the whole collection, then the best of them again by alignment.
+
+Stage 1 compares one vector a row; stage 2 reads the region tokens of the `rerank` nearest and lets words (or regions of the
+query image) choose among them. A re-ranking as long as the collection is exhaustive alignment.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from aladin.collection import filters
+from aladin.collection.nearest import Ids, Nearest, NearestImages, Progress, quiet
+from aladin.collection.store import Collection, ImageRow
+from aladin.collection.tokens import QuantizedTokens
+from aladin.encoder.encoder import Encoder
+from aladin.errors import ConfigError
+from aladin.pictures.boxes import Box
+from aladin.search.alignment import alignment_scores, token_similarity
+from aladin.search.explain import Explanation, explain
+from aladin.search.probability import Background, background_of, read_calibration
+from aladin.search.query import EncodedQuery, Query, encode_query
+
+BLOCK_TOKEN_SETS = 1000  # re-ranked at once: some 100 MB with 49 tokens of 384 dimensions
+LIKELY = 0.05  # a best hit below that is called no match: fewer than one in twenty such hits would be one
+SHOWN_NEAREST = 3  # named when nothing reaches the probability asked for
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How many hits are wanted, how many of the nearest are ranked again, and what is told of each."""
+
+    top: int = 10
+    rerank: int = 100  # at least `top` are; 0: the order of stage 1 stands
+    min_probability: float = 0.0  # hits below are left out
+    why: bool = False  # explain every hit
+
+    def __post_init__(self) -> None:
+        if self.top < 1 or self.rerank < 0:
+            raise ConfigError(f"top is {self.top} and rerank {self.rerank}; expected at least 1 and 0")
+        if not 0 <= self.min_probability <= 1:
+            raise ConfigError(f"the least probability is {self.min_probability}; expected 0 to 1")
+        if not self.rerank and (self.why or self.min_probability):
+            raise ConfigError("without ranking again there is no explanation and no probability; let rerank be above 0")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One image found; `alignment_score` is None where stage 2 did not look."""
+
+    rank: int  # from 1
+    id: int
+    path: str  # relative to the collection's root, as in ImageRow
+    score: float  # the one that the order follows
+    matching_score: float
+    alignment_score: float | None
+    probability: float | None  # that the image shows what the texts say; None for images as queries, or without calibration
+    width: int  # px, upright
+    height: int
+    explanation: Explanation | None = None  # when asked for
+    frame: int = 0  # which of the file's pictures, as in ImageRow
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of a search went."""
+
+    encode: float  # the query
+    nearest: float  # stage 1, with the condition
+    gather: float  # tokens from the disk
+    align: float  # stage 2
+
+
+@dataclass(frozen=True)
+class Results:
+    """The hits, best first, and what they were chosen from."""
+
+    hits: tuple[Hit, ...]
+    searched: int  # images compared
+    truncated: bool  # the end of a text was not read by the model
+    answered: bool | None  # whether any image is likely to show what was asked; None where that cannot be told
+    nearest: tuple[Hit, ...]  # the best three when no hit has the least probability; else nothing
+    seconds: Seconds
+
+
+class Searcher:
+    """A collection and a model, ready for queries. It follows the collection's changes; one thread may use it at a time."""
+
+    def __init__(self, collection: Collection, encoder: Encoder, progress: Progress = quiet) -> None:
+        """IndexMismatch where the two do not belong together. `progress` is told when a large collection's cache is built."""
+        collection.check_model(encoder.model)
+        self.collection = collection
+        self.encoder = encoder
+        self._images = NearestImages(collection, progress)
+        self._calibration = read_calibration(encoder)
+        self._background: Background | None = None
+
+    def search(self, query: Query, config: SearchConfig | None = None) -> Results:
+        """The images that answer the query best, of those in the collection that can be found. Ties go by id.
+
+        A text is scored by the pooling that the model was trained with. An image is scored by regions both ways: the mean over
+        its regions of each one's best region in the other image, and the same from the other side, halved.
+        """
+        config = config or SearchConfig()
+        clock = _Clock()
+        with self.collection.snapshot():
+            self.collection.check_model(self.encoder.model)
+            encoded = encode_query(query, self.encoder, self.collection)
+            clock.lap("encode")
+            allowed = None if query.where is None else self._meeting(query.where)
+            found = self._images.find(encoded.vector, max(config.top, config.rerank), allowed, encoded.excluded)
+            clock.lap("nearest")
+            self._check_probabilities(encoded, config)
+            hits = self._hits(encoded, found, config, clock)
+        likely = tuple(hit for hit in hits if (hit.probability or 0.0) >= config.min_probability)
+        best = max((hit.probability for hit in hits if hit.probability is not None), default=None)
+        return Results(
+            hits=likely,
+            searched=found.searched,
+            truncated=encoded.truncated,
+            answered=False if not hits else None if best is None else best >= max(config.min_probability, LIKELY),
+            nearest=() if likely else hits[:SHOWN_NEAREST],
+            seconds=Seconds(**clock.seconds),
+        )
+
+    def explain(self, query: Query, number: int) -> Explanation:
+        """Why the image with that id has its alignment score for the query; KeyError when there is no such image."""
+        with self.collection.snapshot():
+            encoded = encode_query(query, self.encoder, self.collection)
+            row = self.collection.image(number)
+            return self._explained(encoded, row, self.collection.tokens([number]))
+
+    def _check_probabilities(self, query: EncodedQuery, config: SearchConfig) -> None:
+        """ConfigError where a least probability is asked for and none is known."""
+        if config.min_probability and self._calibration is None:
+            raise ConfigError("the model has no calibration; leave out the least probability, or run `aladin calibrate`")
+        if config.min_probability and not all(part.words for part in query.parts):
+            raise ConfigError("probabilities are known for texts only; leave out the least probability, or the image")
+
+    def _meeting(self, where: str) -> Ids:
+        condition = filters.parsed(where)
+        return self.collection.ids_where(condition.sql, condition.values)
+
+    def _hits(self, query: EncodedQuery, found: Nearest, config: SearchConfig, clock: "_Clock") -> tuple[Hit, ...]:
+        """The best of the nearest, in their final order."""
+        ids, matching = found.ids, found.scores.astype(np.float64)
+        if config.rerank and len(ids):
+            by_part = alignment_by_part(self.collection, query, ids, clock)
+            alignment = combined(query, by_part)
+            order = np.lexsort((ids, -alignment))[: config.top]
+            probabilities = self._probabilities(query, by_part[:, order])
+        else:
+            alignment, order, probabilities = None, np.arange(len(ids))[: config.top], None
+        hits = []
+        for place, row in enumerate(self.collection.images_of(ids[order].tolist())):
+            aligned = None if alignment is None else float(alignment[order[place]])
+            matched = float(matching[order[place]])
+            hits.append(
+                Hit(
+                    rank=place + 1,
+                    id=row.id,
+                    path=row.path,
+                    score=matched if aligned is None else aligned,
+                    matching_score=matched,
+                    alignment_score=aligned,
+                    probability=None if probabilities is None else float(probabilities[place]),
+                    width=row.width or 0,
+                    height=row.height or 0,
+                    explanation=self._explained(query, row, self.collection.tokens([row.id])) if config.why else None,
+                    frame=row.frame,
+                )
+            )
+        return tuple(hits)
+
+    def _explained(self, query: EncodedQuery, row: ImageRow, tokens: QuantizedTokens) -> Explanation:
+        picture = Box(0, 0, row.width or 1, row.height or 1)
+        model = self.encoder.model.config
+        return explain(query, tokens.restored()[0], picture, model.image.grid, model.heads.token_dim)
+
+    def _probabilities(
+        self, query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"]
+    ) -> Float64[np.ndarray, " images"] | None:
+        """That an image shows each wanted text and no unwanted one, as if these were independent; None with a query image."""
+        if self._calibration is None or not all(part.words for part in query.parts):
+            return None
+        if self._background is None:
+            self._background = background_of(self.collection, self.encoder, self._calibration)
+        joint = np.ones(by_part.shape[1])
+        for part, scores in zip(query.parts, by_part, strict=True):
+            pieces = len(part.tokens)
+            means = scores / pieces if part.pooling == "MrSw" else scores
+            shown = self._calibration.probabilities(means, pieces, self._background)
+            joint *= shown if part.weight > 0 else 1 - shown
+        return joint
+
+
+def search(collection: Collection, encoder: Encoder, query: Query, config: SearchConfig | None = None) -> Results:
+    """One search; for several of the same collection a `Searcher` is faster."""
+    return Searcher(collection, encoder).search(query, config)
+
+
+def alignment_by_part(
+    collection: Collection, query: EncodedQuery, ids: Int64[np.ndarray, " images"], clock: "_Clock | None" = None
+) -> Float64[np.ndarray, "parts images"]:
+    """Stage 2: the alignment score of each of these images with each part of the query, in the order asked."""
+    clock = clock or _Clock()
+    blocks = []
+    for start in range(0, len(ids), BLOCK_TOKEN_SETS):
+        regions = collection.tokens(ids[start : start + BLOCK_TOKEN_SETS].tolist())
+        clock.lap("gather")
+        values = regions.restored()
+        scores = [alignment_scores(token_similarity(values, part.tokens), regions.mask, part.pooling) for part in query.parts]
+        blocks.append(np.array(scores, dtype=np.float64))
+        clock.lap("align")
+    return np.concatenate(blocks, axis=1)
+
+
+def combined(query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"]) -> Float64[np.ndarray, " images"]:
+    """The query's alignment score of each image, from those of its parts."""
+    weights = np.array([part.weight for part in query.parts])
+    # Not a matrix product: there, what an image scores in the last digit depends on where it stands.
+    scores: Float64[np.ndarray, " images"] = (weights[:, None] * by_part).sum(axis=0)
+    return scores
+
+
+def as_json(value: Any) -> Any:
+    """Queries, results and explanations as plain values that `json.dumps` takes; what a file contains is left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [as_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return f"{len(value)} bytes" if isinstance(value, bytes) else value
+
+
+class _Clock:
+    """Adds up the seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds = {stage.name: 0.0 for stage in dataclasses.fields(Seconds)}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """What has passed since the last lap belongs to this stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now

@@ -1,0 +1,102 @@
+"""What a training step reads, fixed by the seed and the step's number alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+ORDER, DRAWS, WORDS, FOLDS = 1, 2, 3, 4  # keep the uses of a seed apart
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows that one training step reads."""
+
+    number: int  # from 0 over the whole run
+    epoch: int
+    images: Int[np.ndarray, " images"]
+    views: Int[np.ndarray, " images"]
+    captions: Int[np.ndarray, " captions"]  # rows of the data set's captions
+    own: Bool[Tensor, "images captions"]
+    keep: Int[Tensor, "images kept"] | None  # regions of each image, in reading order; None: all
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the steps of a run are drawn. An epoch reads every image once, in an order of its own.
+
+    The last step of an epoch takes what is left, unless that is a single image, which would have no negatives. With `folds`
+    each step reads images of one fold, and each fold has such a last step.
+    """
+
+    owners: Int[np.ndarray, " captions"]  # the image row of each caption, in ascending order
+    batch_images: int
+    captions_per_image: int
+    views: int
+    regions: int
+    kept_regions: int
+    seed: int
+    folds: Int[np.ndarray, " images"] | None = None  # the fold of each image
+
+    @property
+    def images(self) -> int:
+        return int(self.owners[-1]) + 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        sizes = [self.images] if self.folds is None else np.bincount(self.folds).tolist()
+        return sum(size // self.batch_images + (size % self.batch_images >= 2) for size in sizes)
+
+    def steps(self, start: int, stop: int) -> Iterator[Step]:
+        """Steps number `start` to `stop` - 1; the same whether or not those before them were drawn."""
+        batches: list[Int[np.ndarray, "..."]] = []
+        drawn_for = -1
+        for number in range(start, stop):
+            epoch, within = divmod(number, self.steps_per_epoch)
+            if epoch != drawn_for:
+                batches, drawn_for = self._batches(epoch), epoch
+            yield self._step(number, epoch, batches[within])
+
+    def _batches(self, epoch: int) -> list[Int[np.ndarray, "..."]]:
+        """The image rows of each step of an epoch."""
+        random = np.random.default_rng((self.seed, ORDER, epoch))
+        order = random.permutation(self.images)
+        if self.folds is None:
+            return self._cut(order)
+        batches = [batch for fold in np.unique(self.folds) for batch in self._cut(order[self.folds[order] == fold])]
+        return [batches[place] for place in random.permutation(len(batches))]
+
+    def _cut(self, rows: Int[np.ndarray, " images"]) -> list[Int[np.ndarray, "..."]]:
+        batches = np.split(rows, range(self.batch_images, len(rows), self.batch_images))
+        return [batch for batch in batches if len(batch) >= 2]
+
+    def _step(self, number: int, epoch: int, images: Int[np.ndarray, " images"]) -> Step:
+        random = np.random.default_rng((self.seed, DRAWS, epoch, number))
+        first = np.searchsorted(self.owners, images)
+        count = np.searchsorted(self.owners, images, side="right") - first
+        drawn = [f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)]
+        captions = np.concatenate(drawn)
+        own = torch.from_numpy(images[:, None] == self.owners[captions][None])
+        keep = None
+        if self.kept_regions < self.regions:
+            order = random.random((len(images), self.regions)).argsort(axis=1)[:, : self.kept_regions]
+            keep = torch.from_numpy(np.sort(order, axis=1))
+        return Step(number, epoch, images, random.integers(self.views, size=len(images)), captions, own, keep)
+
+
+def without_some_words(
+    ids: Int[np.ndarray, "captions words"], mask: Bool[np.ndarray, "captions words"], share: float, random: np.random.Generator
+) -> tuple[Int[np.ndarray, "captions words"], Bool[np.ndarray, "captions words"]]:
+    """The captions without about `share` of their word pieces, each drawn on its own; first and last pieces always stay.
+
+    What stays keeps its order and moves up to the front.
+    """
+    places = np.arange(ids.shape[1])
+    framing = (places == 0) | (places == mask.sum(axis=1, keepdims=True) - 1)
+    stays = mask & (framing | (random.random(ids.shape) >= share))
+    order = np.argsort(~stays, axis=1, kind="stable")
+    stays = np.take_along_axis(stays, order, axis=1)
+    return np.where(stays, np.take_along_axis(ids, order, axis=1), 0), stays

@@ -1,0 +1,44 @@
+"""Soft targets from text alone: how well a caption fits an image, judged by the image's own captions.
+
+A batch of 128 images holds several dogs that run through grass; calling all but one of them wrong teaches nothing true.
+MiniLM, as it was before training, knows which captions say nearly the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from aladin.encoder.word_pieces import Pieces
+from aladin.network.backbone import Backbone
+from aladin.network.caption_blocks import caption_blocks
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class CaptionTeacher:
+    """A sentence vector for every caption, and for every image the mean of its captions'; all L2-normalised."""
+
+    caption_vectors: Float[Tensor, "captions dim"]
+    image_vectors: Float[Tensor, "images dim"]
+
+    @classmethod
+    @torch.no_grad()
+    def build(cls, backbone: Backbone, pieces: Pieces, owners: Int[np.ndarray, " captions"]) -> "CaptionTeacher":
+        """The teacher of a training set: the mean of a caption's token states is its sentence vector, as MiniLM was trained."""
+        vectors = torch.empty(len(pieces.ids), backbone.embeddings.word_embeddings.embedding_dim)
+        for block in caption_blocks(pieces, BATCH):
+            states = backbone.encode_captions(block.ids, block.mask).states
+            vectors[block.rows] = normalize((states * block.mask[:, :, None]).sum(dim=1).float(), dim=-1)
+        sums = torch.zeros(int(owners[-1]) + 1, vectors.shape[1]).index_add_(0, torch.from_numpy(owners), vectors)
+        return cls(vectors, normalize(sums, dim=-1))
+
+    def scores(
+        self, images: Int[np.ndarray, " images"], captions: Int[np.ndarray, " captions"]
+    ) -> Float[Tensor, "images captions"]:
+        """The cosine between what is said of each image and each caption, by their rows in the training set."""
+        return self.image_vectors[torch.from_numpy(images)] @ self.caption_vectors[torch.from_numpy(captions)].T
