@@ -62,7 +62,7 @@ class Collection:
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder; expected one of images")
-        place = Path(collection) if collection is not None else storage.default_place(folder)
+        place = Path(collection) if collection is not None else storage.default_file(folder)
         return cls(folder, place, Encoder.load(Path(model) if model is not None else shipped_model()))
 
     def index(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from aladin.errors import ConfigError
+from aladin.old_names import SETTINGS, VALUES
 
 Section = TypeVar("Section")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -60,22 +61,22 @@ class HeadsConfig:
     alignment_depth: DepthForm = "last"
     post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
     matching_dropout: float = 0.0  # in the matching head's layers and those of post_layers, attention included; the paper: 0.1
-    pair_head: bool = False  # a third head, on captions and images read together (cross-encoder)
-    whole_dim: int = 0  # of the vectors of the whole head (aladin/network/whole_head.py); 0: none
-    whole_share: float = 0.5  # of each squared length, so the weight of its cosine among the others'
-    whole_axes: int = 256  # principal axes that it reads of a picture; of more it would learn more by heart
-    whole_hidden: int = 1024
+    cross_encoder: bool = False  # a third head, on captions and images read together (cross-encoder)
+    global_dim: int = 0  # of the vectors of the global head (aladin/network/global_head.py); 0: none
+    global_share: float = 0.5  # of each squared length, so the weight of its cosine among the others'
+    global_axes: int = 256  # principal axes that it reads of a picture; of more it would learn more by heart
+    global_hidden: int = 1024
     hub_centres: int = 0  # in each bank of the correction of hubs (aladin/network/hubs.py); 0: none
     hub_scale: float = 20.0  # inverse temperature of nearness
     hub_weight: float = 0.6  # of nearness, subtracted from every score
 
     def __post_init__(self) -> None:
         _at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
-        _at_least(1, self, "whole_axes", "whole_hidden")
-        _at_least(0, self, "post_layers", "whole_dim", "hub_centres", "hub_weight")
+        _at_least(1, self, "global_axes", "global_hidden")
+        _at_least(0, self, "post_layers", "global_dim", "hub_centres", "hub_weight")
         _above_zero(self, "hub_scale")
-        if not 0 < self.whole_share < 1:
-            raise ConfigError(f"whole_share is {self.whole_share}; expected more than 0 and less than 1")
+        if not 0 < self.global_share < 1:
+            raise ConfigError(f"global_share is {self.global_share}; expected more than 0 and less than 1")
         if not 0 <= self.matching_dropout < 1:
             raise ConfigError(f"matching_dropout is {self.matching_dropout}; expected at least 0 and less than 1")
 
@@ -87,7 +88,7 @@ class HeadsConfig:
     @property
     def added_dim(self) -> int:
         """How many numbers every vector and token has beside those of the heads that learned by training."""
-        return self.whole_dim + HUB_DIMS * (self.hub_centres > 0)
+        return self.global_dim + HUB_DIMS * (self.hub_centres > 0)
 
     @property
     def depth(self) -> tuple[DepthForm, DepthForm, int]:
@@ -160,7 +161,7 @@ class ModelConfig:
         return self.backbone.dim + self.heads.added_dim
 
 
-Part = Literal["backbone", "image_network", "matching_head", "projection", "pair_head"]
+Part = Literal["backbone", "image_network", "matching_head", "projection", "cross_encoder"]
 AlignmentLoss = Literal["hinge", "infonce"]
 MatchingLoss = Literal["hinge", "infonce"]
 DistillationLoss = Literal["listnet", "mse", "ordinal", "contrastive"]
@@ -178,9 +179,9 @@ class LossConfig:
     distillation_form: DistillationLoss = "listnet"
     caption_teacher: float = 0.0  # ListNet on alignment scores, towards the likeness of captions (see caption_teacher.py)
     caption_teacher_scale: float = 20.0  # inverse temperature of that likeness, a cosine
-    pairs: float = 0.0  # of the pair head: cross-entropy of own pairs and of others that nearly fit
-    pairs_scale: float = 10.0  # how much likelier others are drawn that sound alike; 0: all alike, without MiniLM
-    pair_teacher: float = 0.0  # ListNet on short lists, towards the pair head of another model, the recipe's `teacher`
+    cross_encoder: float = 0.0  # of that head: cross-entropy of an image's pairs and of others that nearly fit
+    cross_encoder_scale: float = 10.0  # how much likelier others are drawn that sound alike; 0: all alike, without MiniLM
+    pair_teacher: float = 0.0  # ListNet on short lists, towards the cross-encoder of another model, the recipe's `teacher`
     pair_teacher_of: Literal["matching", "alignment"] = "matching"  # the scores that learn from it
     pair_teacher_list: int = 8  # how many of a batch each query's list has at least: those that alignment ranks first
     pair_teacher_scale: float = 1.0  # inverse temperature of the teacher's log odds
@@ -204,16 +205,18 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _at_least(0, self, "alignment", "matching", "distillation", "caption_teacher", "margin")
-        _at_least(0, self, "pairs", "pairs_scale", "pair_teacher", "entropy", "hidden_l1", "distillation_from_epoch")
+        _at_least(
+            0, self, "cross_encoder", "cross_encoder_scale", "pair_teacher", "entropy", "hidden_l1", "distillation_from_epoch"
+        )
         _at_least(0, self, "ensemble_alignment", "ensemble_matching", "cross_fitted_alignment", "cross_fitted_matching")
         _at_least(1, self, "ordinal_stride")
         _at_least(2, self, "pair_teacher_list")
         scales = ("alignment_scale", "matching_scale", "teacher_scale", "student_scale", "caption_teacher_scale")
         _above_zero(self, *scales, "pair_teacher_scale", "ensemble_scale")
-        if not (self.teaches_alignment or self.teaches_matching or self.pairs):
+        if not (self.teaches_alignment or self.teaches_matching or self.cross_encoder):
             raise ConfigError(
-                "alignment, matching, distillation, caption_teacher, pair_teacher, pairs and both of the ensemble and of "
-                "cross_fitted in [loss] are all 0; give at least one a weight above 0"
+                "alignment, matching, distillation, caption_teacher, pair_teacher, cross_encoder and both of the ensemble "
+                "and of cross_fitted in [loss] are all 0; give at least one a weight above 0"
             )
         if self.learned_weights and self.entropy:
             raise ConfigError(
@@ -229,24 +232,24 @@ class LossConfig:
         return any(weight > 0 for weight in taught) or paired
 
     @property
-    def hears_ensemble(self) -> bool:
+    def needs_ensemble(self) -> bool:
         """Whether other models' alignment scores are wanted."""
         return self.ensemble_alignment > 0 or self.ensemble_matching > 0
 
     @property
-    def hears_cross_fitted(self) -> bool:
+    def needs_cross_fitted(self) -> bool:
         """Whether the teacher of [cross_fitted] is wanted."""
         return self.cross_fitted_alignment > 0 or self.cross_fitted_matching > 0
 
     @property
-    def hears_captions(self) -> bool:
+    def needs_caption_similarity(self) -> bool:
         """Whether the likeness of captions is wanted."""
-        return self.caption_teacher > 0 or (self.pairs > 0 and self.pairs_scale > 0)
+        return self.caption_teacher > 0 or (self.cross_encoder > 0 and self.cross_encoder_scale > 0)
 
     @property
-    def hears_minilm(self) -> bool:
+    def needs_minilm(self) -> bool:
         """Whether MiniLM has to read the captions, as it was before training."""
-        return self.hears_captions or self.hears_cross_fitted
+        return self.needs_caption_similarity or self.needs_cross_fitted
 
     @property
     def teaches_matching(self) -> bool:
@@ -311,7 +314,7 @@ class Recipe:
     fresh_matching_head: bool = False  # with a model folder to start from: begin with another matching head than its own
     image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
     validate_every: int = 1  # epochs
-    teacher: str = ""  # model folder whose pair head pair_teacher in [loss] listens to; --teacher instead
+    teacher: str = ""  # model folder whose cross-encoder pair_teacher in [loss] listens to; --teacher instead
     ensemble: tuple[str, ...] = ()  # model folders whose alignment scores the ensemble weights in [loss] listen to; --ensemble
     averaged_steps: int = 0  # validated and kept is the exponential mean of the weights over about as many steps; 0: the last
     seed: int = 88
@@ -341,7 +344,7 @@ class Recipe:
         self._check_that_everything_learns()
 
     def _check_that_everything_learns(self) -> None:
-        if self.cross_fitted != CrossFittedConfig() and not self.loss.hears_cross_fitted:
+        if self.cross_fitted != CrossFittedConfig() and not self.loss.needs_cross_fitted:
             raise ConfigError(
                 "[cross_fitted] describes a teacher, but cross_fitted_alignment and cross_fitted_matching in [loss] are 0; "
                 "give one a weight, or leave the table out"
@@ -358,10 +361,10 @@ class Recipe:
                 'train names only "matching_head", which alignment scores do not depend on; set alignment, caption_teacher, '
                 'ensemble_alignment and cross_fitted_alignment in [loss] to 0 and pair_teacher_of to "matching"'
             )
-        if ("pair_head" in self.train) != (self.loss.pairs > 0):
+        if ("cross_encoder" in self.train) != (self.loss.cross_encoder > 0):
             raise ConfigError(
-                f"train is {list(self.train)} and pairs in [loss] is {self.loss.pairs}; "
-                'name "pair_head" if and only if pairs has a weight'
+                f"train is {list(self.train)} and cross_encoder in [loss] is {self.loss.cross_encoder}; "
+                'name "cross_encoder" if and only if cross_encoder in [loss] has a weight'
             )
         if "projection" in self.train and not self.loss.teaches_alignment:
             raise ConfigError('train names "projection", but alignment in [loss] is 0 and nothing else teaches it; give it one')
@@ -413,7 +416,11 @@ def from_table(section: type[Section], table: dict[str, Any], name: str = "the t
     known = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(section)
     values: dict[str, Any] = {}
-    for key, value in table.items():
+    for written, value in table.items():
+        key = written if written in known else SETTINGS.get(written, written)
+        if key in values:
+            old = next(other for other in table if SETTINGS.get(other) == key)
+            raise ConfigError(f"{name} has {old!r} and {key!r}, the old and the new name of one setting; leave one out")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
@@ -441,6 +448,7 @@ def _typed(hint: Any, value: Any, key: str, section: str) -> Any:
             raise ConfigError(f"{key} in {section} is {value!r}; expected a table [{key}]")
         return from_table(typing.cast(type, hint), value, _nested(section, key))
     if typing.get_origin(hint) is Literal:
+        value = VALUES.get(value, value) if isinstance(value, str) and value not in typing.get_args(hint) else value
         if value not in typing.get_args(hint):
             choices = ", ".join(map(repr, typing.get_args(hint)))
             raise ConfigError(f"{key} in {section} is {value!r}; expected one of {choices}")

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from aladin.collection.store import default_place
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
@@ -46,7 +46,7 @@ def main(model: Path | None, rows: int, repeat: int, query: str) -> None:
             "aladin search --no-index --rerank 1000": ("-m", "aladin", *search, "--no-index", "--rerank", "1000"),
         }
         timings = {name: _seconds_of(arguments, repeat) for name, arguments in commands.items()}
-        size = default_place(folder).stat().st_size
+        size = default_file(folder).stat().st_size
     table = {
         name: {"median_ms": 1000 * statistics.median(runs), "worst_ms": 1000 * max(runs)} for name, runs in timings.items()
     }
@@ -70,7 +70,7 @@ def make_collection(folder: Path, encoder: Encoder, rows: int) -> float:
     regions, token_dim = encoder.model.config.image.grid**2, encoder.model.config.heads.encoded_token_dim
     random = np.random.default_rng(0)
     seconds = 0.0
-    with CollectionWriter.create(default_place(folder), folder) as collection:
+    with CollectionWriter.create(default_file(folder), folder) as collection:
         collection.use_model(encoder.model)
         for start in range(0, rows, BATCH):
             count = min(BATCH, rows - start)

@@ -3,15 +3,15 @@
     python benchmarks/efficiency.py                      # time alone, lite's sizes
     python benchmarks/efficiency.py --sizes bert-base    # the paper's: 12 layers of 768, 34 regions
     python benchmarks/efficiency.py --data val.zip --distilled runs/both/best --triplet runs/triplet/best \\
-        --entangled runs/entangled/best --plot efficiency.svg
+        --cross-encoder runs/cross-encoder/best --plot efficiency.svg
 
 Time: weights and images are random, since it does not depend on them; sizes are those of --distilled where it is given.
 Included: encoding the text, scoring, choosing the best ten. Not included: encoding images, which is done once, before queries;
-for the entangled model, which reads the images anew with every query, neither its image features. One query at a time, fp32,
+for the cross-encoder, which reads the images anew with every query, neither its image features. One query at a time, fp32,
 PyTorch. Three stages are two stages and n times a pair. What is marked "~" was measured on fewer images and multiplied. The
-paper's figure of this kind says "almost 90 times faster" for the matching head against the entangled model.
+paper's figure of this kind says "almost 90 times faster" for the matching head against the cross-encoder.
 
-Effectiveness: rsum of the models given, on the data given; what no model is given for has time only. Alone the entangled model
+Effectiveness: rsum of the models given, on the data given; what no model is given for has time only. Alone the cross-encoder
 would have to read every pair, 5 million on Flickr8k's 1,000 validation images. It is judged as a third stage;
 what it would reach alone is not known, and its own row says "not read".
 """
@@ -33,11 +33,11 @@ from torch import Tensor
 from aladin.config import BackboneConfig, HeadsConfig
 from aladin.datasets import read_dataset
 from aladin.encoder.folder import model_config
-from aladin.evaluation.cross_encoder import PairReader, check_pair_head
+from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder
 from aladin.evaluation.evaluate import MEMORY, Stages, ThirdStage, encode_dataset, evaluate
 from aladin.measures.report import head_figures
 from aladin.network.backbone import Backbone
-from aladin.network.heads import AlignmentHead, MatchingHead, PairHead
+from aladin.network.heads import AlignmentHead, CrossEncoderHead, MatchingHead
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
 
@@ -90,7 +90,7 @@ class Models:
         self.backbone = Backbone(sizes.backbone).eval()
         self.alignment = AlignmentHead(heads, dim).eval()
         self.matching = MatchingHead(heads, dim).eval()
-        self.pairs = PairHead(dim).eval()
+        self.pairs = CrossEncoderHead(dim).eval()
         self.caption = torch.randint(1000, 2000, (1, WORDS))
         self.mask = torch.ones(1, WORDS, dtype=torch.bool)
         numbers = sizes.backbone.region_features + sizes.backbone.region_geometry
@@ -105,7 +105,7 @@ class Models:
         states = self.backbone.encode_captions(self.caption, self.mask)
         return self.matching(states)[0], self.alignment.words(states)
 
-    def entangled(self, images: int) -> None:
+    def cross_encoder(self, images: int) -> None:
         scores = []
         for start in range(0, images, PAIRS_AT_ONCE):
             count = min(PAIRS_AT_ONCE, images - start)
@@ -130,8 +130,8 @@ def costs(sizes: Sizes, pairs: int) -> dict[str, dict[int, Cost]]:
     """What a query costs by each way of scoring, for each number of images."""
     models = Models(sizes)
     text = seconds(models.query)
-    models.entangled(PAIRS_AT_ONCE)
-    pair = seconds(lambda: models.entangled(sizes.pairs), 2, warm=True) / sizes.pairs
+    models.cross_encoder(PAIRS_AT_ONCE)
+    pair = seconds(lambda: models.cross_encoder(sizes.pairs), 2, warm=True) / sizes.pairs
     _, words = models.query()
     align = seconds(lambda: models.aligned(words))
     print(f"{platform.machine()}, {torch.get_num_threads()} threads; text: {1e3 * text:.1f} ms; a pair: {1e3 * pair:.1f} ms")
@@ -140,7 +140,7 @@ def costs(sizes: Sizes, pairs: int) -> dict[str, dict[int, Cost]]:
         return Cost(seconds(lambda: models.matched(images, rerank)), False)
 
     ways: dict[str, Callable[[int], Cost]] = {
-        "entangled": lambda images: Cost(pair * images, images > sizes.pairs),
+        "cross-encoder": lambda images: Cost(pair * images, images > sizes.pairs),
         "alignment": lambda images: Cost(text + align * images / MEASURED_ALIGNED, images != MEASURED_ALIGNED),
         f"three-stage k={RERANK} n={pairs}": lambda images: Cost(searched(images, RERANK).seconds + pairs * pair, False),
         **{f"two-stage k={k}": functools.partial(searched, rerank=k) for k in reversed(DEPTHS)},
@@ -173,8 +173,8 @@ def judged(arguments: argparse.Namespace) -> dict[str, float]:
         if arguments.distilled:
             encoded = encode_dataset(arguments.distilled, dataset, arguments.precision, cache, stages)
             third = None
-            if arguments.entangled:
-                reader = PairReader.load(arguments.entangled, dataset, arguments.precision, cache, stages)
+            if arguments.cross_encoder:
+                reader = CrossEncoder.load(arguments.cross_encoder, dataset, arguments.precision, cache, stages)
                 third = ThirdStage(arguments.pairs, reader.scores)
             for k in DEPTHS:
                 ranks = evaluate(encoded, k, MEMORY, stages, third=third if k == RERANK else None).ranks
@@ -196,9 +196,9 @@ def table(cost: Mapping[str, Mapping[int, Cost]], rsums: Mapping[str, float]) ->
     lines = ["| scored by | rsum | " + " | ".join(f"{images:,} images | times as fast" for images in IMAGES) + " |"]
     lines.append("|---|---:|" + "---:|" * (2 * len(IMAGES)))
     for name, (rsum, taken) in rows(cost, rsums).items():
-        cells = [f"{rsum:.1f}" if rsum is not None else "not read" if name == "entangled" else ""]
+        cells = [f"{rsum:.1f}" if rsum is not None else "not read" if name == "cross-encoder" else ""]
         for images, one in taken.items():
-            faster = cost["entangled"][images].seconds / one.seconds
+            faster = cost["cross-encoder"][images].seconds / one.seconds
             cells += [f"{'~' if one.multiplied else ''}{1e3 * one.seconds:,.1f} ms", f"{faster:,.0f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -207,7 +207,7 @@ def table(cost: Mapping[str, Mapping[int, Cost]], rsums: Mapping[str, float]) ->
 def draw(path: Path, cost: Mapping[str, Mapping[int, Cost]], rsums: Mapping[str, float], pairs: int) -> None:
     """Rsum over seconds per query: a line for each way that was judged, a mark for each number of images.
 
-    The entangled model has no rsum of its own: where it would stand in time is a dashed line for each number of images.
+    The cross-encoder has no rsum of its own: where it would stand in time is a dashed line for each number of images.
     """
     from matplotlib.figure import Figure  # here, because the table needs no drawing
 
@@ -222,9 +222,9 @@ def draw(path: Path, cost: Mapping[str, Mapping[int, Cost]], rsums: Mapping[str,
             colour = line.get_color()
             filling = "white" if one.multiplied else colour
             axes.plot(one.seconds, rsum, MARKERS[images], color=colour, markerfacecolor=filling)
-    for images, one in cost["entangled"].items():
+    for images, one in cost["cross-encoder"].items():
         axes.axvline(one.seconds, color="0.6", linestyle="--", linewidth=1)
-        text = f"entangled, {images:,} images"
+        text = f"cross-encoder, {images:,} images"
         at = (one.seconds, 0.02)
         axes.annotate(
             text, at, xycoords=("data", "axes fraction"), fontsize=7, color="0.4", rotation=90, ha="right", va="bottom"
@@ -235,7 +235,7 @@ def draw(path: Path, cost: Mapping[str, Mapping[int, Cost]], rsums: Mapping[str,
     axes.set_xlabel("seconds per query, text encoded and scored (hollow: multiplied from fewer images)")
     axes.set_ylabel("rsum")
     if any(name.startswith("three-stage") for name in rsums):
-        axes.set_title(f"three-stage: the {pairs} best of two stages, read by the entangled model", fontsize=9)
+        axes.set_title(f"three-stage: the {pairs} best of two stages, read by the cross-encoder", fontsize=9)
     axes.grid(color="0.92")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -248,19 +248,19 @@ def main() -> None:
     parser.add_argument("--split", help="of the data, where they name splits")
     parser.add_argument("--distilled", type=Path, help="model folder: its matching head, alignment head and both in two stages")
     parser.add_argument("--triplet", type=Path, help="model folder: its matching head")
-    parser.add_argument("--entangled", type=Path, help="model folder with a pair head: after two stages of --distilled")
+    parser.add_argument("--cross-encoder", type=Path, help="model folder with a cross-encoder: after two stages of --distilled")
     parser.add_argument("--pairs", type=int, default=20, help=f"how many of the {RERANK} it reads of each query")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the models that are judged")
     parser.add_argument("--cache", type=Path, help="folder to keep image features in")
     parser.add_argument("--plot", type=Path, help="file to draw to: .svg or .png")
     arguments = parser.parse_args()
-    models = [arguments.distilled, arguments.triplet, arguments.entangled]
-    if any(models) != bool(arguments.data) or (arguments.entangled and not arguments.distilled):
+    models = [arguments.distilled, arguments.triplet, arguments.cross_encoder]
+    if any(models) != bool(arguments.data) or (arguments.cross_encoder and not arguments.distilled):
         parser.error(
-            "models are judged on --data, and --entangled judges what --distilled has found: give all of these or none"
+            "models are judged on --data, and --cross-encoder judges what --distilled has found: give all of these or none"
         )
-    if arguments.entangled:
-        check_pair_head(arguments.entangled)
+    if arguments.cross_encoder:
+        check_cross_encoder(arguments.cross_encoder)
     if arguments.plot and (arguments.plot.suffix not in (".svg", ".png") or not arguments.data):
         parser.error("--plot needs a name that ends in .svg or .png, and models that are judged on --data")
     if arguments.sizes and arguments.distilled:

@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from screenshot import ARGUMENTS
 
-from aladin.collection.store import default_place
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
@@ -65,7 +65,7 @@ def build(folder: Path, rows: int) -> None:
     encoded = encoder.encode_images(np.stack([to_pixels(open_image(path.read_bytes()), size) for path in files]))
     sizes = [Image.open(path).size for path in files]
     copies = Path(shutil.copytree(PHOTOS, folder / ".originals"))
-    with CollectionWriter.create(default_place(folder), folder) as collection:
+    with CollectionWriter.create(default_file(folder), folder) as collection:
         collection.use_model(encoder.model)
         for start in range(0, rows, BLOCK):
             chosen = np.arange(start, min(start + BLOCK, rows)) % len(files)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from aladin.collection.indexing import index_folder
 from aladin.collection.repair import repair
-from aladin.collection.store import Collection, default_place
+from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
@@ -36,7 +36,7 @@ Figures = dict[str, Any]
 
 def kills(scratch: Path, size: float) -> Figures:
     """R1: runs of `index` killed at random moments and at every statement. Target: 5,000 cycles, nothing acknowledged lost."""
-    from tests.test_durability import kill_cycles
+    from tests.collection.test_durability import kill_cycles
     from tests.tiny_model import build_tiny_model
 
     cycles = max(1, int(5000 * size))
@@ -46,7 +46,7 @@ def kills(scratch: Path, size: float) -> Figures:
 
 def power(scratch: Path, size: float) -> Figures:
     """R2: power lost at random moments, unsynced writes torn and reordered. Target: 20,000 schedules, old or new state only."""
-    from tests.test_durability import lose_power, record_transactions
+    from tests.collection.test_durability import lose_power, record_transactions
     from tests.tiny_model import build_tiny_model
 
     schedules = max(1, int(20_000 * size))
@@ -83,8 +83,8 @@ def flips(scratch: Path, size: float) -> Figures:
 
 def resume(scratch: Path, size: float) -> Figures:
     """R6: 2,000 images, stopped ten times in the midst of a batch. Target: at most 1.05 times the work, the same result."""
+    from tests.collection.test_durability import StoppedEncoder
     from tests.conftest import paint, stored
-    from tests.test_durability import StoppedEncoder
     from tests.tiny_model import build_tiny_model
 
     folder = scratch / "many"
@@ -137,13 +137,13 @@ def memory_child(folder: str, queries: str) -> None:
         seen[done] = resident
 
     started = time.perf_counter()
-    with CollectionWriter.create(default_place(photos), photos) as collection:
+    with CollectionWriter.create(default_file(photos), photos) as collection:
         report = index_folder(collection, encoder, IndexConfig(max_memory_mb=1024), note)
     half = min(done for done in seen if done >= max(seen) / 2)
     grown = (seen[max(seen)] - seen[half]) / max(max(seen) - half, 1)
     seconds = time.perf_counter() - started
     words = ["dog", "man", "beach", "snow", "red car", "two people", "ball", "street"]
-    with Collection.open(default_place(photos)) as opened:
+    with Collection.open(default_file(photos)) as opened:
         searcher, before = Searcher(opened, encoder), 0
         for number in range(int(queries)):
             text = f"{words[number % 8]} and {words[number // 8 % 8]}"
@@ -164,7 +164,7 @@ def memory_child(folder: str, queries: str) -> None:
 
 def fuzz(scratch: Path, size: float) -> Figures:
     """I1: damaged files of 15 formats. Target: 20,000, no crash of ours, none over 5 s, no decoder over its memory."""
-    from tests.test_decoding import fuzz as decode_damaged
+    from tests.pictures.test_decoding import fuzz as decode_damaged
 
     count = max(1, int(20_000 * size))
     started = time.perf_counter()
@@ -196,7 +196,7 @@ def bombs(scratch: Path, size: float) -> Figures:
 
 def names(scratch: Path, size: float) -> Figures:
     """F1: files named by any bytes. Target: 5,000 names, all indexed, found and removed."""
-    from tests.test_listing import image_name, names_are_kept
+    from tests.pictures.test_listing import image_name, names_are_kept
     from tests.tiny_model import build_tiny_model
 
     random, tried = np.random.default_rng(1), 0
@@ -311,9 +311,9 @@ def main(parts: tuple[str, ...], size: float) -> None:
 def _indexed_examples(scratch: Path) -> tuple[Path, Path, Encoder]:
     photos, encoder = scratch / "photos", Encoder.load(shipped_model())
     _photographs(photos, 48)
-    with CollectionWriter.create(default_place(photos), photos) as collection:
+    with CollectionWriter.create(default_file(photos), photos) as collection:
         index_folder(collection, encoder)
-    return default_place(photos), photos, encoder
+    return default_file(photos), photos, encoder
 
 
 def _photographs(folder: Path, count: int) -> None:

@@ -3,7 +3,7 @@
 python benchmarks/storage.py MODEL VAL --train TRAIN
 
 Narrower tokens are the trained ones on their principal axes, found on training captions and images; nothing is learned on VAL.
-What all tokens of an image share, the whole head's numbers and the terms of hubs, is kept as it is. Captions are scored as
+What all tokens of an image share, the global head's numbers and the terms of hubs, is kept as it is. Captions are scored as
 search does: as queries where images are searched.
 """
 

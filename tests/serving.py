@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from aladin.collection.indexing import index_folder
-from aladin.collection.store import default_place
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.server.app import create_app
@@ -37,14 +37,14 @@ def painted_folder(folder: Path, model: Path) -> Path:
         below = {"red": "warm/", "blue": "cold/deep/"}.get(name, "")
         paint(folder / f"{below}{name}.png", name, seed=seed, size=(96, 64))
     paint(folder / "flag.png", "red", "white", "blue", seed=99, size=(96, 64))
-    with CollectionWriter.create(default_place(folder), folder) as collection:
+    with CollectionWriter.create(default_file(folder), folder) as collection:
         index_folder(collection, Encoder.load(model, threads=1))
     return folder
 
 
 def config_of(folder: Path, model: Path, **settings: Any) -> ServeConfig:
     limits = settings.pop("limits", Limits(workers=1, waiting=8))
-    return ServeConfig(folder, default_place(folder), model, index=False, limits=limits, **settings)
+    return ServeConfig(folder, default_file(folder), model, index=False, limits=limits, **settings)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from PIL import Image
 
 import aladin
 import aladin.api
-from aladin.collection.store import default_place
+from aladin.collection.store import default_file
 from aladin.search.search import SearchConfig, search
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def test_a_collection_may_stand_elsewhere(photos: Path, model_path: Path, tmp_pa
     with aladin.Collection.open(str(photos), model=str(model_path), collection=tmp_path / "c.sqlite") as collection:
         collection.index()
         assert collection.search("red").hits
-    assert not default_place(photos).exists()
+    assert not default_file(photos).exists()
 
 
 def test_what_cannot_be_opened_is_named(photos: Path, model_path: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_what_cannot_be_opened_is_named(photos: Path, model_path: Path, tmp_path
     with aladin.Collection.open(photos, model=model_path) as collection:
         collection.index()
     (tmp_path / "other").mkdir()
-    elsewhere = aladin.Collection.open(tmp_path / "other", model=model_path, collection=default_place(photos))
+    elsewhere = aladin.Collection.open(tmp_path / "other", model=model_path, collection=default_file(photos))
     with pytest.raises(aladin.AladinError, match="holds the images of"):
         elsewhere.search("red")
 

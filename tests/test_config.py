@@ -90,7 +90,7 @@ def test_there_are_the_recipes_that_the_documentation_names() -> None:
         "cross-fitted",
         "distil",
         "ensemble",
-        "entangled",
+        "cross-encoder",
         "lite",
         "project",
         "taught",

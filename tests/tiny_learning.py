@@ -155,7 +155,7 @@ def trainer(
     start = Start(model, tokenizer, pair_teacher(recipe, model, tokenizer), members, fresh_projection)
     read = [learning_set(member, tokenizer, pictures).images for member in members]
     whole = None
-    if recipe.loss.hears_cross_fitted:
+    if recipe.loss.needs_cross_fitted:
         whole = learning_set(model, tokenizer, pictures).images
         assert isinstance(whole, Features)
         start = dataclasses.replace(start, whole_network=model.image_network)

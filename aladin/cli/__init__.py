@@ -14,6 +14,7 @@ import click
 
 from aladin import __version__
 from aladin.errors import AladinError
+from aladin.old_names import renamed_arguments
 
 # What the extra `train` installs and the core does not.
 TRAINING_PACKAGES = frozenset(
@@ -42,7 +43,7 @@ COMMANDS = {
     "import-collection": ("aladin.cli.interchange", "Read what export-collection or clip-retrieval wrote."),
     "train": ("aladin.cli.train", "Train a model by a recipe."),
     "average": ("aladin.cli.average", "Average the weights of models that began alike."),
-    "add-whole-head": ("aladin.cli.add_whole_head", "Let a trained model compare pictures and sentences as a whole too."),
+    "add-global-head": ("aladin.cli.add_global_head", "Let a trained model compare pictures and sentences as a whole too."),
     "correct-hubs": ("aladin.cli.correct_hubs", "Lower the scores of what is near everything, in a trained model."),
     "evaluate": ("aladin.cli.evaluate", "Measure a model's retrieval on images with captions."),
     "calibrate": ("aladin.cli.calibrate", "Learn what a model's scores mean as probabilities."),
@@ -85,7 +86,8 @@ def main(arguments: list[str] | None = None) -> Any:
     stops: list[int] = []
     try:
         with _stoppable(stops, ends_after=arguments is None):
-            code = root.main(arguments, prog_name="aladin", standalone_mode=False)
+            given = renamed_arguments(sys.argv[1:] if arguments is None else arguments)
+            code = root.main(given, prog_name="aladin", standalone_mode=False)
             sys.stdout.flush()
     except AladinError as error:
         click.echo(f"aladin: {error}", err=True)

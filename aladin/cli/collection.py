@@ -22,7 +22,7 @@ from aladin.cli.results import json_line, printable, write_bytes
 from aladin.cli.values import PATH, with_options
 from aladin.collection.indexing import IndexReport
 from aladin.collection.repair import repair as mend
-from aladin.collection.store import Collection, default_place
+from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import Verification
 from aladin.collection.verify import verify as check
 from aladin.collection.writer import CollectionWriter
@@ -75,7 +75,7 @@ def index(
 
     Files that are gone stay known, for when they come back. Ends with 3 when some files could not be read.
     """
-    place = collection or default_place(folder)
+    place = collection or default_file(folder)
     config = _config(**options)
     report = brought_up_to_date(folder, place, Encoder.load(model or shipped_model()), quiet, config, rebuild)
     if not quiet:
@@ -198,7 +198,7 @@ def plan(folder: Path, as_json: bool, model: Path | None, collection: Path | Non
     from aladin.collection.plan import plan_for
 
     check_folder(folder)
-    place = collection or default_place(folder)
+    place = collection or default_file(folder)
     found = plan_for(folder, place, Encoder.load(model or shipped_model()), _config(**options))
     if as_json:
         write_bytes(json_line(asdict(found), indent=2))
@@ -217,7 +217,7 @@ def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool
     from aladin.collection.watch import ticks
 
     check_folder(folder)
-    place, encoder, config = collection or default_place(folder), Encoder.load(model or shipped_model()), _config(**options)
+    place, encoder, config = collection or default_file(folder), Encoder.load(model or shipped_model()), _config(**options)
     behind = waiting = False
     named: set[str] = set()
     for changed in ticks(folder):

@@ -56,7 +56,7 @@ class Request:
 
     @property
     def pair_folder(self) -> Path:
-        """Where the pair head of the third stage stands, if there is a third stage."""
+        """Where the cross-encoder of the third stage stands, if there is a third stage."""
         return self.pair_model or self.model
 
 
@@ -101,10 +101,10 @@ def memory_size(text: str) -> int:
 @click.option(
     "--pairs",
     type=click.IntRange(0),
-    help=f"The n of three-stage: so many are read together with the query by a pair head; 0: leave it out.  [default: {PAIRS}, "
-    "with a pair head]",
+    help=f"The n of three-stage: so many are read with the query by a cross-encoder; 0: leave it out.  [default: {PAIRS}, "
+    "with a cross-encoder]",
 )
-@click.option("--pair-model", type=PATH, help="Model folder with the pair head.  [default: MODEL]")
+@click.option("--pair-model", type=PATH, help="Model folder with the cross-encoder.  [default: MODEL]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of encoding, for a trained model.  [default: fp32]")
 @click.option("--json", "form", flag_value="json", help="All figures, and the rank of every query, as one JSON object.")
 @click.option("--markdown", "form", flag_value="markdown", help="The tables as Markdown.")
@@ -133,7 +133,7 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     \b
     aladin evaluate runs/align/best flickr8k.zip --split val
     aladin evaluate runs/align/best dataset_coco.json --images coco --split test --protocol coco-5k --measure eccv
-    aladin evaluate runs/both/best flickr8k.zip --split val --pairs 20 --pair-model runs/entangled/best
+    aladin evaluate runs/both/best flickr8k.zip --split val --pairs 20 --pair-model runs/cross-encoder/best
     """
     from aladin.measures.gate import check_same_queries, compared, differences, pass_gate, read_baseline
     from aladin.measures.protocols import PROTOCOLS, chosen
@@ -163,7 +163,7 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
 
 def _pairs_of(asked: Request) -> int:
     """The n of three-stage, 0 for none; an error where it cannot be had."""
-    from aladin.evaluation.cross_encoder import check_pair_head, has_pair_head
+    from aladin.evaluation.cross_encoder import check_cross_encoder, has_cross_encoder
 
     if asked.pairs and asked.pairs > asked.rerank:
         raise ConfigError(
@@ -171,19 +171,19 @@ def _pairs_of(asked: Request) -> int:
             "give a --rerank of at least --pairs"
         )
     if asked.pairs or asked.pair_model:
-        check_pair_head(asked.pair_folder)
+        check_cross_encoder(asked.pair_folder)
     if asked.pairs is None:
-        return min(PAIRS, asked.rerank) if has_pair_head(asked.pair_folder) else 0
+        return min(PAIRS, asked.rerank) if has_cross_encoder(asked.pair_folder) else 0
     return asked.pairs
 
 
 def _third_stage(asked: Request, dataset: "Dataset", pairs: int, cache: Path, stages: "Stages") -> "ThirdStage | None":
-    from aladin.evaluation.cross_encoder import PairReader
+    from aladin.evaluation.cross_encoder import CrossEncoder
     from aladin.evaluation.evaluate import ThirdStage
 
     if not pairs:
         return None
-    return ThirdStage(pairs, PairReader.load(asked.pair_folder, dataset, asked.precision or "fp32", cache, stages).scores)
+    return ThirdStage(pairs, CrossEncoder.load(asked.pair_folder, dataset, asked.precision or "fp32", cache, stages).scores)
 
 
 def _subject(asked: Request, dataset: "Dataset", precision: str, pairs: int) -> "Subject":
@@ -226,8 +226,10 @@ def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "
     judging = Judging(dataset, protocol, asked.ids, cache, asked.memory, stages.stage, lambda text: click.echo(text, err=True))
     judges = [named_judge(text, judging) for text in dict.fromkeys(asked.measures)]
     encoded = evaluation.encode_dataset(asked.model, dataset, asked.precision or "fp32", cache, stages)
-    pair_fingerprint = checkpoints.fingerprint(asked.pair_folder) if subject.pairs else ""
-    subject = replace(subject, fingerprint=checkpoints.fingerprint(asked.model), pair_fingerprint=pair_fingerprint)
+    cross_encoder_fingerprint = checkpoints.fingerprint(asked.pair_folder) if subject.pairs else ""
+    subject = replace(
+        subject, fingerprint=checkpoints.fingerprint(asked.model), cross_encoder_fingerprint=cross_encoder_fingerprint
+    )
     third = _third_stage(asked, dataset, subject.pairs, cache, stages)
     found = evaluation.evaluate(encoded, asked.rerank, asked.memory, stages, parts, judges, third)
     agreements = evaluation.agreements(encoded, judgements, asked.memory) if judgements else {}

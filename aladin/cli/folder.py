@@ -10,7 +10,7 @@ from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
 from aladin.cli.values import PATH
 from aladin.collection.indexing import IndexReport, index_folder
-from aladin.collection.store import default_place
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
@@ -62,7 +62,7 @@ def check_folder(folder: Path) -> None:
 
 def existing(folder: Path, collection: Path | None) -> Path:
     """Where the folder's collection is; DataError when there is none."""
-    place = collection or default_place(folder)
+    place = collection or default_file(folder)
     if not place.is_file():
         named = "" if collection is None else f" --collection {shlex.quote(printable(str(collection)))}"
         command = f"aladin index {shlex.quote(printable(str(folder)))}{named}"

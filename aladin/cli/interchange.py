@@ -9,7 +9,7 @@ from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder, existin
 from aladin.cli.results import printable
 from aladin.cli.values import PATH, with_options
 from aladin.collection import interchange
-from aladin.collection.store import Collection, default_place
+from aladin.collection.store import Collection, default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder, shipped_model
 
@@ -45,7 +45,7 @@ def import_collection(folder: Path, source: Path, model: Path | None, collection
     Ends with 3 when captions were left out, since SOURCE does not list their images.
     """
     check_folder(folder)
-    with CollectionWriter.create(collection or default_place(folder), folder) as opened:
+    with CollectionWriter.create(collection or default_file(folder), folder) as opened:
         if source.is_dir():
             found = interchange.import_clip_retrieval(opened, source, ModelFolder.open(model or shipped_model()))
         else:

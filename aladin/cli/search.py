@@ -15,7 +15,7 @@ from aladin.cli.progress import progress_shown
 from aladin.cli.query import CONDITIONS, PARTS, QueryOptions
 from aladin.cli.results import Answer, Form, print_answer, printable
 from aladin.cli.values import PATH, FiniteRange, form_option, with_options
-from aladin.collection.store import Collection, default_place
+from aladin.collection.store import Collection, default_file
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
 from aladin.errors import CollectionLocked
@@ -123,7 +123,7 @@ def _answer(folder: Path, query: Query, within: list[str], options: SearchOption
     if options.why and options.form == "print0":
         raise click.UsageError("-0 has no room for what --why tells; leave out one of them")
     check_folder(folder)
-    place = existing(folder, options.collection) if options.no_index else options.collection or default_place(folder)
+    place = existing(folder, options.collection) if options.no_index else options.collection or default_file(folder)
     encoder = Encoder.load(options.model or shipped_model())
     if not options.no_index:
         _update(folder, place, encoder, options)

@@ -8,7 +8,7 @@ import click
 
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder
 from aladin.cli.values import PATH
-from aladin.collection.store import Collection, default_place
+from aladin.collection.store import Collection, default_file
 from aladin.encoder.folder import shipped_model
 
 
@@ -41,7 +41,7 @@ def serve(
     from aladin.server.settings import Limits, ServeConfig, Tokens
 
     check_folder(folder)
-    place = collection or default_place(folder)
+    place = collection or default_file(folder)
     if place.is_file():
         with Collection.open(place) as opened:
             opened.check_root(folder)

@@ -18,7 +18,7 @@ from aladin.cli.values import PATH
 @click.option("--out", type=PATH, required=True, help="Folder for the run; goes on if a run was stopped in it.")
 @click.option("--start", type=PATH, help="Model folder to start from, trained or exported; MiniLM-L6 and ImageNet without it.")
 @click.option(
-    "--teacher", type=PATH, help="Model folder with a pair head, for pair_teacher in [loss]; the recipe's without it."
+    "--teacher", type=PATH, help="Model folder with a cross-encoder, for pair_teacher in [loss]; the recipe's without it."
 )
 @click.option(
     "--ensemble",
@@ -95,7 +95,7 @@ def train(
             check_captions(data, str(path))
             for reason, count in data.skipped.items():
                 click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
-        if settings.loss.hears_cross_fitted:
+        if settings.loss.needs_cross_fitted:
             fold_of_each(len(train_data), settings.cross_fitted.folds, settings.seed)  # says what is wrong with it
         check_same_run(out, settings, origins(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
         features = cache or out / "features"

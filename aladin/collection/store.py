@@ -51,7 +51,7 @@ class ImageRow:
     frame: int = 0  # which of the file's pictures, where it holds several and more than the first were asked for
 
 
-def default_place(folder: Path) -> Path:
+def default_file(folder: Path) -> Path:
     """Where the collection of a folder is kept unless the user says otherwise."""
     return folder / ".aladin" / "collection.sqlite"
 

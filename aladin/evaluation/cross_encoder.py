@@ -1,4 +1,4 @@
-"""Images and captions of a data set read together by a model with a pair head: the last judge of what a search has found."""
+"""Images and captions of a data set read together by a cross-encoder: the last judge of what a search has found."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +21,23 @@ from aladin.network.pairs import scored_pairs
 IMAGES_AT_ONCE = 64  # whose regions are in memory: 32 MB at lite's sizes
 
 
-def has_pair_head(folder: Path) -> bool:
+def has_cross_encoder(folder: Path) -> bool:
     """Whether the model folder's weights can read image and caption together; an exported folder's cannot."""
-    return (folder / "model.safetensors").is_file() and model_config(folder).heads.pair_head
+    return (folder / "model.safetensors").is_file() and model_config(folder).heads.cross_encoder
 
 
-def check_pair_head(folder: Path) -> None:
-    """ModelError unless the model folder has a pair head with its weights."""
-    if not has_pair_head(folder):
+def check_cross_encoder(folder: Path) -> None:
+    """ModelError unless the model folder has a cross-encoder with its weights."""
+    if not has_cross_encoder(folder):
         raise ModelError(
-            f"{folder} has no weights of a pair head; give a folder that `aladin train` wrote by a recipe that trains "
-            '"pair_head", such as recipes/entangled.toml (`aladin evaluate` takes it by --pair-model)'
+            f"{folder} has no weights of a cross-encoder; give a folder that `aladin train` wrote by a recipe that trains "
+            '"cross_encoder", such as recipes/cross-encoder.toml (`aladin evaluate` takes it by --pair-model)'
         )
 
 
 @dataclass(frozen=True)
-class PairReader:
-    """A model with a pair head, and a data set as it reads it; images are fetched as they are asked for."""
+class CrossEncoder:
+    """A model with a cross-encoder, and a data set as it reads it; images are fetched as they are asked for."""
 
     model: Aladin
     images: Features | RegionSet
@@ -45,8 +45,8 @@ class PairReader:
     precision: str
 
     @classmethod
-    def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> "PairReader":
-        """The model of a folder that passes `check_pair_head`. Photographs' features are kept in `cache`."""
+    def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> "CrossEncoder":
+        """The model of a folder that passes `check_cross_encoder`. Photographs' features are kept in `cache`."""
         model = load_model(folder)
         config, tokenizer = model.config, folder / "tokenizer.json"
         images: Features | RegionSet
@@ -63,7 +63,7 @@ class PairReader:
     def scores(
         self, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"], progress: Progress = quiet
     ) -> Float[np.ndarray, " pairs"]:
-        """The pair head's log odds of each pair, given as rows of the data set; each costs a run of the transformer."""
+        """The cross-encoder's log odds of each pair, given as rows of the data set; each costs a run of the transformer."""
         scores = np.empty(len(images), dtype=np.float32)
         wanted, place = np.unique(images, return_inverse=True)
         order = np.argsort(place, kind="stable")

@@ -42,7 +42,7 @@ BROKEN = 1e300  # worse than any float32, and not the worst float64
 LARGE = 1e6  # beyond every score of the matching head, which are cosines
 STAGE = 1e12  # between the scores of two stages: beyond any number of places, and small enough to count on from there
 Progress = Callable[[int, int], None]  # told how much of all is done
-# From the image rows and the caption rows of pairs to their scores; entangled.PairReader.scores is one.
+# From the image rows and the caption rows of pairs to their scores; cross_encoder.CrossEncoder.scores is one.
 PairScores = Callable[[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"], Progress], Float[np.ndarray, " pairs"]]
 
 

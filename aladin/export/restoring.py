@@ -31,8 +31,8 @@ def model_that_learns(folder: Path) -> Aladin:
 def restored_model(folder: Path) -> Aladin:
     """The model that was exported to `folder`, as well as int8 or fp16 remember its weights, as it was trained.
 
-    So it has no whole head, and its hubs are not corrected. What never learns of its image networks is as their packages have
-    it. ModelError where the graphs lack a weight, as they do of narrower tokens (token_dim) and of a pair head, and of heads
+    So it has no global head, and its hubs are not corrected. What never learns of its image networks is as their packages have
+    it. ModelError where the graphs lack a weight, as they do of narrower tokens (token_dim), of a cross-encoder, and of heads
     that never learned, whose equal weights they keep once.
     """
     exported = ModelFolder.open(folder)

@@ -36,7 +36,7 @@ class Baseline:
     model: str = ""
     data: str = ""
     fingerprint: str = ""
-    pair_fingerprint: str = ""
+    cross_encoder_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_baseline(path: Path) -> Baseline:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         subject = table["subject"]
-        told = {name: str(subject.get(name, "")) for name in ("model", "data", "fingerprint", "pair_fingerprint")}
+        told = {name: str(subject.get(name, "")) for name in ("model", "data", "fingerprint", "cross_encoder_fingerprint")}
         return Baseline(path, subject["protocol"], subject["digest"], query_values(table["queries"]), **told)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a report of `aladin evaluate --json`") from None
@@ -92,8 +92,8 @@ def differences(baseline: Baseline, subject: Subject) -> list[str]:
     elif baseline.fingerprint != subject.fingerprint:
         was, now = (f"{some.model}, {some.fingerprint[:12]}" for some in (baseline, subject))
         found.append(f"{path} is of other weights: {was}; now {now}")
-    if baseline.pair_fingerprint and subject.pair_fingerprint not in ("", baseline.pair_fingerprint):
-        found.append(f"{path} is of a pair head of other weights")
+    if baseline.cross_encoder_fingerprint and subject.cross_encoder_fingerprint not in ("", baseline.cross_encoder_fingerprint):
+        found.append(f"{path} is of a cross-encoder of other weights")
     if baseline.data != subject.data:
         found.append(
             f"{path} is of {baseline.data or 'data without a name'}, now it is {subject.data}: images and captions are called "

@@ -20,7 +20,7 @@ NOTES = (
     "A tie counts against the right answer.",
     "Two-stage: the k best by matching, re-ranked by alignment.",
 )
-PAIRS_NOTE = "Three-stage: the n best of two stages, each read together with the query by a pair head."
+PAIRS_NOTE = "Three-stage: the n best of two stages, each read together with the query by a cross-encoder."
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Subject:
     protocol: str = "full"
     digest: str = ""  # of images and captions, as protocols.digest gives it
     pairs: int = 0  # the n of three-stage; 0: not measured
-    pair_model: str = ""  # whose pair head read them
+    pair_model: str = ""  # whose cross-encoder read them
     aladin: str = ""  # the version that measured
     fingerprint: str = ""  # of the model's weights, as evaluation.fingerprint gives it
-    pair_fingerprint: str = ""  # of the weights of the pair head's model
+    cross_encoder_fingerprint: str = ""  # of the weights of the cross-encoder's model
 
     def __str__(self) -> str:
         data = f"{self.data}, split {self.split}" if self.split else self.data

@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         tag_mask: Bool[Tensor, "pairs tags"],
         regions: Tokens,
     ) -> Float[Tensor, "pairs dim"]:
-        """One state for each caption read together with an image: that of [CLS] (entangled, as OSCAR and VinVL do it).
+        """One state for each caption read together with an image: that of [CLS] (jointly, as OSCAR and VinVL do it).
 
         The first tag piece, which stands for the image where it is read alone, is left out. Positions count real pieces of
         caption and tags.

@@ -22,10 +22,11 @@ from aladin.encoder.folder import ModelFolder, model_config
 from aladin.errors import ConfigError, ModelError
 from aladin.network.backbone import Backbone
 from aladin.network.model import Aladin, image_network
+from aladin.old_names import SETTINGS, renamed_weight
 
 NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunks", "tag_tail", "classifier"))
 
-ADDED = ("whole_head", "hub_correction")  # tables of a model.toml on what was added after training
+ADDED = ("global_head", "hub_correction")  # tables of a model.toml on what was added after training
 
 # Our names of a layer's parts -> BERT's.
 BERT_PARTS = {
@@ -72,7 +73,7 @@ def load_model(folder: Path) -> Aladin:
     config = model_config(folder)
     path = folder / "model.safetensors"
     try:
-        state = load_file(path)
+        state = {renamed_weight(name): weight for name, weight in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}; copy the whole model folder, or train it again") from None
     try:
@@ -86,13 +87,14 @@ def load_model(folder: Path) -> Aladin:
 def provenance(folder: Path) -> dict[str, Any]:
     """Where the model of a folder is from: the tables of its model.toml beside those of the architecture.
 
-    `aladin train` writes [training], `average` [average], `convert` [origin]; `add-whole-head` adds [whole_head], and
+    `aladin train` writes [training], `average` [average], `convert` [origin]; `add-global-head` adds [global_head], and
     `correct-hubs` [hub_correction], to those of the model that they add to. Empty where the folder says nothing.
     [calibration] says what scores mean, so it is none of it.
     """
     model_config(folder)  # says what is wrong with a folder that is no model's
     others = {section.name for section in dataclasses.fields(ModelConfig)} | {"calibration"}
-    return {name: table for name, table in read_toml(folder / "model.toml").items() if name not in others}
+    written = read_toml(folder / "model.toml")
+    return {SETTINGS.get(name, name): table for name, table in written.items() if name not in others}
 
 
 def provenance_as_trained(folder: Path) -> dict[str, Any]:

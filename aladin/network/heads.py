@@ -56,7 +56,7 @@ def head_layers(config: HeadsConfig, dim: int, count: int) -> nn.ModuleList:
     )
 
 
-class PairHead(nn.Module):
+class CrossEncoderHead(nn.Module):
     """The state of [CLS] of a caption and an image read together to how likely they match, as log odds (OSCAR, VinVL)."""
 
     def __init__(self, dim: int) -> None:

@@ -7,7 +7,7 @@ score is lowered by how near its image is to captions at large, and its caption 
     nearness(x) = log sum_b share_b exp(scale * <x, b>) / scale, less its mean
 
 over a bank b of training data of the other side (QB-Norm, Bogolin et al. 2022; both sides: Wang et al. 2023, "Balance Act").
-The bank is the centres of k-means over its vectors (of the matching head, and the whole head if there is one), with the share
+The bank is the centres of k-means over its vectors (of the matching head, and the global head if there is one), with the share
 of the data that is theirs; nearness is measured on vectors for tokens too.
 
 Both terms stand in the vectors and tokens themselves, as eight more dimensions, so everything after the heads goes on as

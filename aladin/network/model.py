@@ -13,11 +13,11 @@ from aladin.errors import ConfigError
 from aladin.network import official
 from aladin.network.backbone import Backbone
 from aladin.network.depth import PostLayers, alignment_depth, matching_depth
+from aladin.network.global_head import GlobalHead
 from aladin.network.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, cell_pooling, class_names, grid_network
-from aladin.network.heads import MatchingHead, PairHead
+from aladin.network.heads import CrossEncoderHead, MatchingHead
 from aladin.network.hubs import HubCorrection, Side, filled
 from aladin.network.tensors import ImageInput, Tokens
-from aladin.network.whole_head import WholeHead
 
 SUMMED_POOLINGS = ("MrSw", "MrAVGw")  # in which dimensions that an item's tokens share add the same to every word's best region
 
@@ -50,8 +50,8 @@ class Aladin(nn.Module):
         self.alignment_depth = alignment_depth(config.heads, config.backbone.dim)
         self.alignment_head = official.alignment_head(config)
         self.matching_head = MatchingHead(config.heads, config.backbone.dim)
-        self.pair_head = PairHead(config.backbone.dim) if config.heads.pair_head else None
-        self.whole_head = _whole_head(config, self.state_dim) if config.heads.whole_dim else None
+        self.cross_encoder = CrossEncoderHead(config.backbone.dim) if config.heads.cross_encoder else None
+        self.global_head = _global_head(config, self.state_dim) if config.heads.global_dim else None
         self.hub_correction = HubCorrection(config.heads, _uncorrected_dim(config)) if config.heads.hub_centres else None
         self.image_network = image_network
         if image_network is None:
@@ -110,8 +110,10 @@ class Aladin(nn.Module):
         self, pieces: Int[Tensor, "pairs words"], mask: Bool[Tensor, "pairs words"], images: ImageInput
     ) -> Float[Tensor, " pairs"]:
         """How likely each caption matches its image, as log odds: read together, so nothing of it can be stored for search."""
-        assert self.pair_head is not None, "this model has no pair head"
-        scores: Tensor = self.pair_head(self.backbone.encode_pairs(pieces, mask, images.tags, images.tag_mask, images.regions))
+        assert self.cross_encoder is not None, "this model has no cross-encoder"
+        scores: Tensor = self.cross_encoder(
+            self.backbone.encode_pairs(pieces, mask, images.tags, images.tag_mask, images.regions)
+        )
         return scores
 
     def encoded_captions(self, states: Tokens) -> Encoded:
@@ -127,18 +129,18 @@ class Aladin(nn.Module):
     def captions(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Encoded:
         """Captions as they are searched: by all heads, hubs corrected."""
         states = self.caption_states(pieces, mask)
-        whole = None if self.whole_head is None else self.whole_head.sentences(states)
+        whole = None if self.global_head is None else self.global_head.sentences(states)
         return self._as_searched(self.encoded_captions(states), whole, "captions")
 
     def images(self, read: ImageInput) -> Encoded:
         """Images as they are searched: by all heads, hubs corrected."""
-        whole = None if self.whole_head is None else self.whole_head.pictures(read.regions)
+        whole = None if self.global_head is None else self.global_head.pictures(read.regions)
         return self._as_searched(self.encoded_images(self.image_states(read)), whole, "images")
 
     def _as_searched(self, encoded: Encoded, whole: Float[Tensor, "batch whole"] | None, side: Side) -> Encoded:
         vectors, tokens = encoded.vectors, encoded.tokens
-        if self.whole_head is not None and whole is not None:
-            vectors, tokens = self.whole_head.joined(vectors, tokens, whole)
+        if self.global_head is not None and whole is not None:
+            vectors, tokens = self.global_head.joined(vectors, tokens, whole)
         if self.hub_correction is not None:
             vectors, tokens = self.hub_correction(vectors, tokens, side)
         return Encoded(encoded.states, tokens, vectors)
@@ -158,8 +160,8 @@ def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = Tru
         model.special_pieces.copy_(torch.tensor([first, tokenizer.sep]))
     model.backbone.apply(_initialise)
     model.alignment_head.apply(_initialise)
-    if model.pair_head is not None:
-        model.pair_head.apply(_initialise)
+    if model.cross_encoder is not None:
+        model.cross_encoder.apply(_initialise)
     if pretrained:
         from aladin.network.checkpoints import load_minilm
 
@@ -191,10 +193,10 @@ def with_depth(model: Aladin, heads: HeadsConfig) -> Aladin:
     return new
 
 
-def with_pair_head(model: Aladin) -> Aladin:
-    """The same model with a fresh pair head."""
-    model.config = dataclasses.replace(model.config, heads=dataclasses.replace(model.config.heads, pair_head=True))
-    model.pair_head = PairHead(model.config.backbone.dim).apply(_initialise)
+def with_cross_encoder(model: Aladin) -> Aladin:
+    """The same model with a fresh cross-encoder."""
+    model.config = dataclasses.replace(model.config, heads=dataclasses.replace(model.config.heads, cross_encoder=True))
+    model.cross_encoder = CrossEncoderHead(model.config.backbone.dim).apply(_initialise)
     return model
 
 
@@ -235,11 +237,11 @@ def with_projection(model: Aladin, token_dim: int) -> Aladin:
     return model
 
 
-def with_whole_head(model: Aladin, heads: HeadsConfig) -> Aladin:
-    """The same model with a fresh whole head as `heads`, otherwise its own, describe; ConfigError for what cannot have one."""
+def with_global_head(model: Aladin, heads: HeadsConfig) -> Aladin:
+    """The same model with a fresh global head as `heads`, otherwise its own, describe; ConfigError for what cannot have one."""
     check_addable(model.config)
     model.config = dataclasses.replace(model.config, heads=heads)
-    model.whole_head = _whole_head(model.config, model.state_dim)
+    model.global_head = _global_head(model.config, model.state_dim)
     return model
 
 
@@ -263,31 +265,31 @@ def check_addable(config: ModelConfig) -> None:
     if config.heads.pooling not in SUMMED_POOLINGS or config.quirks.zero_padding:
         has = f"{config.heads.pooling}{' and zero padding' if config.quirks.zero_padding else ''}"
         raise ConfigError(
-            f"a whole head and the correction of hubs are for models whose alignment is one of {', '.join(SUMMED_POOLINGS)}, "
+            f"a global head and the correction of hubs are for models whose alignment is one of {', '.join(SUMMED_POOLINGS)}, "
             f"without zero padding; this one has {has}"
         )
 
 
 def as_trained(model: Aladin) -> Aladin:
-    """The same model without what was added after training, whole head and correction of hubs: both are another model's, once
+    """The same model without what was added after training, global head and correction of hubs: both are another model's, once
     it learns on or is averaged.
     """
     none = HeadsConfig()
-    added = [name for name in to_table(none) if name.startswith(("whole_", "hub_"))]
+    added = [name for name in to_table(none) if name.startswith(("global_", "hub_"))]
     heads = dataclasses.replace(model.config.heads, **{name: getattr(none, name) for name in added})
     model.config = dataclasses.replace(model.config, heads=heads)
-    model.whole_head = model.hub_correction = None
+    model.global_head = model.hub_correction = None
     return model
 
 
-def _whole_head(config: ModelConfig, state_dim: int) -> WholeHead:
+def _global_head(config: ModelConfig, state_dim: int) -> GlobalHead:
     backbone = config.backbone
-    return WholeHead(config.heads, backbone.region_features + backbone.region_geometry, state_dim)
+    return GlobalHead(config.heads, backbone.region_features + backbone.region_geometry, state_dim)
 
 
 def _uncorrected_dim(config: ModelConfig) -> int:
     """How many numbers a vector has before its hubs are corrected."""
-    return config.backbone.dim + config.heads.whole_dim
+    return config.backbone.dim + config.heads.global_dim
 
 
 def widened(model: Aladin, image: ImageConfig) -> Aladin:

@@ -48,7 +48,7 @@ def scored_pairs(
     pairs: tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Float[Tensor, " pairs"]:
-    """The pair head's score of each pair, given as rows of images and of captions; a pair costs a run of the transformer."""
+    """The cross-encoder's score of each pair, given as rows of images and of captions; each runs the transformer."""
     lengths = torch.from_numpy(captions.mask.sum(axis=1))
     ids, mask = torch.from_numpy(captions.ids), torch.from_numpy(captions.mask)
     image_rows, caption_rows = pairs
@@ -64,7 +64,7 @@ def scored_pairs(
 
 
 def pair_matrix(model: Aladin, images: ImageInput, captions: Pieces) -> Float[Tensor, "images captions"]:
-    """The pair head's score of every image with every caption."""
+    """The cross-encoder's score of every image with every caption."""
     count = len(captions.ids)
     rows = torch.arange(len(images) * count)
     return scored_pairs(model, images, captions, (rows // count, rows % count)).view(len(images), count)

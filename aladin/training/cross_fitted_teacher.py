@@ -5,7 +5,7 @@ the images are parted into folds, and a fold's images and captions are judged by
 (cross-fitting): what they say is as honest as it is of new pairs. Only images and captions of one fold can be compared, so a
 step of training then reads images of one fold.
 
-A model is two perceptrons into one space (whole_learning.py). The one reads a picture as the mean and the maximum of its
+A model is two perceptrons into one space (global_learning.py). The one reads a picture as the mean and the maximum of its
 regions' features, in their first principal axes; the other a caption as the mean and the maximum of MiniLM's token states.
 """
 
@@ -28,13 +28,13 @@ from aladin.network.backbone import Backbone
 from aladin.network.checkpoints import save_weights
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features
+from aladin.network.global_head import pooled_mean_and_maximum, standardised
 from aladin.network.grid import GridNetwork
 from aladin.network.tensors import Tokens
-from aladin.network.whole_head import pooled_mean_and_maximum, standardised
 from aladin.training.batches import FOLDS, Plan
 from aladin.training.caption_teacher import CaptionTeacher
+from aladin.training.global_learning import DIM, Lesson, PerceptronPair, picture_axes, pooled_captions, pooled_images
 from aladin.training.losses import infonce_loss
-from aladin.training.whole_learning import DIM, Lesson, PerceptronPair, picture_axes, pooled_captions, pooled_images
 
 AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
 SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found

@@ -30,7 +30,7 @@ def ensemble_members(recipe: Recipe, model: Aladin, tokenizer: Path) -> tuple[Al
 
     ConfigError if their scores cannot be added, or nobody listens to them. They may see images through other networks.
     """
-    listened = recipe.loss.hears_ensemble
+    listened = recipe.loss.needs_ensemble
     if listened and not recipe.ensemble:
         raise ConfigError(
             "ensemble_alignment or ensemble_matching in [loss] has a weight, but there is no ensemble; name model folders by "

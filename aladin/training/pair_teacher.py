@@ -1,4 +1,4 @@
-"""Another model's pair head as the teacher of scores that are computed apart.
+"""Another model's cross-encoder as the teacher of scores that are computed apart.
 
 It reads image and caption together, so every pair costs it a run of the transformer. It is asked only for short lists: own
 pairs, and those that the student takes for nearly as good, where it has most to learn.
@@ -36,8 +36,8 @@ def pair_teacher(recipe: Recipe, model: Aladin, tokenizer: Path) -> Aladin | Non
         )
     folder = Path(recipe.teacher)
     teacher = load_model(folder)
-    if teacher.pair_head is None:
-        raise ConfigError(f"the teacher {folder} has no pair head; give a folder that recipes/entangled.toml made")
+    if teacher.cross_encoder is None:
+        raise ConfigError(f"the teacher {folder} has no cross-encoder; give a folder that recipes/cross-encoder.toml made")
     if (folder / "tokenizer.json").read_bytes() != tokenizer.read_bytes():
         raise ConfigError(f"the teacher {folder} has other word pieces than {tokenizer}; give one with the same tokenizer.json")
     ours, its = model.config, teacher.config

@@ -51,10 +51,10 @@ from aladin.network.model import (
     as_trained,
     new_model,
     widened,
+    with_cross_encoder,
     with_depth,
     with_dropout,
     with_fresh_matching_head,
-    with_pair_head,
     with_projection,
 )
 from aladin.network.pairs import drawn_pairs, pair_matrix
@@ -87,7 +87,7 @@ WEIGHED = (
     "caption_teacher",
     "matching",
     "distillation",
-    "pairs",
+    "cross_encoder",
     "entropy",
     "hidden_l1",
     "pair_teacher",
@@ -97,7 +97,7 @@ WEIGHED = (
     "cross_fitted_matching",
 )
 FIRST_LOG_VARIANCE = -2.3  # the original's
-PAIR_IMAGES = 40  # on which the pair head is judged
+PAIR_IMAGES = 40  # on which the cross-encoder is judged
 AXES_STEPS = 8  # whose tokens a fresh projection begins with
 WHOLE_TAGS = 1  # of an image that a cross-fitted teacher sees; it reads none, but features are kept with their tags
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
@@ -179,8 +179,8 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     """
     if recipe.model.heads.added_dim:
         raise ConfigError(
-            "whole_dim and hub_centres in [model.heads] are no settings of training; leave them out, and add both to the "
-            "trained model by `aladin add-whole-head` and `aladin correct-hubs`"
+            "global_dim and hub_centres in [model.heads] are no settings of training; leave them out, and add both to the "
+            "trained model by `aladin add-global-head` and `aladin correct-hubs`"
         )
     torch.manual_seed(recipe.seed)
     fresh_projection = False
@@ -191,8 +191,8 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
             model = widened(model, recipe.model.image)
         if recipe.fresh_matching_head:
             model = with_fresh_matching_head(model)
-        if "pair_head" in recipe.train and model.pair_head is None:
-            model = with_pair_head(model)
+        if "cross_encoder" in recipe.train and model.cross_encoder is None:
+            model = with_cross_encoder(model)
         if recipe.model.heads.depth != HeadsConfig().depth:
             model = with_depth(model, recipe.model.heads)
         if "projection" in recipe.train:
@@ -212,10 +212,10 @@ def start_model(recipe: Recipe, start: Path | None) -> Start:
     ensemble = ensemble_members(recipe, model, path)
     if ensemble:
         origins["ensemble"] = {"models": [named_model(Path(folder)) for folder in recipe.ensemble]}
-    if recipe.loss.hears_minilm:
+    if recipe.loss.needs_minilm:
         check_minilm_pieces(path)
     whole = None
-    if recipe.loss.hears_cross_fitted and model.image_network is not None:
+    if recipe.loss.needs_cross_fitted and model.image_network is not None:
         if recipe.cross_fitted.size % SHRINKAGE:
             raise ConfigError(f"size in [cross_fitted] is {recipe.cross_fitted.size}; expected a multiple of {SHRINKAGE}")
         whole = grid_network(recipe.cross_fitted.networks)
@@ -290,7 +290,7 @@ class Trainer:
         self._write_settings()
         if self.frozen and isinstance(self.train_set.images, Features) and self.next_step < self.total_steps:
             self._bank = StateBank.build(self.model, self.train_set, self.recipe.precision, reporter)
-        if self.recipe.loss.hears_minilm and self.next_step < self.total_steps:
+        if self.recipe.loss.needs_minilm and self.next_step < self.total_steps:
             check_minilm_pieces(self.tokenizer)
             with precision_context(self.recipe.precision):
                 self._caption_teacher = CaptionTeacher.build(minilm(), self.train_set.pieces, self.train_set.owners)
@@ -302,7 +302,7 @@ class Trainer:
                 self.recipe.precision,
                 lambda done, total: reporter.progress("the ensemble's images", done, total),
             )
-        if self.recipe.loss.hears_cross_fitted and self.next_step < self.total_steps:
+        if self.recipe.loss.needs_cross_fitted and self.next_step < self.total_steps:
             self._cross_fitted = self._cross_fitted_teacher(reporter)
         if self._fresh_projection and self.next_step == 0:
             self._begin_projection()
@@ -324,7 +324,7 @@ class Trainer:
 
     def _folds(self) -> Int[np.ndarray, " images"] | None:
         """The fold of each image, if the steps are to read one fold each."""
-        if not self.recipe.loss.hears_cross_fitted:
+        if not self.recipe.loss.needs_cross_fitted:
             return None
         return fold_of_each(int(self.train_set.owners[-1]) + 1, self.recipe.cross_fitted.folds, self.recipe.seed)
 
@@ -374,7 +374,7 @@ class Trainer:
         """Recalls and rsum on the validation set, of each head that this recipe trains or learns from."""
         model = self.kept_model.eval()
         matrices = self._apart_scores(model) if self.judged_head != "pair" else {}
-        if self.recipe.loss.pairs:
+        if self.recipe.loss.cross_encoder:
             matrices["pair"] = self._pair_scores(model)
         record: dict[str, float] = {}
         for head, scores in matrices.items():
@@ -407,7 +407,7 @@ class Trainer:
         pair where nothing else learns.
         """
         loss = self.recipe.loss
-        if loss.pairs and not (loss.teaches_alignment or loss.teaches_matching):
+        if loss.cross_encoder and not (loss.teaches_alignment or loss.teaches_matching):
             return "pair"
         return "alignment" if loss.teaches_alignment and loss.distillation == 0 else "matching"
 
@@ -448,8 +448,8 @@ class Trainer:
         losses: dict[str, Float[Tensor, ""]] = {}
         if weights.teaches_alignment or weights.teaches_matching:
             losses |= self._apart_losses(step, likeness)
-        if weights.pairs:
-            losses["pairs"] = self._pair_loss(step, likeness)
+        if weights.cross_encoder:
+            losses["cross_encoder"] = self._pair_loss(step, likeness)
         return self._weighed(losses)
 
     def _apart_losses(self, step: Step, likeness: Float[Tensor, "images captions"] | None) -> dict[str, Float[Tensor, ""]]:
@@ -491,7 +491,7 @@ class Trainer:
         """Of images and captions that are read together."""
         if likeness is None:
             likeness = torch.zeros(step.own.shape)
-        pairs = drawn_pairs(step.own, likeness, self.recipe.loss.pairs_scale)
+        pairs = drawn_pairs(step.own, likeness, self.recipe.loss.cross_encoder_scale)
         ids, mask = self._caption_input(step)
         with precision_context(self.recipe.precision):
             images = self._image_input(step)[pairs.images]
@@ -505,7 +505,7 @@ class Trainer:
         matching: Float[Tensor, "images captions"],
         alignment: Float[Tensor, "images captions"],
     ) -> Float[Tensor, ""]:
-        """Of scores that imitate a pair head on the pairs which alignment finds hardest."""
+        """Of scores that imitate a cross-encoder on the pairs which alignment finds hardest."""
         loss, data = self.recipe.loss, self.train_set
         listed = listed_pairs(alignment, step.own, loss.pair_teacher_list)
         with torch.inference_mode(), precision_context(self.recipe.precision):
@@ -735,7 +735,7 @@ def check_minilm_pieces(tokenizer: Path) -> None:
     if tokenizer.read_bytes() != (minilm_folder() / "tokenizer.json").read_bytes():
         raise ConfigError(
             f"{tokenizer} is not MiniLM's, and the teachers of captions and of [cross_fitted] read captions in MiniLM's word "
-            "pieces; set caption_teacher, pairs_scale, cross_fitted_alignment and cross_fitted_matching in [loss] to 0"
+            "pieces; set caption_teacher, cross_encoder_scale, cross_fitted_alignment and cross_fitted_matching in [loss] to 0"
         )
 
 
@@ -756,7 +756,11 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter, log_varia
         ),
         ("projection" in recipe.train, rates.new_learning_rate, list(model.alignment_head.parameters())),
         ("matching_head" in recipe.train, rates.new_learning_rate, matching),
-        ("pair_head" in recipe.train, rates.new_learning_rate, list(model.pair_head.parameters()) if model.pair_head else []),
+        (
+            "cross_encoder" in recipe.train,
+            rates.new_learning_rate,
+            list(model.cross_encoder.parameters()) if model.cross_encoder else [],
+        ),
         ("image_network" in recipe.train, rates.image_learning_rate, list(tails)),
         (recipe.loss.distillation_form == "mse", rates.new_learning_rate, [score_fit]),
         (recipe.loss.learned_weights, rates.new_learning_rate, [log_variances]),

@@ -1,0 +1,44 @@
+"""The names that commands, options, settings and weights had before; whoever still writes or keeps them is understood.
+
+Nothing else in the package knows an old name.
+"""
+
+COMMANDS = {"add-whole-head": "add-global-head"}
+
+OPTIONS: dict[str, dict[str, str]] = {}  # of a command, by its present name
+
+SETTINGS = {
+    "pair_head": "cross_encoder",
+    "pairs": "cross_encoder",
+    "pairs_scale": "cross_encoder_scale",
+    "whole_axes": "global_axes",
+    "whole_dim": "global_dim",
+    "whole_head": "global_head",
+    "whole_hidden": "global_hidden",
+    "whole_share": "global_share",
+}
+
+VALUES = {"pair_head": "cross_encoder"}  # of settings that choose among names
+
+WEIGHTS = {"pair_head.": "cross_encoder.", "whole_head.": "global_head."}  # how names of weights begin
+
+
+def renamed_weight(name: str) -> str:
+    """The present name of a weight."""
+    for old, new in WEIGHTS.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def renamed_arguments(arguments: list[str]) -> list[str]:
+    """A command line as it is written today; what stands after `--` is nobody's option."""
+    if not arguments:
+        return arguments
+    command = COMMANDS.get(arguments[0], arguments[0])
+    options, rest, literal = OPTIONS.get(command, {}), [], False
+    for argument in arguments[1:]:
+        literal = literal or argument == "--"
+        name, equals, value = argument.partition("=")
+        rest.append(argument if literal else options.get(name, name) + equals + value)
+    return [command, *rest]

@@ -1,0 +1,169 @@
+"""The paper's recipes, each at the size of the tests, on synthetic regions in the true layout of its files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aladin.config import (
+    BackboneConfig,
+    HeadsConfig,
+    ImageConfig,
+    LimitsConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+    read_recipe,
+)
+from aladin.datasets import read_dataset
+from aladin.encoder.word_pieces import WordPieces
+from aladin.errors import ConfigError
+from aladin.network.model import Aladin, new_model
+from aladin.network.scores import alignment_scores
+from aladin.training.trainer import WEIGHED, Start, Trainer, learning_set
+from tests import tiny_learning
+from tests.tiny_learning import Recorder, losses, write_tokenizer
+from tests.tiny_official import random_images, write_features
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "paper"
+NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
+COUNTS = [3, 5, 2, 6, 4, 4, 1, 5]  # regions of each image
+FEATURES = 14
+SIZES = ModelConfig(
+    BackboneConfig(
+        vocabulary=len(tiny_learning.VOCABULARY),
+        positions=32,
+        dim=16,
+        layers=2,
+        heads=2,
+        feed_forward=32,
+        region_features=FEATURES - 6,
+        dropout=0.1,
+    ),
+    HeadsConfig("MrSw", token_dim=16, matching_layers=1, matching_heads=2, matching_feed_forward=16),
+    LimitsConfig(caption_pieces=12, regions=5, object_pieces=16),
+    ImageConfig(source="detector"),
+)
+PARTS = {"backbone": "backbone.", "matching_head": "matching_head."}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe, faster and shorter; its losses and what it trains are as it says."""
+    full = read_recipe(RECIPES / f"{name}.toml")
+    rates = dataclasses.replace(full.optimizer, learning_rate=2e-3, new_learning_rate=5e-3)
+    return dataclasses.replace(full, epochs=30, batch_images=4, captions_per_image=2, validate_every=30, optimizer=rates)
+
+
+def run_of(recipe: Recipe, folder: Path) -> Trainer:
+    images = random_images(COUNTS, FEATURES)
+    features = write_features(folder / "features", images)
+    rows = [
+        {"image": image.id, "captions": tiny_learning.captions(number), "split": "train"} for number, image in enumerate(images)
+    ]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = write_tokenizer(folder)
+    torch.manual_seed(0)
+    model = new_model(SIZES, WordPieces.load(tokenizer, SIZES.limits.caption_pieces), pretrained=False)
+    dataset = read_dataset(folder / "captions.jsonl", images=features)
+    data = learning_set(dataset, model, tokenizer, recipe.views, folder / "cache", lambda done, total: None)
+    return Trainer(recipe, Start(model, tokenizer), data, data, folder / "run")
+
+
+def weights(model: Aladin) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def test_the_five_recipes_and_the_sixth_are_there() -> None:
+    assert NAMES == [
+        "alignment-and-matching-distill",
+        "alignment-and-matching-triplet0.1-plus-distill",
+        "alignment-triplet",
+        "matching-distill-finetune",
+        "matching-triplet-e2e",
+        "matching-triplet-finetune",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_has_the_papers_sizes_and_settings(name: str) -> None:
+    full = read_recipe(RECIPES / f"{name}.toml")
+    backbone, heads, limits = full.model.backbone, full.model.heads, full.model.limits
+    assert (backbone.layers, backbone.dim, backbone.heads, backbone.feed_forward) == (12, 768, 12, 3072)
+    assert backbone.region_features + backbone.region_geometry == 2054
+    assert (heads.pooling, heads.matching_layers, heads.matching_heads, heads.matching_feed_forward) == ("MrSw", 2, 4, 768)
+    assert heads.depth == ("last", "last", 0)
+    assert (limits.caption_pieces, limits.object_pieces, limits.regions) == (50, 50, 34)
+    assert full.epochs == 20 * 5
+    assert full.optimizer.step_epochs == (50 if name.endswith("finetune") else 75)
+    assert (full.batch_images, full.seed, full.loss.margin) == (32, 88, 0.2)
+    assert (full.optimizer.learning_rate, full.optimizer.clip_norm, full.optimizer.weight_decay) == (1e-5, 2.0, 0.0)
+    assert ("backbone" in full.train) != name.endswith("finetune")
+    if "distill" in name:
+        assert (full.loss.teacher_scale, full.loss.student_scale) == (1.0, 6.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_and_what_is_frozen_stays(name: str, tmp_path: Path) -> None:
+    run = run_of(recipe(name), tmp_path)
+    before = weights(run.model)
+    reporter = Recorder()
+    run.run(reporter)
+    totals = [record["loss"] for record in losses(run.out).values()]
+    assert len(totals) == 60
+    assert sum(totals[-4:]) < 0.98 * sum(totals[:4])
+    changed = {name for name, weight in run.model.state_dict().items() if not torch.equal(weight, before[name])}
+    for part, prefix in PARTS.items():
+        assert any(parameter.startswith(prefix) for parameter in changed) == (part in run.recipe.train), part
+    assert f"{run.judged_head} rsum" in reporter.epochs[-1][1]
+
+
+def test_the_frozen_teacher_says_the_same_every_time_though_the_model_has_dropout(tmp_path: Path) -> None:
+    run = run_of(dataclasses.replace(recipe("matching-distill-finetune"), epochs=1), tmp_path)
+    step = next(iter(run.plan.steps(0, 1)))
+    said = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        run._learn(step)
+        images, captions = run._states(step)
+        model = run.model
+        said.append(alignment_scores(model.alignment_head.regions(images), model.alignment_head.words(captions), "MrSw"))
+    assert torch.equal(said[0], said[1])
+
+
+def test_rates_fall_to_a_tenth_after_each_step(tmp_path: Path) -> None:
+    rates = OptimizerConfig(warmup_steps=0, step_epochs=2)
+    run = run_of(dataclasses.replace(recipe("alignment-triplet"), epochs=5, optimizer=rates), tmp_path)
+    run.run(Recorder())
+    seen = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+    by_epoch = {record["epoch"]: record["rate"] for record in seen if "rate" in record}
+    assert by_epoch == pytest.approx({0: 1.0, 1: 1.0, 2: 0.1, 3: 0.1, 4: 0.01})
+
+
+def test_losses_that_weigh_themselves_learn_their_weights_and_a_resumed_run_keeps_them(tmp_path: Path) -> None:
+    everything = LossConfig(alignment_form="hinge", matching=1.0, distillation=1.0, hidden_l1=1.0, learned_weights=True)
+    both = dataclasses.replace(recipe("alignment-and-matching-distill"), loss=everything, epochs=3)
+    run = run_of(both, tmp_path)
+    before = run.log_variances.detach().clone()
+    run.run(Recorder())
+    used = torch.tensor([name in ("alignment", "matching", "distillation", "hidden_l1") for name in WEIGHED])
+    assert (run.log_variances[used] != before[used]).all()
+    assert torch.equal(run.log_variances[~used], before[~used])
+    again = Trainer(both, Start(run.model, run.tokenizer), run.train_set, run.val_set, run.out)
+    again.run(Recorder())
+    assert torch.equal(again.log_variances, run.log_variances)
+
+
+def test_distillation_waits_for_its_epoch(tmp_path: Path) -> None:
+    later = dataclasses.replace(recipe("alignment-and-matching-distill").loss, distillation_from_epoch=2)
+    run = run_of(dataclasses.replace(recipe("alignment-and-matching-distill"), loss=later, epochs=3), tmp_path)
+    run.run(Recorder())
+    named = [set(record) for record in losses(run.out).values()]
+    assert [("loss distillation" in names) for names in named] == [False] * 4 + [True] * 2
+
+
+def test_a_detectors_regions_have_no_image_network_to_train(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this model reads a detector's regions; leave it out"):
+        run_of(dataclasses.replace(recipe("alignment-triplet"), train=("backbone", "image_network")), tmp_path)
