@@ -18,7 +18,7 @@ EXPORTS = {
     "Explanation": "aladin.search.explain",
     "Hit": "aladin.search.search",
     "ImagePart": "aladin.search.query",
-    "IndexConfig": "aladin.config",
+    "IndexConfig": "aladin.collection.settings",
     "Query": "aladin.search.query",
     "Results": "aladin.search.search",
     "SearchConfig": "aladin.search.search",
@@ -29,7 +29,7 @@ EXPORTS = {
 if TYPE_CHECKING:
     from aladin.api import Aladin as Aladin
     from aladin.api import Collection as Collection
-    from aladin.config import IndexConfig as IndexConfig
+    from aladin.collection.settings import IndexConfig as IndexConfig
     from aladin.errors import AladinError as AladinError
     from aladin.pictures.boxes import Box as Box
     from aladin.search.explain import Explanation as Explanation

@@ -28,8 +28,8 @@ from PIL import Image
 
 from aladin.collection import store as storage
 from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.settings import IndexConfig
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
 from aladin.errors import DataError

@@ -30,8 +30,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aladin.config import BackboneConfig, HeadsConfig
 from aladin.datasets import read_dataset
+from aladin.encoder.config import BackboneConfig, HeadsConfig
 from aladin.encoder.folder import model_config
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder
 from aladin.evaluation.evaluate import MEMORY, Stages, ThirdStage, encode_dataset, evaluate

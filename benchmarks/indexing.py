@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 from aladin.collection.indexing import index_folder
+from aladin.collection.settings import IndexConfig
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import EncodedImages, Encoder
 from aladin.encoder.folder import shipped_model
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import FileState, list_images
 from aladin.pictures.photographs import Decoded
 
@@ -60,7 +60,7 @@ def _measure(folder: Path, encoder: Encoder, config: IndexConfig, scratch: Path)
             index_folder(collection, encoder, config)
 
     def decode() -> list[Decoded]:
-        with Decoders(DecodingLimits.of(config)) as decoders:
+        with Decoders(config.decoding_limits) as decoders:
             outcomes = [decoders.submit(folder, file, size) for file in files]
             return [found for outcome in outcomes if isinstance(found := outcome.result(), Decoded)]
 

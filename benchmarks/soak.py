@@ -23,13 +23,14 @@ from PIL import Image
 
 from aladin.collection.indexing import index_folder
 from aladin.collection.repair import repair
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder, shipped_model
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
+from aladin.pictures.limits import DecodingLimits
 
 Figures = dict[str, Any]
 

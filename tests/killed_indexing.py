@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from aladin.collection import indexing
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import FileState

@@ -8,8 +8,10 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.config import LossConfig, Part, Pooling, Recipe, from_table, read_recipe, read_toml, to_table
+from aladin.config import from_table, read_toml, to_table
+from aladin.encoder.config import Pooling
 from aladin.errors import ConfigError
+from aladin.training.recipe import LossConfig, Part, Recipe, read_recipe
 from tests.tiny_learning import few_examples
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))

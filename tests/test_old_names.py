@@ -6,12 +6,14 @@ from safetensors.torch import load_file, save_file
 
 from aladin.cli import COMMANDS as PRESENT
 from aladin.cli import main
-from aladin.config import HeadsConfig, LossConfig, from_table, read_toml
+from aladin.config import from_table, read_toml
+from aladin.encoder.config import HeadsConfig
 from aladin.errors import ConfigError
 from aladin.network import load_model, save_model
 from aladin.network.checkpoints import provenance
 from aladin.network.model import with_cross_encoder
 from aladin.old_names import COMMANDS, OPTIONS, SETTINGS, VALUES, WEIGHTS, renamed_arguments
+from aladin.training.recipe import LossConfig
 from tests.tiny_learning import tiny_model, write_tokenizer
 
 

@@ -18,16 +18,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 
-from aladin.config import (
-    BackboneConfig,
-    HeadsConfig,
-    ImageConfig,
-    LimitsConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Recipe,
-)
+from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.network.features import Features
 from aladin.network.grid import GridNetwork, top_classes
@@ -35,6 +26,7 @@ from aladin.network.model import Aladin, new_model
 from aladin.training import trainer as training
 from aladin.training.ensemble_teacher import ensemble_members
 from aladin.training.pair_teacher import pair_teacher
+from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
 from aladin.training.trainer import LearningSet, Start, Trainer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 220), "white": (240, 240, 240), "black": (10, 10, 10)}

@@ -8,7 +8,7 @@ from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folde
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
 from aladin.cli.values import FiniteRange, with_options
-from aladin.config import HeadsConfig
+from aladin.encoder.config import HeadsConfig
 from aladin.errors import DataError
 
 

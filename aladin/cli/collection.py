@@ -22,15 +22,16 @@ from aladin.cli.results import json_line, printable, write_bytes
 from aladin.cli.values import PATH, with_options
 from aladin.collection.indexing import IndexReport
 from aladin.collection.repair import repair as mend
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import Verification
 from aladin.collection.verify import verify as check
 from aladin.collection.writer import CollectionWriter
-from aladin.config import MOST_FRAMES, IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.errors import CollectionLocked, ConfigError, DataError
 from aladin.pictures.frames import named_picture, picture_name
+from aladin.pictures.limits import MOST_FRAMES
 
 SKIPPED_SOME = 3  # exit codes
 DAMAGED = 1

@@ -10,9 +10,9 @@ from aladin.cli.progress import progress_shown
 from aladin.cli.results import printable
 from aladin.cli.values import PATH
 from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
 from aladin.pictures.listing import EXTENSIONS, FileState, list_images

@@ -58,10 +58,10 @@ def train(
     """
     import dataclasses
 
-    from aladin.config import read_recipe
     from aladin.datasets import DataOrigin, check_apart, read_dataset, without_undecodable
     from aladin.network.features import check_room, missing_bytes, readable_bytes
     from aladin.training.cross_fitted_teacher import fold_of_each
+    from aladin.training.recipe import read_recipe
     from aladin.training.trainer import (
         WHOLE_TAGS,
         Trainer,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from aladin.collection.settings import IndexConfig as IndexConfig
 from aladin.collection.store import ImageRow
 from aladin.collection.writer import CollectionWriter, Comparison, storable
-from aladin.config import IndexConfig as IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import EXTENSIONS as EXTENSIONS
 from aladin.pictures.listing import FileState, Unlisted
 from aladin.pictures.listing import list_images as list_images
@@ -136,7 +136,7 @@ def _warning(collection: CollectionWriter, comparison: Comparison, offline: int,
 
 def _batches(collection: CollectionWriter, size: int, config: IndexConfig) -> Generator[list[Decoded | Unreadable], None, None]:
     """The pictures of the unread files."""
-    with Decoders(DecodingLimits.of(config), config.follow_symlinks, collection.frames) as decoders:
+    with Decoders(config.decoding_limits, config.follow_symlinks, collection.frames) as decoders:
         yield from decoders.batches(collection.root, collection.unread(), size, config.batch_images)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection
 from aladin.collection.tokens import token_blob
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import EncodedImages, Encoder
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import FileState, Unlisted, extension_of, list_images
 from aladin.pictures.photographs import Decoded, Photograph, Unreadable
 
@@ -166,7 +166,7 @@ def _is_known(known: Collection, photograph: Photograph) -> bool:
 
 
 def _probe(folder: Path, files: list[FileState], encoder: Encoder, config: IndexConfig, known: Collection | None) -> _Probe:
-    size, limits = encoder.model.config.image.size, DecodingLimits.of(config)
+    size, limits = encoder.model.config.image.size, config.decoding_limits
     blank = encoder.encode_images(np.full((1, size, size, 3), 128, dtype=np.uint8))  # the time to load is not counted
     unreadable: Counter[str] = Counter()
     pictures = new = 0

@@ -21,9 +21,9 @@ from aladin.collection.schema import CHECKED, SCHEMA_VERSION, create_tables, dam
 from aladin.collection.store import connect, failures_named
 from aladin.collection.verify import BLOBS, DAMAGE_SIGNS, Verification, any_text, verify, was_collection
 from aladin.collection.writer import CollectionWriter, root_to_store
-from aladin.config import MOST_FRAMES
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
+from aladin.pictures.limits import MOST_FRAMES
 
 PAGE_BYTES = 4096
 LOOKED_AT = 1000  # images, to see which way of opening a damaged file gives more of them

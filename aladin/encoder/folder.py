@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from aladin.config import ModelConfig, from_table, read_toml, to_table
+from aladin.config import from_table, read_toml, to_table
+from aladin.encoder.config import ModelConfig
 from aladin.errors import ConfigError, ModelError
 
 FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")  # weights.bin: both graphs' large weights

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from aladin.config import HUB_DIMS, HeadsConfig
+from aladin.encoder.config import HUB_DIMS, HeadsConfig
 
 COPIES = HUB_DIMS // 4  # of each added coordinate: a single one would be the largest of a token and coarsen its int8 steps
 # A text of so many word pieces searches without the images' terms, one of so many with all of them. Measured on Flickr8k's

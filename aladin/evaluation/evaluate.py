@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aladin.config import HeadsConfig, Pooling
 from aladin.datasets import Dataset, Example, placing_undecodable
+from aladin.encoder.config import HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.hub_terms import as_queries
 from aladin.encoder.word_pieces import Pieces, WordPieces

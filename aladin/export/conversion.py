@@ -22,7 +22,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from aladin.config import (
+from aladin.datasets.vinvl.detections import BOX_NUMBERS, GEOMETRY
+from aladin.encoder.config import (
     BackboneConfig,
     DepthForm,
     HeadsConfig,
@@ -32,7 +33,6 @@ from aladin.config import (
     Pooling,
     QuirksConfig,
 )
-from aladin.datasets.vinvl.detections import BOX_NUMBERS, GEOMETRY
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.network.checkpoints import bert_name, listed, save_model
 from aladin.network.model import Aladin

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aladin.config import BackboneConfig
+from aladin.encoder.config import BackboneConfig
 from aladin.network.tensors import Tokens
 
 

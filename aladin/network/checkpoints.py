@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from aladin.config import BackboneConfig, ModelConfig, read_toml, to_table
+from aladin.config import read_toml, to_table
+from aladin.encoder.config import BackboneConfig, ModelConfig
 from aladin.encoder.folder import ModelFolder, model_config
 from aladin.errors import ConfigError, ModelError
 from aladin.network.backbone import Backbone

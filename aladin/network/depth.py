@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aladin.config import HeadsConfig
+from aladin.encoder.config import HeadsConfig
 from aladin.network.heads import head_layers
 from aladin.network.tensors import Tokens
 

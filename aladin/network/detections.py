@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from aladin.config import ModelConfig
 from aladin.datasets import Dataset
 from aladin.datasets.vinvl import FeatureRow
+from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
 from aladin.network import official

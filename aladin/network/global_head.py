@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from aladin.config import HeadsConfig
+from aladin.encoder.config import HeadsConfig
 from aladin.network.tensors import Tokens, lengthened
 
 OUTLIER = 6.0  # deviations; what lies beyond is cut

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aladin.config import HeadsConfig
+from aladin.encoder.config import HeadsConfig
 from aladin.encoder.hub_terms import COPIES
 from aladin.errors import ConfigError
 from aladin.network.tensors import Tokens, lengthened

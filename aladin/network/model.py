@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aladin.config import HeadsConfig, ImageConfig, ModelConfig, to_table
+from aladin.config import to_table
+from aladin.encoder.config import HeadsConfig, ImageConfig, ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network import official

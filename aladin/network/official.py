@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from aladin.config import ModelConfig, QuirksConfig
+from aladin.encoder.config import ModelConfig, QuirksConfig
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.network.heads import AlignmentHead
 from aladin.network.tensors import Tokens

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from aladin.config import Pooling
+from aladin.encoder.config import Pooling
 from aladin.network.tensors import Tokens
 
 

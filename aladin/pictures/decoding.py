@@ -16,43 +16,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import aladin
-from aladin.config import ENCODING_MB, MIN_DECODE_MB, IndexConfig
 from aladin.errors import DataError
 from aladin.pictures.decoding_worker import LENGTHS
+from aladin.pictures.limits import DecodingLimits
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Photograph, Unreadable, further_content
 
 BATCHES_AHEAD = 2  # decoded while one is encoded
-COMFORTABLE_DECODE_MB = 512  # with less for each, fewer processes decode instead
 START_SECONDS = 60.0
 FILES_PER_PROCESS = 2000  # then a fresh one takes over, so that no library's leak grows
 START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from aladin.pictures.decoding_worker import main; main()"
-
-
-@dataclass(frozen=True)
-class DecodingLimits:
-    """How many processes decode, and what each may use."""
-
-    workers: int
-    seconds: float  # for one file
-    memory_mb: int  # for each
-
-    @classmethod
-    def of(cls, config: IndexConfig) -> "DecodingLimits":
-        """The limits that keep to the settings: below a memory ceiling, what encoding leaves is shared among the processes."""
-        workers = config.workers or os.cpu_count() or 1
-        if not config.max_memory_mb:
-            return cls(workers, config.decode_seconds, config.decode_memory_mb)
-        left = max(config.max_memory_mb - ENCODING_MB, MIN_DECODE_MB)
-        workers = max(1, min(workers, left // COMFORTABLE_DECODE_MB))
-        return cls(workers, config.decode_seconds, min(config.decode_memory_mb, left // workers))
 
 
 class Decoders:

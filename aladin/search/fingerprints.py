@@ -15,9 +15,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from aladin.collection.cache import cache_folder, keep
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, ImageRow
-from aladin.config import IndexConfig
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Unreadable
 
@@ -87,7 +87,7 @@ def _decoded(root: Path, rows: Iterator[tuple[int, ImageRow]]) -> Iterator[tuple
     """Each image decoded small, in order, with its number."""
     ahead: deque[tuple[int, ImageRow, Future[Decoded | Unreadable]]] = deque()
     # A link is followed, since what it leads to counts only if it is the content that the collection knows.
-    with Decoders(DecodingLimits.of(IndexConfig()), follow_symlinks=True) as decoders:
+    with Decoders(IndexConfig().decoding_limits, follow_symlinks=True) as decoders:
         for number, row in rows:
             ahead.append((number, row, decoders.submit(root, FileState(row.path, row.size, row.mtime_ns), READ_SIZE)))
             if len(ahead) == READ_AHEAD:

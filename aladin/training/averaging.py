@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from aladin.config import ModelConfig
+from aladin.encoder.config import ModelConfig
 from aladin.errors import ModelError
 from aladin.export.restoring import model_that_learns
 from aladin.network.checkpoints import NEVER_LEARNED, named_model, provenance_as_trained

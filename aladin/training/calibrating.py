@@ -23,8 +23,8 @@ import tomli_w
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from aladin.config import BackboneConfig
 from aladin.datasets import Dataset
+from aladin.encoder.config import BackboneConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError, ModelError

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aladin.config import Recipe
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError, ModelError
 from aladin.evaluation.evaluate import Progress, precision_context, quiet
@@ -35,6 +34,7 @@ from aladin.training.batches import FOLDS, Plan
 from aladin.training.caption_teacher import CaptionTeacher
 from aladin.training.global_learning import DIM, Lesson, PerceptronPair, picture_axes, pooled_captions, pooled_images
 from aladin.training.losses import infonce_loss
+from aladin.training.recipe import Recipe
 
 AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
 SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aladin.config import Pooling, Recipe
+from aladin.encoder.config import Pooling
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
 from aladin.evaluation.evaluate import Progress, encode_captions, encode_images, quiet
@@ -23,6 +23,7 @@ from aladin.network.features import Features
 from aladin.network.model import Aladin, as_trained
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
+from aladin.training.recipe import Recipe
 
 
 def ensemble_members(recipe: Recipe, model: Aladin, tokenizer: Path) -> tuple[Aladin, ...]:

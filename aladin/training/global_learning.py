@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim.lr_scheduler import OneCycleLR
 
-from aladin.config import HeadsConfig
+from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError
 from aladin.evaluation.evaluate import Progress, precision_context, quiet

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aladin.config import Recipe
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
 from aladin.network.checkpoints import load_model
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
 from aladin.network.tensors import ImageInput
+from aladin.training.recipe import Recipe
 
 
 def pair_teacher(recipe: Recipe, model: Aladin, tokenizer: Path) -> Aladin | None:

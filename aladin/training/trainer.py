@@ -25,8 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from aladin.config import HeadsConfig, Recipe, from_table, to_table
+from aladin.config import from_table, to_table
 from aladin.datasets import DataOrigin, Dataset, placing_undecodable
+from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation.evaluate import alignment_matrix, encode_captions, encode_images, precision_context
@@ -80,6 +81,7 @@ from aladin.training.losses import (
     weighed_losses,
 )
 from aladin.training.pair_teacher import listed_pairs, pair_teacher, taught_scores
+from aladin.training.recipe import Recipe
 
 # Names in [loss]; a new one comes last, so that the learned weights of older checkpoints keep their places.
 WEIGHED = (

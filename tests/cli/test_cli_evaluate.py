@@ -128,7 +128,7 @@ def test_a_trained_model_is_measured_in_the_precision_asked_for(
 
 
 @pytest.mark.parametrize("options", [(), ("--pair-model", "headed"), ("--pairs", "2")])
-def test_a_cross_encoder_reads_the_best_of_the_second_stage(run: Run, trained: Path, data: Path, options: tuple[str, ...]) -> None:
+def test_a_cross_encoder_reads_the_best_of_stage_2(run: Run, trained: Path, data: Path, options: tuple[str, ...]) -> None:
     folder = trained.parent / "headed"
     options = tuple(str(folder) if option == "headed" else option for option in options)
     subject = trained if "--pair-model" in options else folder

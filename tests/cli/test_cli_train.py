@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from aladin.cli import main
-from aladin.config import read_recipe, read_toml, to_table
+from aladin.config import read_toml, to_table
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.model import Aladin
 from aladin.training import pair_teacher
 from aladin.training import trainer as training
 from aladin.training.cross_fitted_teacher import CrossFittedTeacher
+from aladin.training.recipe import read_recipe
 from tests.tiny_learning import TINY, losses, picture, tiny_model, write_pictures, write_tokenizer
 
 RECIPE = """

@@ -18,10 +18,10 @@ from aladin.collection.indexing import index_folder
 from aladin.collection.interchange import export_clip_retrieval
 from aladin.collection.lock import WriterLock
 from aladin.collection.repair import repair
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter, FileState
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import AladinError, DataError
@@ -274,7 +274,8 @@ def test_a_disk_that_fills_while_in_order_keeping_leaves_everything_as_it_was(
 
 
 def test_a_photograph_that_cannot_be_read_is_a_reason_and_is_tried_again(tmp_path: Path, encoder: Encoder) -> None:
-    from aladin.pictures.decoding import Decoders, DecodingLimits
+    from aladin.pictures.decoding import Decoders
+    from aladin.pictures.limits import DecodingLimits
 
     with Decoders(DecodingLimits(1, 20.0, 512)) as decoders:
         found = decoders.submit(Path("/proc/self"), FileState("mem", 1, 1), 16).result()  # reading it at 0 is an I/O error

@@ -15,13 +15,14 @@ from PIL import Image
 
 from aladin.collection import indexing
 from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import EncodedImages, Encoder
 from aladin.errors import DataError
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
+from aladin.pictures.limits import DecodingLimits
 from aladin.pictures.listing import FileState, list_images
 from aladin.pictures.photographs import Decoded, Unreadable
 from tests.conftest import paint, stored

@@ -20,10 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aladin.collection.indexing import index_folder
 from aladin.collection.lock import WriterLock, holder_of
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import CollectionLocked

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from aladin.config import HUB_DIMS
+from aladin.encoder.config import HUB_DIMS
 from aladin.evaluation.evaluate import MEMORY, EncodedData, EncodedSet, Stages, evaluate
 from aladin.measures.report import head_figures
 from aladin.network.model import with_hub_correction

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aladin.config import HeadsConfig, Pooling
+from aladin.encoder.config import HeadsConfig, Pooling
 from aladin.encoder.hub_terms import as_queries
 from aladin.evaluation import evaluate as evaluation
 from aladin.evaluation.evaluate import (

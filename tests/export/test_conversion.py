@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
-from aladin.config import HeadsConfig, ImageConfig, QuirksConfig, read_toml, to_table
+from aladin.config import read_toml, to_table
 from aladin.datasets import Dataset, read_dataset
+from aladin.encoder.config import HeadsConfig, ImageConfig, QuirksConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
 from aladin.export.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 
 from aladin.cli import main
 from aladin.cli.export import export
-from aladin.config import HUB_DIMS, to_table
+from aladin.config import to_table
 from aladin.datasets import read_dataset
+from aladin.encoder.config import HUB_DIMS
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
 from aladin.encoder.hub_terms import as_queries

@@ -9,7 +9,6 @@ import torch
 from onnx.numpy_helper import from_array, to_array
 from torch.testing import assert_close
 
-from aladin.config import Recipe
 from aladin.datasets import read_dataset
 from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.errors import ModelError
@@ -21,6 +20,7 @@ from aladin.network.checkpoints import NEVER_LEARNED, load_model, named_model, s
 from aladin.network.grid import grid_network
 from aladin.network.hubs import HubCorrection
 from aladin.network.model import Aladin
+from aladin.training.recipe import Recipe
 from aladin.training.trainer import start_model
 from tests.tiny_learning import TINY, tiny_model, write_pictures, write_tokenizer
 

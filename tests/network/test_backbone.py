@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
-from aladin.config import BackboneConfig
+from aladin.encoder.config import BackboneConfig
 from aladin.network.backbone import Backbone
 from aladin.network.tensors import Tokens
 from tests.tiny_learning import few_examples

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from transformers import AutoModel
 
 from aladin.cli.average import average
-from aladin.config import BackboneConfig, read_toml, to_table
+from aladin.config import read_toml, to_table
+from aladin.encoder.config import BackboneConfig
 from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, ModelError

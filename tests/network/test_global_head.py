@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from aladin.cli.add_global_head import add_global_head
 from aladin.cli.average import average
 from aladin.cli.correct_hubs import correct_hubs
-from aladin.config import HUB_DIMS, HeadsConfig, Pooling
+from aladin.encoder.config import HUB_DIMS, HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.evaluation.evaluate import Stages, alignment_matrix

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from aladin.config import HeadsConfig
+from aladin.encoder.config import HeadsConfig
 from aladin.network.heads import AlignmentHead, MatchingHead
 from aladin.network.tensors import Tokens
 from tests.strategies import DIM, padded

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from aladin.cli.correct_hubs import correct_hubs
-from aladin.config import HUB_DIMS, Pooling, QuirksConfig
+from aladin.encoder.config import HUB_DIMS, Pooling, QuirksConfig
 from aladin.encoder.hub_terms import LONG, SHORT, as_queries
 from aladin.errors import ConfigError
 from aladin.evaluation.evaluate import alignment_matrix

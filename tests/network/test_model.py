@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from aladin.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
+from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.grid import class_names

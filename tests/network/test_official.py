@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig, Pooling, QuirksConfig
+from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig, Pooling, QuirksConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.export.conversion import bert_tokenizer
 from aladin.network import official

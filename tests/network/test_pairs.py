@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin.config import LossConfig, Recipe, read_recipe
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ConfigError
 from aladin.network.checkpoints import load_model, save_model
@@ -17,6 +16,7 @@ from aladin.network.pairs import drawn_pairs, pair_matrix, scored_pairs
 from aladin.network.tensors import ImageInput
 from aladin.training import trainer as training
 from aladin.training.losses import pair_loss
+from aladin.training.recipe import LossConfig, Recipe, read_recipe
 from aladin.training.trainer import start_model
 from tests.tiny_learning import FAST, TINY, Recorder, captions, learning_set, losses, tiny_model, trainer, write_tokenizer
 

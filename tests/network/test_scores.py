@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin.config import Pooling
+from aladin.encoder.config import Pooling
 from aladin.network.scores import alignment_scores, matching_scores
 from aladin.network.tensors import Tokens
 from tests import reference

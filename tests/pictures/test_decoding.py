@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aladin.config import ENCODING_MB, MIN_DECODE_MB, IndexConfig
+from aladin.collection.settings import IndexConfig
 from aladin.errors import ConfigError, DataError
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
+from aladin.pictures.limits import ENCODING_MB, MIN_DECODE_MB, DecodingLimits
 from aladin.pictures.listing import FileState
 from aladin.pictures.opening import open_image
 from aladin.pictures.photographs import Decoded, Unreadable
@@ -198,7 +199,7 @@ def test_a_decoder_can_write_no_file_and_takes_no_part_in_ctrl_c(decoders: Decod
     ],
 )
 def test_a_ceiling_is_shared_by_the_decoders(config: IndexConfig, expected: tuple[int, int]) -> None:
-    limits = DecodingLimits.of(config)
+    limits = config.decoding_limits
     assert (limits.workers, limits.memory_mb) == expected
 
 

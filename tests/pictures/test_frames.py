@@ -17,13 +17,13 @@ from aladin.collection.indexing import IndexReport, index_folder
 from aladin.collection.interchange import export_clip_retrieval, import_clip_retrieval
 from aladin.collection.plan import plan_for
 from aladin.collection.repair import _salvage, repair
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.writer import CollectionWriter
-from aladin.config import MOST_FRAMES, IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
-from aladin.pictures.decoding import Decoders, DecodingLimits
+from aladin.pictures.decoding import Decoders
 from aladin.pictures.frames import (
     chosen_frames,
     file_and_frame,
@@ -32,6 +32,7 @@ from aladin.pictures.frames import (
     picture_name,
     stored_path,
 )
+from aladin.pictures.limits import MOST_FRAMES, DecodingLimits
 from aladin.pictures.listing import FileState
 from aladin.pictures.opening import further_pictures, open_with_size
 from aladin.pictures.photographs import Decoded

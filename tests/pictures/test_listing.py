@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from aladin.cli.collection import _numbers_of
 from aladin.collection.indexing import index_folder
+from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.writer import CollectionWriter
-from aladin.config import IndexConfig
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
 from aladin.pictures.boxes import Box

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch.testing import assert_close
 
-from aladin.config import BackboneConfig
+from aladin.encoder.config import BackboneConfig
 from aladin.encoder.word_pieces import Pieces
 from aladin.network.backbone import Backbone
 from aladin.training.caption_teacher import CaptionTeacher

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from aladin.config import BackboneConfig, CrossFittedConfig, LossConfig, Recipe
+from aladin.encoder.config import BackboneConfig
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.network.backbone import Backbone
 from aladin.network.checkpoints import load_minilm, minilm_folder
@@ -24,6 +24,7 @@ from aladin.training.cross_fitted_teacher import (
     pictures_seen,
 )
 from aladin.training.losses import infonce_loss
+from aladin.training.recipe import CrossFittedConfig, LossConfig, Recipe
 from tests.tiny_learning import FAST, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 PICTURES = 20

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from aladin.config import LossConfig, OptimizerConfig, Recipe
 from aladin.errors import ConfigError
 from aladin.evaluation.evaluate import encode_captions, encode_images
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin
 from aladin.training.ensemble_teacher import EnsembleTeacher, ensemble_members
+from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
 from tests.tiny_learning import TINY, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 PICTURES = 8

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin.config import LossConfig, OptimizerConfig, Recipe
 from aladin.errors import ConfigError
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin
 from aladin.network.pairs import pair_matrix
 from aladin.training.losses import listed_listnet_loss, listnet_loss
 from aladin.training.pair_teacher import listed_pairs, pair_teacher, taught_scores
+from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
 from aladin.training.trainer import start_model
 from tests.tiny_learning import TINY, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 

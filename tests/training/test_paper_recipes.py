@@ -7,22 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from aladin.config import (
-    BackboneConfig,
-    HeadsConfig,
-    ImageConfig,
-    LimitsConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Recipe,
-    read_recipe,
-)
 from aladin.datasets import read_dataset
+from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.model import Aladin, new_model
 from aladin.network.scores import alignment_scores
+from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe, read_recipe
 from aladin.training.trainer import WEIGHED, Start, Trainer, learning_set
 from tests import tiny_learning
 from tests.tiny_learning import Recorder, losses, write_tokenizer

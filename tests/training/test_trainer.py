@@ -12,25 +12,22 @@ from typing import get_args
 import pytest
 import torch
 
-from aladin.config import (
-    AlignmentLoss,
-    DistillationLoss,
-    HeadsConfig,
-    LossConfig,
-    MatchingLoss,
-    ModelConfig,
-    OptimizerConfig,
-    Pooling,
-    Recipe,
-    read_recipe,
-    read_toml,
-    to_table,
-)
+from aladin.config import read_toml, to_table
+from aladin.encoder.config import HeadsConfig, ModelConfig, Pooling
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.network.checkpoints import load_model, minilm_folder, save_model
 from aladin.network.model import Aladin
 from aladin.training import trainer as training
 from aladin.training.losses import ordinal_loss
+from aladin.training.recipe import (
+    AlignmentLoss,
+    DistillationLoss,
+    LossConfig,
+    MatchingLoss,
+    OptimizerConfig,
+    Recipe,
+    read_recipe,
+)
 from aladin.training.trainer import Start, StateBank, Trainer, check_captions
 from tests.tiny_learning import (
     FAST,

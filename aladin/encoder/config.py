@@ -1,0 +1,145 @@
+"""What a model folder's model.toml states: sizes, heads, limits, how an image becomes regions."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aladin.config import above_zero, at_least
+from aladin.errors import ConfigError
+
+HUB_DIMS = 8  # that the correction of hubs adds to every vector and token
+DepthForm = Literal["last", "mean", "gated"]  # which layers' states a head reads: the last one's, or all, aggregated
+Pooling = Literal["MrSw", "MrAVGw", "MwSr", "symm", "sum", "mean", "scan-sentences"]
+ImageNetwork = Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The shared transformer (spec section 1.4); the defaults are MiniLM-L6's sizes."""
+
+    vocabulary: int = 30522
+    positions: int = 512
+    dim: int = 384
+    layers: int = 6
+    heads: int = 12
+    feed_forward: int = 1536
+    region_features: int = 1280
+    region_geometry: int = 6  # x1, y1, x2, y2, width, height, each as a share of the image
+    region_layer_norm: bool = True
+    layer_norm_eps: float = 1e-12
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "vocabulary", "positions", "dim", "layers", "heads", "feed_forward", "region_features")
+        at_least(0, self, "region_geometry")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Alignment head (no layers; an optional projection of its tokens) and matching head (spec sections 2 and 3.1)."""
+
+    pooling: Pooling = "MrAVGw"
+    token_dim: int = 384  # narrower than the backbone: tokens are projected linearly before they are compared
+    matching_layers: int = 2
+    matching_heads: int = 4
+    matching_feed_forward: int = 384
+    matching_depth: DepthForm = "last"  # spec section 3.5; off in all of the paper's current configurations
+    alignment_depth: DepthForm = "last"
+    post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
+    matching_dropout: float = 0.0  # in the matching head's layers and those of post_layers, attention included; the paper: 0.1
+    cross_encoder: bool = False  # a third head, on captions and images read together (cross-encoder)
+    global_dim: int = 0  # of the vectors of the global head (aladin/network/global_head.py); 0: none
+    global_share: float = 0.5  # of each squared length, so the weight of its cosine among the others'
+    global_axes: int = 256  # principal axes that it reads of a picture; of more it would learn more by heart
+    global_hidden: int = 1024
+    hub_centres: int = 0  # in each bank of the correction of hubs (aladin/network/hubs.py); 0: none
+    hub_scale: float = 20.0  # inverse temperature of nearness
+    hub_weight: float = 0.6  # of nearness, subtracted from every score
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
+        at_least(1, self, "global_axes", "global_hidden")
+        at_least(0, self, "post_layers", "global_dim", "hub_centres", "hub_weight")
+        above_zero(self, "hub_scale")
+        if not 0 < self.global_share < 1:
+            raise ConfigError(f"global_share is {self.global_share}; expected more than 0 and less than 1")
+        if not 0 <= self.matching_dropout < 1:
+            raise ConfigError(f"matching_dropout is {self.matching_dropout}; expected at least 0 and less than 1")
+
+    @property
+    def encoded_token_dim(self) -> int:
+        """How many numbers a token has that leaves the model."""
+        return self.token_dim + self.added_dim
+
+    @property
+    def added_dim(self) -> int:
+        """How many numbers every vector and token has beside those of the heads that learned by training."""
+        return self.global_dim + HUB_DIMS * (self.hub_centres > 0)
+
+    @property
+    def depth(self) -> tuple[DepthForm, DepthForm, int]:
+        """What stands between the backbone's layers and the heads."""
+        return self.matching_depth, self.alignment_depth, self.post_layers
+
+    @property
+    def deep(self) -> bool:
+        """Whether a head reads more than the last layer's states."""
+        return self.matching_depth != "last" or self.alignment_depth != "last"
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """How much of a caption and of an image the model reads; longer input is cut at the end."""
+
+    caption_pieces: int = 50  # with [CLS] and [SEP]
+    tags: int = 3  # class names per photograph; 0: no tags
+    tag_pieces: int = 3  # word pieces per class name of a photograph
+    regions: int = 34  # of a detector's, the first ones of the file
+    object_pieces: int = 50  # of all object names of a detector, with the first token and [SEP]
+
+    def __post_init__(self) -> None:
+        at_least(2, self, "caption_pieces", "object_pieces")
+        at_least(0, self, "tags")
+        at_least(1, self, "tag_pieces", "regions")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How an image becomes regions; the same in training and in search."""
+
+    size: int = 224  # px; the whole picture is resized to size x size, without a crop
+    networks: tuple[ImageNetwork, ...] = ("efficientnet-lite0",)  # each adds 1,280 features a region; tags are the last one's
+    grid: int = 7  # regions are the cells of a grid x grid map; finer maps of the image networks are averaged to it
+    source: Literal["photograph", "detector"] = "photograph"  # detector: of a feature folder; size and grid mean nothing
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "size", "grid")
+        if not self.networks or len(set(self.networks)) < len(self.networks):
+            raise ConfigError(f"networks is {list(self.networks)}; expected one or more, each once")
+
+
+@dataclass(frozen=True)
+class QuirksConfig:
+    """What the original code does and own training does not, each explained in official.py; a converted model has them all."""
+
+    image_first_token: Literal["[CLS]", "[UNK]"] = "[CLS]"
+    region_as_cls: bool = False
+    last_piece_dropped: bool = False
+    zero_padding: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model folder's model.toml states: everything that the weights alone do not tell."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    quirks: QuirksConfig = field(default_factory=QuirksConfig)
+
+    @property
+    def vector_dim(self) -> int:
+        """How many numbers an image's or a caption's vector has that leaves the model."""
+        return self.backbone.dim + self.heads.added_dim
