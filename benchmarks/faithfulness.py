@@ -27,6 +27,7 @@ from jaxtyping import Float32, Int64, UInt8
 from aladin.datasets import Example, read_dataset
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
+from aladin.encoder.pooling import POOLINGS
 from aladin.pictures.pixels import open_image, to_pixels
 from aladin.search.alignment import alignment_scores, best_regions, token_similarity
 
@@ -120,7 +121,7 @@ def cases_of(encoder: Encoder, row: int, regions: Regions, caption: str, random:
 def score(regions: Regions, case: Case) -> float:
     """The alignment of the words that are looked at, their mean, with the regions that there are."""
     similarity = token_similarity(regions[None], case.words)
-    return float(alignment_scores(similarity, np.ones((1, len(regions)), dtype=bool), "MrAVGw")[0])
+    return float(alignment_scores(similarity, np.ones((1, len(regions)), dtype=bool), POOLINGS["MrAVGw"])[0])
 
 
 def summary(drops: Float32[np.ndarray, "pairs 2"], seed: int) -> dict[str, object]:

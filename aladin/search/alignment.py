@@ -1,13 +1,11 @@
 """How well images show a query, token by token, as `aladin.network.scores` has it for learning, but in numpy."""
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-SMALL_PRODUCT = 200_000  # multiplications
+from aladin.encoder.pooling import PoolingMode
 
-QueryPooling = Literal["MrSw", "MrAVGw", "mutual"]
+SMALL_PRODUCT = 200_000  # multiplications
 
 
 def token_similarity(
@@ -24,26 +22,28 @@ def token_similarity(
 def alignment_scores(
     similarity: Float32[np.ndarray, "images regions words"],
     region_mask: Bool[np.ndarray, "images regions"],
-    pooling: QueryPooling,
+    pooling: PoolingMode,
 ) -> Float32[np.ndarray, " images"]:
     """How well each image shows one query, all of whose words are real: as `aladin.network.scores`, without PyTorch.
 
-    `MrSw`: each word takes its best region and words add up. `MrAVGw`: their mean. `mutual`, for two images: the mean of
-    MrAVGw and of the same with the sides exchanged. Padding never changes a score. A query without words scores 0, an image
-    without regions -inf.
+    `pooling` is one of the formula in `aladin.encoder.pooling` whose words count. Padding never changes a score. A query
+    without words scores 0, an image without regions -inf.
     """
     # Not 0: a padded region would then beat a real one that disagrees with the word.
     masked = np.where(region_mask[:, :, None], similarity, np.float32(-np.inf))
     total: Float32[np.ndarray, " images"] = masked.max(axis=1, initial=-np.inf).sum(axis=1)
-    if pooling == "MrSw":
-        return total
-    mean: Float32[np.ndarray, " images"] = total / np.float32(max(similarity.shape[2], 1))
-    if pooling == "MrAVGw":
-        return mean
-    best_words = np.where(region_mask, similarity.max(axis=2, initial=-np.inf), np.float32(0)).sum(axis=1)
-    regions = np.maximum(region_mask.sum(axis=1), 1).astype(np.float32)
-    mutual: Float32[np.ndarray, " images"] = (mean + best_words / regions) / np.float32(2)
-    return mutual
+    scores = _averaged(total, similarity.shape[2], pooling) * np.float32(pooling.words)
+    if pooling.regions_choose:
+        best_words = np.where(region_mask, similarity.max(axis=2, initial=-np.inf), np.float32(0)).sum(axis=1)
+        scores += _averaged(best_words, region_mask.sum(axis=1), pooling) * np.float32(pooling.regions)
+    return scores
+
+
+def _averaged(
+    sums: Float32[np.ndarray, " images"], counts: Int64[np.ndarray, " images"] | int, pooling: PoolingMode
+) -> Float32[np.ndarray, " images"]:
+    averages: Float32[np.ndarray, " images"] = sums / np.maximum(counts, 1).astype(np.float32) if pooling.mean else sums
+    return averages
 
 
 def best_regions(
@@ -52,13 +52,3 @@ def best_regions(
     """The region of one image that each word chooses, of equal ones the first, and their similarity."""
     chosen = similarity.argmax(axis=0)
     return chosen, similarity[chosen, np.arange(similarity.shape[1])]
-
-
-def word_factor(words: int, pooling: QueryPooling) -> float:
-    """What one word's best similarity adds to the score of an image, for a query of so many words."""
-    return {"MrSw": 1.0, "MrAVGw": 1.0 / words, "mutual": 0.5 / words}[pooling]
-
-
-def region_factor(regions: int, pooling: QueryPooling) -> float:
-    """What one region's best similarity to the query adds to the score; nothing unless both sides choose."""
-    return 0.5 / regions if pooling == "mutual" else 0.0

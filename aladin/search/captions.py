@@ -13,7 +13,8 @@ from jaxtyping import Float16, Float32, Int64
 from aladin.collection.cache import keep
 from aladin.collection.tokens import token_blob, tokens_from_blobs
 from aladin.encoder.encoder import Encoder
-from aladin.errors import DataError, ModelError
+from aladin.encoder.pooling import searchable
+from aladin.errors import DataError
 from aladin.pictures.boxes import Box
 from aladin.search.alignment import alignment_scores, token_similarity
 from aladin.search.explain import Explanation, explain
@@ -139,9 +140,7 @@ def _alignment(
 ) -> Float32[np.ndarray, " chosen"]:
     words = tokens_from_blobs([captions.words[row] for row in rows.tolist()], regions.shape[1])
     every, mask = words.restored(), np.ones((1, len(regions)), dtype=bool)
-    pooling = encoder.model.config.heads.pooling
-    if pooling not in ("MrSw", "MrAVGw"):
-        raise ModelError(f"the model scores by {pooling}, and search knows MrSw and MrAVGw; train one of those")
+    pooling = searchable(encoder.model.config.heads.pooling)
     return np.concatenate(
         [
             alignment_scores(token_similarity(regions[None], text[real]), mask, pooling)

@@ -19,7 +19,7 @@ from aladin.pictures.boxes import Box
 from aladin.pictures.frames import picture_name
 from aladin.pictures.opening import open_with_size
 from aladin.pictures.pixels import to_pixels
-from aladin.search.alignment import best_regions, region_factor, token_similarity, word_factor
+from aladin.search.alignment import best_regions, token_similarity
 from aladin.search.query import EncodedPart, EncodedQuery, content_of_file
 
 
@@ -119,13 +119,13 @@ def _whole(part: EncodedPart, agreement: _Agreement) -> float:
     regions, words = common.shape
     by_word = common[agreement.regions, np.arange(words)].sum(dtype=np.float64)
     by_region = common[np.arange(regions), agreement.words].sum(dtype=np.float64)
-    return part.weight * float(word_factor(words, part.pooling) * by_word + region_factor(regions, part.pooling) * by_region)
+    return part.weight * float(part.pooling.per_word(words) * by_word + part.pooling.per_region(regions) * by_region)
 
 
 def _words(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
     chosen, places = agreement.regions, np.arange(len(part.tokens))
     best, own = agreement.similarity[chosen, places], agreement.own[chosen, places]
-    factor = part.weight * word_factor(len(best), part.pooling)
+    factor = part.weight * part.pooling.per_word(len(best))
     shares = []
     for word in part.words:
         piece = max(word.pieces, key=lambda piece: best[piece])
@@ -142,9 +142,9 @@ def _regions(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -
         cosine, own = float(agreement.cosine[region, place]), float(agreement.own[region, place])
         return Share(part.name, None, part.boxes[place], boxes[region], region, cosine, factor * own)
 
-    factor = part.weight * word_factor(len(agreement.regions), part.pooling)
+    factor = part.weight * part.pooling.per_word(len(agreement.regions))
     shares = [share(region, place, factor) for place, region in enumerate(agreement.regions.tolist())]
-    factor = part.weight * region_factor(len(agreement.words), part.pooling)
+    factor = part.weight * part.pooling.per_region(len(agreement.words))
     if factor:
         shares += [share(region, place, factor) for region, place in enumerate(agreement.words.tolist())]
     return shares

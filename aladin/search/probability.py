@@ -22,6 +22,7 @@ from aladin.collection.store import Collection
 from aladin.collection.tokens import QuantizedTokens
 from aladin.config import from_table, read_toml
 from aladin.encoder.encoder import Encoder
+from aladin.encoder.pooling import POOLINGS
 from aladin.errors import ConfigError, ModelError
 from aladin.search.alignment import alignment_scores, token_similarity
 
@@ -120,7 +121,7 @@ def background_scores(tokens: QuantizedTokens, encoder: Encoder) -> Background:
     texts = encoder.encode_queries(list(BACKGROUND))
     regions, scores = tokens.restored(), []
     for words, mask in zip(texts.words, texts.word_mask, strict=True):
-        scores.append(alignment_scores(token_similarity(regions, words[mask]), tokens.mask, "MrAVGw"))
+        scores.append(alignment_scores(token_similarity(regions, words[mask]), tokens.mask, POOLINGS["MrAVGw"]))
     return Background(float(np.mean(scores)), max(float(np.std(scores)), MIN_DEVIATION))
 
 

@@ -17,14 +17,14 @@ from jaxtyping import Float32
 from aladin.collection import filters
 from aladin.collection.store import Collection, ImageRow
 from aladin.encoder.encoder import Encoder
+from aladin.encoder.pooling import MUTUAL, POOLINGS, PoolingMode, searchable
 from aladin.encoder.word_pieces import TypedWord
-from aladin.errors import ConfigError, DataError, ModelError
+from aladin.errors import ConfigError, DataError
 from aladin.pictures.boxes import Box
 from aladin.pictures.frames import named_picture
 from aladin.pictures.long_paths import is_there, read_file, status_of
 from aladin.pictures.opening import open_with_size
 from aladin.pictures.pixels import to_pixels
-from aladin.search.alignment import QueryPooling
 
 UNWANTED_WEIGHT = -1.0  # on Flickr8k's photographs as good as any: a third of the unwanted remain, hardly a wanted one is lost
 
@@ -85,7 +85,7 @@ class EncodedPart:
     weight: float  # of its score in the query's; below 0 for what is not wanted
     vector: Float32[np.ndarray, " dim"]
     tokens: Float32[np.ndarray, "tokens token_dim"]
-    pooling: QueryPooling
+    pooling: PoolingMode
     words: tuple[TypedWord, ...] = ()  # of a text: which tokens spell which word
     boxes: tuple[Box, ...] = ()  # of an image: where each token is
 
@@ -127,9 +127,7 @@ def encode_query(query: Query, encoder: Encoder, collection: Collection | None =
 def _encode_texts(parts: Sequence[TextPart], total: float, encoder: Encoder) -> tuple[list[EncodedPart], bool]:
     if not parts:
         return [], False
-    pooling = encoder.model.config.heads.pooling
-    if pooling not in ("MrSw", "MrAVGw"):
-        raise ModelError(f"the model scores by {pooling}, and search knows MrSw and MrAVGw; train one of those")
+    pooling = searchable(encoder.model.config.heads.pooling)
     rows = encoder.encode_queries([part.text for part in parts])
     encoded = []
     for part, vector, words, mask in zip(parts, rows.vectors, rows.words, rows.word_mask, strict=True):
@@ -148,7 +146,7 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: C
     if isinstance(part.source, int) and part.box is None:
         row, vector, regions = _stored_image(part.source, _opened(collection))
         boxes = Box(0, 0, row.width or 1, row.height or 1).cells(model.grid)
-        return EncodedPart(name, weight, vector, regions, "mutual", boxes=boxes)
+        return EncodedPart(name, weight, vector, regions, MUTUAL, boxes=boxes)
     data, frame = _content(part.source, collection)
     whole = name if part.box is None else name.removesuffix(f"[{part.box}]")
     image, size = open_with_size(data, whole, 0 if part.box else model.size, frame)
@@ -159,7 +157,7 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: C
     encoded = encoder.encode_images(to_pixels(image, model.size)[None])
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
-    pooling: QueryPooling = "MrAVGw" if part.box else "mutual"
+    pooling = POOLINGS["MrAVGw"] if part.box else MUTUAL
     return EncodedPart(name, weight, encoded.vectors[0], encoded.regions[0], pooling, boxes=box.cells(model.grid))
 
 

@@ -192,7 +192,7 @@ class Searcher:
         joint = np.ones(by_part.shape[1])
         for part, scores in zip(query.parts, by_part, strict=True):
             pieces = len(part.tokens)
-            means = scores / pieces if part.pooling == "MrSw" else scores
+            means = scores if part.pooling.mean else scores / pieces
             shown = self._calibration.probabilities(means, pieces, self._background)
             joint *= shown if part.weight > 0 else 1 - shown
         return joint

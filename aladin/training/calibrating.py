@@ -26,8 +26,9 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from aladin.datasets import Dataset
 from aladin.encoder.config import BackboneConfig
 from aladin.encoder.encoder import Encoder
+from aladin.encoder.pooling import searchable
 from aladin.encoder.word_pieces import WordPieces
-from aladin.errors import DataError, ModelError
+from aladin.errors import DataError
 from aladin.evaluation.evaluate import Stages, alignment_matrix, encode_dataset
 from aladin.network.backbone import Backbone
 from aladin.network.checkpoints import load_minilm, minilm_folder
@@ -79,8 +80,7 @@ class Judged:
 def judged_queries(model: Path, data: Dataset, stages: Stages) -> Judged:
     """All captions of the data and its common words, asked of all its images by an exported model."""
     encoder = Encoder.load(model)
-    if encoder.model.config.heads.pooling not in ("MrSw", "MrAVGw"):
-        raise ModelError(f"{model} scores by {encoder.model.config.heads.pooling}; expected MrSw or MrAVGw")
+    searchable(encoder.model.config.heads.pooling)
     with tempfile.TemporaryDirectory() as name:
         encoded = encode_dataset(model, data, "fp32", Path(name), stages)
     regions = encoded.images.tokens

@@ -13,10 +13,11 @@ from aladin.collection.store import Collection, default_file
 from aladin.collection.tokens import token_blob, tokens_from_blobs
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
+from aladin.encoder.pooling import MUTUAL, POOLINGS, SEARCHABLE, PoolingMode
 from aladin.encoder.word_pieces import TypedWord
 from aladin.errors import DataError
 from aladin.pictures.boxes import Box
-from aladin.search.alignment import QueryPooling, alignment_scores, token_similarity
+from aladin.search.alignment import alignment_scores, token_similarity
 from aladin.search.drawing import drawn
 from aladin.search.explain import by_region, explain, explain_file
 from aladin.search.query import EncodedPart, EncodedQuery, ImagePart, Query, TextPart, encode_query
@@ -55,9 +56,9 @@ def test_what_the_shares_add_is_the_score(indexed: Collection, encoder: Encoder,
         assert searcher.explain(query, hit.id) == found
 
 
-def part(name: str, random: np.random.Generator, tokens: int, weight: float, pooling: QueryPooling) -> EncodedPart:
+def part(name: str, random: np.random.Generator, tokens: int, weight: float, pooling: PoolingMode) -> EncodedPart:
     states = random.normal(size=(tokens, 5)).astype(np.float32)
-    if pooling == "mutual":
+    if pooling.regions_choose:
         return EncodedPart(name, weight, states[0], states, pooling, boxes=tuple(Box(n, 0, 1, 1) for n in range(tokens)))
     cuts = sorted({0, *random.integers(0, tokens, 3).tolist()})
     words = [tuple(range(start, end)) for start, end in zip(cuts, [*cuts[1:], tokens], strict=True)]
@@ -66,13 +67,13 @@ def part(name: str, random: np.random.Generator, tokens: int, weight: float, poo
 
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    poolings=st.lists(st.sampled_from(["MrSw", "MrAVGw", "mutual"]), min_size=4, max_size=4),
+    poolings=st.lists(st.sampled_from([*(POOLINGS[name] for name in SEARCHABLE), MUTUAL]), min_size=4, max_size=4),
     token_dim=st.sampled_from([3, 5]),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=25)
 def test_shares_and_what_the_picture_adds_as_a_whole_add_up_for_any_tokens(
-    sizes: list[int], poolings: list[QueryPooling], token_dim: int, seed: int
+    sizes: list[int], poolings: list[PoolingMode], token_dim: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     parts = tuple(

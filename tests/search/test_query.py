@@ -13,6 +13,7 @@ from aladin.collection.indexing import index_folder
 from aladin.collection.store import Collection, default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
+from aladin.encoder.pooling import POOLINGS
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
 from aladin.pictures.boxes import Box
 from aladin.search.query import ImagePart, Query, TextPart, encode_query
@@ -161,7 +162,7 @@ def test_a_box_asks_for_what_it_cuts_out(encoder: Encoder, tmp_path: Path) -> No
     red = encoder.encode_texts(["red"]).vectors[0]
     assert part.vector @ red > 0.97
     assert part.boxes == Box(0, 0, 14, 24).cells(2)
-    assert part.pooling == "MrAVGw"
+    assert part.pooling == POOLINGS["MrAVGw"]
 
 
 def test_a_box_is_in_displayed_coordinates(encoder: Encoder, tmp_path: Path) -> None:
