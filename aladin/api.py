@@ -19,7 +19,6 @@ True
 >>> photos.close()
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
 from aladin.errors import DataError
 from aladin.pictures.opening import bitmap
+from aladin.progress import SILENT, Progress
 from aladin.search.explain import Explanation, explain_content, explain_file
 from aladin.search.query import ImagePart, Query, TextPart, encode_query, picture_at
 from aladin.search.search import Hit, Results, SearchConfig, Searcher
@@ -65,10 +65,8 @@ class Collection:
         place = Path(collection) if collection is not None else storage.default_file(folder)
         return cls(folder, place, Encoder.load(Path(model) if model is not None else shipped_model()))
 
-    def index(
-        self, config: IndexConfig | None = None, progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> IndexReport:
-        """Read what is new or changed in the folder. Interrupted, it goes on the next time. `progress` hears of every batch."""
+    def index(self, config: IndexConfig | None = None, progress: Progress = SILENT) -> IndexReport:
+        """Read what is new or changed in the folder. Interrupted, it goes on the next time. `progress` counts files."""
         with CollectionWriter.create(self.place, self.folder) as writer:
             return index_folder(writer, self.encoder, config, progress)
 

@@ -24,11 +24,11 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image, ImageEnhance, ImageOps
 
-from aladin.collection.nearest import quiet
 from aladin.datasets import read_dataset
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
 from aladin.pictures.pixels import open_image, to_pixels
+from aladin.progress import SILENT
 from aladin.search.duplicates import ALIKE_COSINE, LEAST_SIGNS, MAX_BITS, MIN_COSINE, _joined, _near
 from aladin.search.fingerprints import READ_SIZE, SIDE, fingerprint
 
@@ -100,7 +100,7 @@ def at_size(rows: int) -> dict[str, object]:
         likenesses = {"same": [(signs, LEAST_SIGNS), (vectors, MIN_COSINE)], "alike": [(vectors, ALIKE_COSINE)]}
         for level, likeness in likenesses.items():
             started = time.perf_counter()
-            groups = len(np.unique(_joined(np.arange(rows), np.arange(rows), _near(likeness, quiet))))
+            groups = len(np.unique(_joined(np.arange(rows), np.arange(rows), _near(likeness, SILENT))))
             seconds = round(time.perf_counter() - started, 1)
             peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
             report[f"{level}, {case}"] = {"groups": groups, "seconds": seconds, "peak_mb": peak}

@@ -2,48 +2,58 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import click
+
+from aladin.progress import SILENT, Progress
 
 LINE_EVERY = 10.0  # seconds
 
 
+class TerminalSteps:
+    """Shows one step after the other, each under its name."""
+
+    def step(self, name: str) -> AbstractContextManager[Progress]:
+        return progress_shown(name, quiet=False)
+
+
 @contextmanager
-def progress_shown(doing: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function to tell how many of how many are done; with `quiet` it says nothing."""
+def progress_shown(doing: str, quiet: bool) -> Iterator[Progress]:
+    """The progress of one step called `doing`; with `quiet` nothing of it is shown."""
     if quiet:
-        yield lambda done, total: None
+        yield SILENT
     elif sys.stderr.isatty():
-        with _bar(doing) as tell:
-            yield tell
+        with _bar(doing) as progress:
+            yield progress
     else:
         yield _lines(doing)
 
 
-def _lines(doing: str) -> Callable[[int, int], None]:
+def _lines(doing: str) -> Progress:
     last = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
             click.echo(f"{doing}: {done:,} of {total:,}", err=True)
 
-    return tell
+    return progress
 
 
 @contextmanager
-def _bar(doing: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(doing: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(doing, total=None, visible=False)
 
-        def tell(done: int, total: int) -> None:
+        def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
 
-        yield tell
+        yield progress

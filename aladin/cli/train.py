@@ -1,6 +1,5 @@
 """`aladin train`: a recipe, data and a folder to a trained model."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
 from aladin.cli.values import PATH
+from aladin.progress import Progress
 
 
 @click.command()
@@ -135,7 +135,7 @@ class TerminalReporter:
     def __init__(self) -> None:
         self._shown = ExitStack()
         self._what = ""
-        self._tell: Callable[[int, int], None]
+        self._tell: Progress
 
     def __enter__(self) -> "TerminalReporter":
         return self
@@ -143,7 +143,7 @@ class TerminalReporter:
     def __exit__(self, *exception: object) -> None:
         self._shown.close()
 
-    def counting(self, what: str) -> Callable[[int, int], None]:
+    def counting(self, what: str) -> Progress:
         """A function that shows how far `what` is."""
         return lambda done, total: self.progress(what, done, total)
 

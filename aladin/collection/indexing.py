@@ -4,7 +4,7 @@ Every batch is committed before the next, so that an interrupted run has lost no
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from aladin.pictures.listing import EXTENSIONS as EXTENSIONS
 from aladin.pictures.listing import FileState, Unlisted
 from aladin.pictures.listing import list_images as list_images
 from aladin.pictures.photographs import Decoded, Photograph, Unreadable
+from aladin.progress import SILENT, Progress
 
 SUSPICIOUS_SHARE = 0.5  # of the known images gone at once: more than people delete, as when a disk is not there
 
@@ -46,11 +47,11 @@ def index_folder(
     collection: CollectionWriter,
     encoder: Encoder,
     config: IndexConfig | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = SILENT,
 ) -> IndexReport:
     """Bring the collection up to date with its folder.
 
-    `progress` is told how many of all new and changed files are done, after their rows are on the disk. Images whose files are
+    `progress` counts the new and changed files that are done, after their rows are on the disk. Images whose files are
     gone go offline and are forgotten only with `confirm_deletes`. When the folder itself is not there, all go offline and a
     DataError says so.
     """

@@ -13,7 +13,7 @@ import importlib
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from jaxtyping import Float32, Int64
 
 from aladin.collection.cache import cache_folder, keep
 from aladin.collection.store import Collection
+from aladin.progress import SILENT, Progress
 
 EXACT_ROWS = 50_000  # images up to which all are compared
 CELLS = 256  # of the vectors' space; each is scanned whole
@@ -37,11 +38,6 @@ NOBODY = -1  # the id of a row that is out of use
 FORMAT = 1  # of the file
 
 Ids = Int64[np.ndarray, " rows"]
-Progress = Callable[[int, int], None]
-
-
-def quiet(done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ class _Vectors(Protocol):
 class NearestImages:
     """The vectors of a collection, ready to be compared; follows its changes. Use it within a snapshot of the collection."""
 
-    def __init__(self, collection: Collection, progress: Progress = quiet) -> None:
-        """`progress` is told of the vectors read when codes are built."""
+    def __init__(self, collection: Collection, progress: Progress = SILENT) -> None:
+        """`progress` counts the vectors read when codes are built."""
         self._collection = collection
         self._progress = progress
         self._generation: int | None = None

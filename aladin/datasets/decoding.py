@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,11 +11,12 @@ from aladin.datasets.examples import Dataset, Example
 from aladin.datasets.vinvl import FeatureRow
 from aladin.errors import DataError
 from aladin.pictures.pixels import open_image
+from aladin.progress import SILENT, Progress
 
 DRAFT_SIZE = 32  # px: a JPEG is decoded no larger than needed to meet what is wrong with it
 
 
-def without_undecodable(dataset: Dataset, progress: Callable[[int, int], None] = lambda done, total: None) -> Dataset:
+def without_undecodable(dataset: Dataset, progress: Progress = SILENT) -> Dataset:
     """The data set without the images that cannot be decoded; they are counted among its skipped rows by reason."""
     kept: list[Example] = []
     skipped = Counter(dataset.skipped)

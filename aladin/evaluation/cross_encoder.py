@@ -11,12 +11,13 @@ from aladin.datasets import Dataset
 from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ModelError
-from aladin.evaluation.evaluate import Progress, Stages, precision_context, quiet
+from aladin.evaluation.evaluate import Stages, precision_context
 from aladin.network.checkpoints import load_model
 from aladin.network.detections import RegionSet, check_photographs, region_set
 from aladin.network.features import Features, cached_features, image_input
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
+from aladin.progress import SILENT, Progress
 
 IMAGES_AT_ONCE = 64  # whose regions are in memory: 32 MB at lite's sizes
 
@@ -61,7 +62,7 @@ class CrossEncoder:
 
     @torch.inference_mode()
     def scores(
-        self, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"], progress: Progress = quiet
+        self, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"], progress: Progress = SILENT
     ) -> Float[np.ndarray, " pairs"]:
         """The cross-encoder's log odds of each pair, given as rows of the data set; each costs a run of the transformer."""
         scores = np.empty(len(images), dtype=np.float32)

@@ -34,6 +34,7 @@ from aladin.network.model import Aladin, Encoded
 from aladin.network.scores import alignment_scores, matching_scores
 from aladin.network.tensors import Tokens, concatenate
 from aladin.pictures.pixels import Pixels, open_image, to_pixels
+from aladin.progress import SILENT, Progress
 
 BATCH = 64
 MEMORY = 64 * 2**20  # bytes; blocks of scores gain no speed beyond
@@ -41,13 +42,8 @@ END_TO_END = ("MrSw", "MrAVGw")  # poolings in which words add up, so that capti
 BROKEN = 1e300  # worse than any float32, and not the worst float64
 LARGE = 1e6  # beyond every score of the matching head, which are cosines
 STAGE = 1e12  # between the scores of two stages: beyond any number of places, and small enough to count on from there
-Progress = Callable[[int, int], None]  # told how much of all is done
 # From the image rows and the caption rows of pairs to their scores; cross_encoder.CrossEncoder.scores is one.
 PairScores = Callable[[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"], Progress], Float[np.ndarray, " pairs"]]
-
-
-def quiet(done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ class EncodedData:
 class Stages:
     """Times the stages of an evaluation and shows their progress: `shown` opens what is told how far a named stage is."""
 
-    def __init__(self, shown: Callable[[str], AbstractContextManager[Progress]] = lambda name: nullcontext(quiet)) -> None:
+    def __init__(self, shown: Callable[[str], AbstractContextManager[Progress]] = SILENT.step) -> None:
         self._shown = shown
         self.seconds: dict[str, float] = {}
 
@@ -118,7 +114,7 @@ def precision_context(precision: str) -> AbstractContextManager[object]:
 
 @torch.inference_mode()
 def encode_images(
-    model: Aladin, images: Features | RegionSet, precision: str = "fp32", progress: Progress = quiet
+    model: Aladin, images: Features | RegionSet, precision: str = "fp32", progress: Progress = SILENT
 ) -> EncodedSet:
     """Every image, of photographs the whole picture."""
     parts = []
@@ -399,7 +395,7 @@ def agreements(data: EncodedData, judgements: Judgements, memory: int) -> dict[s
 
 @torch.inference_mode()
 def alignment_matrix(
-    regions: Tokens, words: Tokens, pooling: Pooling, memory: int = MEMORY, progress: Progress = quiet
+    regions: Tokens, words: Tokens, pooling: Pooling, memory: int = MEMORY, progress: Progress = SILENT
 ) -> Float[Tensor, "images captions"]:
     """`scores.alignment_scores` of all pairs, with at most about `memory` bytes beside the result."""
     images, captions = len(regions), len(words)
@@ -454,7 +450,7 @@ def reranked(
     direction: Direction,
     rerank: int,
     memory: int = MEMORY,
-    progress: Progress = quiet,
+    progress: Progress = SILENT,
 ) -> Iterator[Reranked]:
     """Every query's `rerank` best candidates by matching score, with their alignment scores."""
     image_of_query, image_of_candidate = _images_of(data, direction)

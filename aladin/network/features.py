@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from aladin.network.model import Aladin
 from aladin.network.onnx_graph import to_onnx
 from aladin.network.tensors import ImageInput
 from aladin.pictures.pixels import Pixels, open_image, to_pixels
+from aladin.progress import SILENT, Progress
 
 BLOCK = 32  # pictures between two records of progress
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,11 +59,11 @@ def cached_features(
     tags: int,
     views: int,
     cache: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = SILENT,
 ) -> Features:
     """The features of every example, from `cache` as far as they are there; an interrupted run goes on where it was.
 
-    `progress` is told how many of all pictures (views counted singly) are done. DataError where the disk has no room for all
+    `progress` counts pictures (views singly). DataError where the disk has no room for all
     of them, before the first is read.
     """
     cached = _Cached.of(dataset, network, size, tags, views, cache)

@@ -1,6 +1,5 @@
 """Captions and images read together, pair by pair: which pairs a training step reads, and the scores of many of them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from aladin.encoder.word_pieces import Pieces
 from aladin.network.model import Aladin
 from aladin.network.tensors import ImageInput
+from aladin.progress import SILENT, Progress
 
 PAIRS_AT_ONCE = 256
 
@@ -46,7 +46,7 @@ def scored_pairs(
     images: ImageInput,
     captions: Pieces,
     pairs: tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = SILENT,
 ) -> Float[Tensor, " pairs"]:
     """The cross-encoder's score of each pair, given as rows of images and of captions; each runs the transformer."""
     lengths = torch.from_numpy(captions.mask.sum(axis=1))

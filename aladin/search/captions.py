@@ -3,7 +3,6 @@
 import hashlib
 import zipfile
 from codecs import BOM_UTF8
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import searchable
 from aladin.errors import DataError
 from aladin.pictures.boxes import Box
+from aladin.progress import SILENT, Progress
 from aladin.search.alignment import alignment_scores, token_similarity
 from aladin.search.explain import Explanation, explain
 from aladin.search.query import EncodedPart, ImagePart, Query, TextPart, encode_query
@@ -47,7 +47,7 @@ class CaptionHit:
     explanation: Explanation | None = None
 
 
-def read_captions(path: Path, encoder: Encoder, progress: Callable[[int, int], None] = lambda done, total: None) -> Captions:
+def read_captions(path: Path, encoder: Encoder, progress: Progress = SILENT) -> Captions:
     """The texts of a file in UTF-8, one a line; left out are blank lines, repetitions and lines without a word that the model
     can read.
 
@@ -67,9 +67,7 @@ def read_captions(path: Path, encoder: Encoder, progress: Callable[[int, int], N
     return _readable(lines, encoded, str(path))
 
 
-def captions_of(
-    content: bytes, name: str, encoder: Encoder, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Captions:
+def captions_of(content: bytes, name: str, encoder: Encoder, progress: Progress = SILENT) -> Captions:
     """As `read_captions`, of what stands in no file: nothing is kept. `name` stands for it in errors."""
     lines = _lines(content, name)
     return _readable(lines, _encoded(tuple(lines), encoder, progress), name)
@@ -159,7 +157,7 @@ def _explained(text: str, image: EncodedPart, encoder: Encoder) -> Explanation:
 
 
 def _encoded(
-    texts: tuple[str, ...], encoder: Encoder, progress: Callable[[int, int], None]
+    texts: tuple[str, ...], encoder: Encoder, progress: Progress
 ) -> tuple[Float16[np.ndarray, "texts dim"], tuple[bytes, ...]]:
     vectors, words = [], []
     for start in range(0, len(texts), BATCH):

@@ -11,7 +11,7 @@ numbers were found is in docs/collections.md; `benchmarks/duplicates.py` prints 
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from jaxtyping import Float32, Int64
 from aladin.collection.store import Collection, ImageRow
 from aladin.pictures.listing import sidecar_names
 from aladin.pictures.long_paths import status_of
+from aladin.progress import SILENT, Progress
 from aladin.search.fingerprints import SIDE, Known, content_of, read_fingerprints
 
 Level = Literal["exact", "same", "alike"]
@@ -32,7 +33,6 @@ MIN_COSINE = 0.66  # of two pictures with nearly the same bits
 ALIKE_COSINE = 0.93
 BLOCK_CELLS = 2**24  # pairs compared at once: 64 MB
 
-Progress = Callable[[int, int], None]
 Likeness = tuple[Float32[np.ndarray, "images _"], float]  # what is multiplied, and the least product that counts
 Near = Iterator[Int64[np.ndarray, " near"]]  # places of images that belong together, two or more
 
@@ -54,7 +54,7 @@ class Duplicates:
     unreadable: tuple[ImageRow, ...]  # their files cannot be read now; compared by content and vector alone
 
 
-def find_duplicates(collection: Collection, level: Level = "same", progress: Progress = lambda done, total: None) -> Duplicates:
+def find_duplicates(collection: Collection, level: Level = "same", progress: Progress = SILENT) -> Duplicates:
     """Groups of two images or more, of those that can be found and whose files are as the collection knows them; of a file with
     several pictures the first counts.
 

@@ -5,7 +5,7 @@ Each of 8 x 8 bits says whether a point of the picture is darker than its right 
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from aladin.collection.store import Collection, ImageRow
 from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Unreadable
+from aladin.progress import SILENT, Progress
 
 SIDE = 8
 MIN_BITS = 6  # set, and as many not set, in a fingerprint that tells something
@@ -49,9 +50,7 @@ def fingerprint(pixels: UInt8[np.ndarray, "height width 3"]) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def read_fingerprints(
-    collection: Collection, rows: list[ImageRow], progress: Callable[[int, int], None] = lambda done, total: None
-) -> Fingerprints:
+def read_fingerprints(collection: Collection, rows: list[ImageRow], progress: Progress = SILENT) -> Fingerprints:
     """The fingerprints of these images, from the collection's cache where it has that content and else from the files.
 
     They are kept there for the next time, also when this is interrupted. `progress` counts the files that are read.

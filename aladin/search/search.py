@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from aladin.collection import filters
-from aladin.collection.nearest import Ids, Nearest, NearestImages, Progress, quiet
+from aladin.collection.nearest import Ids, Nearest, NearestImages
 from aladin.collection.store import Collection, ImageRow
 from aladin.collection.tokens import QuantizedTokens
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
+from aladin.progress import SILENT, Progress
 from aladin.search.alignment import alignment_scores, token_similarity
 from aladin.search.explain import Explanation, explain
 from aladin.search.probability import Background, background_of, read_calibration
@@ -90,8 +91,8 @@ class Results:
 class Searcher:
     """A collection and a model, ready for queries. It follows the collection's changes; one thread may use it at a time."""
 
-    def __init__(self, collection: Collection, encoder: Encoder, progress: Progress = quiet) -> None:
-        """IndexMismatch where the two do not belong together. `progress` is told when a large collection's cache is built."""
+    def __init__(self, collection: Collection, encoder: Encoder, progress: Progress = SILENT) -> None:
+        """IndexMismatch where they do not match. `progress` counts vectors while a large collection's cache grows."""
         collection.check_model(encoder.model)
         self.collection = collection
         self.encoder = encoder

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError, ModelError
-from aladin.evaluation.evaluate import Progress, precision_context, quiet
+from aladin.evaluation.evaluate import precision_context
 from aladin.network.backbone import Backbone
 from aladin.network.checkpoints import save_weights
 from aladin.network.detections import RegionSet
@@ -30,6 +30,7 @@ from aladin.network.features import Features
 from aladin.network.global_head import pooled_mean_and_maximum, standardised
 from aladin.network.grid import GridNetwork
 from aladin.network.tensors import Tokens
+from aladin.progress import SILENT, Progress
 from aladin.training.batches import FOLDS, Plan
 from aladin.training.caption_teacher import CaptionTeacher
 from aladin.training.global_learning import DIM, Lesson, PerceptronPair, picture_axes, pooled_captions, pooled_images
@@ -107,9 +108,9 @@ class CrossFitting:
         likeness: CaptionTeacher,
         plan: Plan,
         recipe: Recipe,
-        progress: Progress = quiet,
+        progress: Progress = SILENT,
     ) -> "CrossFitting":
-        """`network` is the one that made `images`, None for a detector's regions. `progress` is told of images."""
+        """`network` is the one that made `images`, None for a detector's regions. `progress` counts images."""
         pictures = _of_deviation_one(pictures_seen(images, network, progress))
         axes = picture_axes(pictures, min(max(AXES), *pictures.shape), recipe.seed)
         with precision_context(recipe.precision):
@@ -126,8 +127,8 @@ class CrossFitting:
         folds: Int[np.ndarray, " captions"] = self.folds[self.plan.owners]
         return folds
 
-    def teacher(self, progress: Progress = quiet) -> CrossFittedTeacher:
-        """Learn a model of each number of axes for each fold; `progress` is told of models."""
+    def teacher(self, progress: Progress = SILENT) -> CrossFittedTeacher:
+        """Learn a model of each number of axes for each fold; `progress` counts models."""
         every = [(fold, axes) for fold in range(self.recipe.cross_fitted.folds) for axes in AXES]
         images = torch.empty(len(AXES), len(self.pictures), DIM, dtype=torch.float16)
         captions = torch.empty(len(AXES), len(self.sentences), DIM, dtype=torch.float16)
@@ -167,7 +168,7 @@ def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
 
 
 def pictures_seen(
-    images: Features | RegionSet, network: GridNetwork | None, progress: Progress = quiet
+    images: Features | RegionSet, network: GridNetwork | None, progress: Progress = SILENT
 ) -> Float[Tensor, "images features"]:
     """The mean and the maximum of the features of each image's regions; a photograph is read as a whole, by its first view."""
     return pooled_images(len(images), lambda rows: _regions(images, network, rows), pooled_mean_and_maximum, progress)

@@ -16,13 +16,14 @@ from torch import Tensor
 from aladin.encoder.config import Pooling
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
-from aladin.evaluation.evaluate import Progress, encode_captions, encode_images, quiet
+from aladin.evaluation.evaluate import encode_captions, encode_images
 from aladin.export.restoring import model_that_learns
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features
 from aladin.network.model import Aladin, as_trained
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
+from aladin.progress import SILENT, Progress
 from aladin.training.recipe import Recipe
 
 
@@ -84,7 +85,7 @@ class EnsembleTeacher:
         images: Sequence[Features | RegionSet],
         pieces: Pieces,
         precision: str,
-        progress: Progress = quiet,
+        progress: Progress = SILENT,
     ) -> "EnsembleTeacher":
         """`images`: the training images as each of the models reads them, in its order."""
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError
-from aladin.evaluation.evaluate import Progress, precision_context, quiet
+from aladin.evaluation.evaluate import precision_context
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features, image_input
@@ -26,6 +26,7 @@ from aladin.network.global_head import GlobalReader, Perceptron, pooled_mean, st
 from aladin.network.model import Aladin, with_global_head
 from aladin.network.principal_axes import principal_axes
 from aladin.network.tensors import Tokens
+from aladin.progress import SILENT, Progress
 from aladin.training.averaging import averaged_model
 from aladin.training.batches import Plan
 from aladin.training.losses import infonce_loss, listnet_loss
@@ -62,8 +63,8 @@ class Lesson:
     owners: Int[np.ndarray, " captions"]  # the picture of each caption, rising
     alike: Callable[[Int[np.ndarray, " images"], Int[np.ndarray, " captions"]], Float[Tensor, "images captions"]]
 
-    def learned(self, epochs: int, seed: int, precision: str, progress: Progress = quiet) -> PerceptronPair:
-        """A pair that has learned from all of it; the same for one seed. `progress` is told of steps."""
+    def learned(self, epochs: int, seed: int, precision: str, progress: Progress = SILENT) -> PerceptronPair:
+        """A pair that has learned from all of it; the same for one seed. `progress` counts steps."""
         torch.manual_seed(seed)
         plan = Plan(self.owners, STEP_IMAGES, captions_per_image=1, views=1, regions=1, kept_regions=1, seed=seed)
         steps = epochs * plan.steps_per_epoch
@@ -93,20 +94,20 @@ class Lesson:
 
 
 def pooled_pictures(
-    model: Aladin, images: Features | RegionSet, progress: Progress = quiet
+    model: Aladin, images: Features | RegionSet, progress: Progress = SILENT
 ) -> Float[Tensor, "images features"]:
     """What the global head reads of each image; of a photograph its first view, the whole picture."""
     return pooled_images(len(images), lambda rows: image_input(model, images, rows).regions, pooled_mean, progress)
 
 
-def pooled_sentences(model: Aladin, pieces: Pieces, progress: Progress = quiet) -> Float[Tensor, "captions features"]:
+def pooled_sentences(model: Aladin, pieces: Pieces, progress: Progress = SILENT) -> Float[Tensor, "captions features"]:
     """What the global head reads of each caption."""
     return pooled_captions(pieces, model.caption_states, pooled_mean, progress)
 
 
 @torch.inference_mode()
 def pooled_images(
-    count: int, regions: Callable[[Int[np.ndarray, " rows"]], Tokens], pool: Pool, progress: Progress = quiet
+    count: int, regions: Callable[[Int[np.ndarray, " rows"]], Tokens], pool: Pool, progress: Progress = SILENT
 ) -> Float[Tensor, "images features"]:
     """What `pool` makes of the regions of every image."""
     parts = []
@@ -119,7 +120,7 @@ def pooled_images(
 
 @torch.inference_mode()
 def pooled_captions(
-    pieces: Pieces, states: Callable[[Tensor, Tensor], Tokens], pool: Pool, progress: Progress = quiet
+    pieces: Pieces, states: Callable[[Tensor, Tensor], Tokens], pool: Pool, progress: Progress = SILENT
 ) -> Float[Tensor, "captions features"]:
     """What `pool` makes of the states of every caption's word pieces, special ones among them."""
     done, rows, parts = 0, list[Tensor](), list[Tensor]()
@@ -132,13 +133,13 @@ def pooled_captions(
 
 
 def with_learned_global_head(
-    model: Aladin, lesson: Lesson, dim: int, share: float, epochs: int, seed: int, progress: Progress = quiet
+    model: Aladin, lesson: Lesson, dim: int, share: float, epochs: int, seed: int, progress: Progress = SILENT
 ) -> Aladin:
     """The same model with a global head that has learned from `lesson`: of pooled pictures and sentences as they are.
 
     The pair learns vectors of `DIM` numbers, which are then cut to their `dim` principal axes: so they lose far less than if
     they had been learned as short as that. ConfigError for what `check_addable` refuses, DataError for
-    images that all look alike. `progress` is told of steps.
+    images that all look alike. `progress` counts steps.
     """
     axes = min(HeadsConfig.global_axes, *lesson.pictures.shape)
     heads = dataclasses.replace(model.config.heads, global_dim=dim, global_share=share, global_axes=axes, global_hidden=HIDDEN)

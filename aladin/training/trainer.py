@@ -62,6 +62,7 @@ from aladin.network.pairs import drawn_pairs, pair_matrix
 from aladin.network.principal_axes import principal_axes
 from aladin.network.scores import alignment_scores, matching_scores
 from aladin.network.tensors import ImageInput, Tokens
+from aladin.progress import Progress
 from aladin.training.averaging import averaged_model
 from aladin.training.batches import WORDS, Plan, Step, without_some_words
 from aladin.training.caption_teacher import CaptionTeacher
@@ -131,9 +132,7 @@ class Reporter(Protocol):
         """An epoch is over and its model was measured on the validation set."""
 
 
-def learning_set(
-    dataset: Dataset, model: Aladin, tokenizer: Path, views: int, cache: Path, report: Callable[[int, int], None]
-) -> LearningSet:
+def learning_set(dataset: Dataset, model: Aladin, tokenizer: Path, views: int, cache: Path, report: Progress) -> LearningSet:
     """Images (photographs' features from `cache` where they are there) and word pieces of `dataset`, for `model`."""
     images = images_read(dataset, model, tokenizer, views, cache, report)
     pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces).encode(list(dataset.captions))
@@ -141,7 +140,7 @@ def learning_set(
 
 
 def images_read(
-    dataset: Dataset, model: Aladin, tokenizer: Path, views: int, cache: Path, report: Callable[[int, int], None]
+    dataset: Dataset, model: Aladin, tokenizer: Path, views: int, cache: Path, report: Progress
 ) -> Features | RegionSet:
     """The images of `dataset` as `model` reads them: the half of a `learning_set` that differs from model to model."""
     config = model.config
@@ -152,9 +151,7 @@ def images_read(
         return cached_features(dataset, model.image_network, config.image.size, config.limits.tags, views, cache, report)
 
 
-def whole_images(
-    dataset: Dataset, network: GridNetwork, recipe: Recipe, cache: Path, report: Callable[[int, int], None]
-) -> Features:
+def whole_images(dataset: Dataset, network: GridNetwork, recipe: Recipe, cache: Path, report: Progress) -> Features:
     """The photographs of `dataset`, uncut, as the network of a cross-fitted teacher sees them."""
     with placing_undecodable(dataset):
         return cached_features(dataset, network, recipe.cross_fitted.size, WHOLE_TAGS, 1, cache, report)
@@ -337,7 +334,7 @@ class Trainer:
             return CrossFittedTeacher.load(path)
         assert self._caption_teacher is not None, "who hears this teacher hears MiniLM"
 
-        def progress(what: str) -> Callable[[int, int], None]:
+        def progress(what: str) -> Progress:
             return lambda done, total: reporter.progress(f"the cross-fitted teacher's {what}", done, total)
 
         images, network = self._whole_images, self._whole_network

@@ -18,7 +18,6 @@ from aladin.evaluation import evaluate as evaluation
 from aladin.evaluation.evaluate import (
     EncodedData,
     EncodedSet,
-    Progress,
     Stages,
     ThirdStage,
     agreements,
@@ -35,6 +34,7 @@ from aladin.measures.relevance.matrices import RelevanceMatrix
 from aladin.network.hubs import HubCorrection, filled
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
+from aladin.progress import Progress
 from tests import reference
 from tests.strategies import DIM, TokenBatch, padded, token_batches, unit_rows
 from tests.tiny_learning import TINY

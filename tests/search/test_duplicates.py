@@ -17,10 +17,10 @@ import aladin.search.fingerprints
 from aladin.cli import main
 from aladin.collection.cache import cache_folder
 from aladin.collection.indexing import index_folder
-from aladin.collection.nearest import quiet
 from aladin.collection.store import Collection, default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
+from aladin.progress import SILENT
 from aladin.search.duplicates import ALIKE_COSINE, LEVELS, Level, find_duplicates
 from aladin.search.fingerprints import fingerprint, read_fingerprints
 from tests.conftest import fill
@@ -243,10 +243,10 @@ def test_labels_are_those_of_two_loops_whatever_the_block(rows: int, cells: int,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aladin.search.duplicates, "BLOCK_CELLS", cells)
         signs, everywhere = aladin.search.duplicates._signs(prints), np.arange(rows)
-        links = aladin.search.duplicates._near([(signs, aladin.search.duplicates.LEAST_SIGNS), (vectors, 0.6)], quiet)
+        links = aladin.search.duplicates._near([(signs, aladin.search.duplicates.LEAST_SIGNS), (vectors, 0.6)], SILENT)
         same = aladin.search.duplicates._joined(labels, everywhere, links)
         alike = aladin.search.duplicates._joined(
-            same, everywhere, aladin.search.duplicates._near([(vectors, ALIKE_COSINE)], quiet)
+            same, everywhere, aladin.search.duplicates._near([(vectors, ALIKE_COSINE)], SILENT)
         )
 
     def is_same(a: int, b: int) -> bool:
@@ -277,7 +277,7 @@ def test_thousands_of_copies_are_one_group_in_little_memory(monkeypatch: pytest.
     vectors = np.zeros((len(everywhere), 8), dtype=np.float32)
     vectors[:, 0] = 1
     tracemalloc.start()
-    links = aladin.search.duplicates._near([(vectors, ALIKE_COSINE)], quiet)
+    links = aladin.search.duplicates._near([(vectors, ALIKE_COSINE)], SILENT)
     labels = aladin.search.duplicates._joined(everywhere, everywhere, links)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""A look at everything in a feature folder; what is wrong is told, not raised, so that one run finds it all."""
+"""A look at everything in a feature folder; what is wrong is listed, not raised, so that one run finds it all."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from aladin.datasets.vinvl.detections import BOX_NUMBERS, check_geometry, image_
 from aladin.datasets.vinvl.folder import FEATURES, PREDICTIONS, ROWS, read_row_numbers
 from aladin.datasets.vinvl.tables import BadRow, Kind, columns_of, read_offsets
 from aladin.errors import DataError
+from aladin.progress import SILENT, Progress
 
 NEEDLESS = "delete it, it is not needed"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Problem:
         return f"{self.file}{line}{image}: {self.kind}: {self.found}; expected {self.expected}; {self.remedy}"
 
 
-def check_folder(path: Path, numbers: int = BOX_NUMBERS, progress: Progress = lambda done, total: None) -> Iterator[Problem]:
+def check_folder(path: Path, numbers: int = BOX_NUMBERS, progress: Progress = SILENT) -> Iterator[Problem]:
     """All problems of a folder whose boxes should have `numbers` numbers each, by file, in the order of the lines.
 
-    `progress` is told how many bytes of both tables are read. DataError when there is no folder, or it cannot be read.
+    `progress` counts the bytes of both tables. DataError when there is no folder, or it cannot be read.
     """
     if not path.is_dir():
         raise DataError(f"there is no folder {path}; give one with {FEATURES} and {PREDICTIONS}")

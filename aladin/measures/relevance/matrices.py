@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from aladin.errors import DataError
 from aladin.measures.recalls import Direction
 from aladin.measures.relevance.sources import RelevanceRows, Rows
+from aladin.progress import SILENT, Progress
 
 NPY = b"\x93NUMPY"
 BLOCK = 2**22  # numbers looked at at a time, 16 MB
@@ -40,7 +41,7 @@ def computed_matrix(
     shape: tuple[int, int],
     block: int,
     path: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = SILENT,
 ) -> Matrix:
     """The matrix at `path`, as far as it is there; `compute` gives the other rows, `block` at a time.
 

@@ -15,8 +15,9 @@ from aladin.measures.relevance.matrices import Matrix, RelevanceMatrix, computed
 from aladin.measures.relevance.rouge import RougeL
 from aladin.measures.relevance.sources import Judge
 from aladin.measures.relevance.spice import Spice, SpiceProgram
+from aladin.progress import Progress
 
-Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+Stage = Callable[[str], AbstractContextManager[Progress]]
 PAIR_BYTES = 16  # of a caption and a caption while ROUGE-L is computed
 
 

@@ -1,0 +1,30 @@
+"""How far a long piece of work is, for whoever watches: a terminal does, the library by itself does not."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Watches one step: called as `progress(done, total)`, both in the same unit. A plain function will do."""
+
+    def __call__(self, done: int, total: int, /) -> None: ...
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """Watches work of several steps, one after the other: `with steps.step("images") as progress: ...`."""
+
+    def step(self, name: str) -> AbstractContextManager[Progress]: ...
+
+
+class Silent:
+    """Watches steps and shows nothing; both a `Progress` and `Steps`."""
+
+    def __call__(self, done: int, total: int, /) -> None: ...
+
+    def step(self, name: str) -> AbstractContextManager[Progress]:
+        return nullcontext(self)
+
+
+SILENT = Silent()
