@@ -11,7 +11,7 @@ from aladin.encoder.config import HeadsConfig
 from aladin.errors import ConfigError
 from aladin.network import load_model, save_model
 from aladin.network.checkpoints import provenance
-from aladin.network.model import with_cross_encoder
+from aladin.network.variants import with_cross_encoder
 from aladin.old_names import COMMANDS, OPTIONS, SETTINGS, VALUES, WEIGHTS, renamed_arguments
 from aladin.training.recipe import LossConfig
 from tests.tiny_learning import tiny_model, write_tokenizer

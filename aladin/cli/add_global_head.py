@@ -50,16 +50,10 @@ def add_global_head(
     """
     from aladin.datasets import DataOrigin
     from aladin.encoder.word_pieces import WordPieces
-    from aladin.export.restoring import model_that_learns
-    from aladin.network.checkpoints import (
-        check_not_exported,
-        minilm,
-        minilm_folder,
-        named_model,
-        provenance_as_trained,
-        save_model,
-    )
-    from aladin.network.model import as_trained, check_addable
+    from aladin.exporting.restoring import model_that_learns
+    from aladin.network.checkpoints import check_not_exported, named_model, provenance_as_trained, save_model
+    from aladin.network.minilm import minilm, minilm_folder
+    from aladin.network.variants import as_trained, check_addable
     from aladin.training.caption_teacher import CaptionTeacher
     from aladin.training.global_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_global_head
     from aladin.training.trainer import check_captions, learning_set

@@ -22,7 +22,7 @@ def convert(checkpoint: Path, vinvl: Path, out: Path) -> None:
     aladin convert model_best_rsum.pth.tar checkpoint-0132780 paper
     aladin evaluate paper captions.jsonl --images features
     """
-    from aladin.export.conversion import convert_checkpoint
+    from aladin.exporting.conversion import convert_checkpoint
 
     config = convert_checkpoint(checkpoint, vinvl, out)
     backbone, heads, quirks = config.backbone, config.heads, config.quirks

@@ -46,7 +46,7 @@ def correct_hubs(
     """
     from aladin.evaluation.evaluate import Stages, encode_dataset
     from aladin.network.checkpoints import load_model, named_model, provenance, save_model
-    from aladin.network.model import check_addable, with_hub_correction
+    from aladin.network.variants import check_addable, with_hub_correction
 
     keep_freed_memory()
     config = model_config(model)

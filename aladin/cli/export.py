@@ -38,7 +38,7 @@ def export(
     The graphs are measured on the validation data first; nothing is written if they lose quality against PyTorch.
     """
     from aladin.evaluation.evaluate import Stages
-    from aladin.export.exporting import Validation, export_model
+    from aladin.exporting.export import Validation, export_model
 
     dataset = read_captioned(val, split, images, skip_bad)
     data = Validation(dataset, val.name, split, images.name if images else None, skip_bad)

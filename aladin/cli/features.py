@@ -95,7 +95,7 @@ def _caption_files(source: Path) -> list[Path]:
 
 
 def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> None:
-    from aladin.export.conversion import caption_lines
+    from aladin.exporting.conversion import caption_lines
 
     if out.exists():
         raise DataError(f"{out} exists; give another name or delete it")

@@ -1,14 +1,12 @@
 """The whole network for learning: photographs and captions to vectors and tokens, by backbone and heads."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aladin.config import to_table
-from aladin.encoder.config import HeadsConfig, ImageConfig, ModelConfig
+from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network import official
@@ -17,10 +15,11 @@ from aladin.network.depth import PostLayers, alignment_depth, matching_depth
 from aladin.network.global_head import GlobalHead
 from aladin.network.grid import GRID_CHANNELS, SHRINKAGE, GridNetwork, cell_geometry, cell_pooling, class_names, grid_network
 from aladin.network.heads import CrossEncoderHead, MatchingHead
-from aladin.network.hubs import HubCorrection, Side, filled
+from aladin.network.hubs import HubCorrection, Side
+from aladin.network.minilm import load_minilm
 from aladin.network.tensors import ImageInput, Tokens
 
-SUMMED_POOLINGS = ("MrSw", "MrAVGw")  # in which dimensions that an item's tokens share add the same to every word's best region
+NEVER_LEARNED = tuple(f"image_network.{part}." for part in ("trunks", "tag_tail", "classifier"))  # of weights
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class Aladin(nn.Module):
         self.alignment_head = official.alignment_head(config)
         self.matching_head = MatchingHead(config.heads, config.backbone.dim)
         self.cross_encoder = CrossEncoderHead(config.backbone.dim) if config.heads.cross_encoder else None
-        self.global_head = _global_head(config, self.state_dim) if config.heads.global_dim else None
-        self.hub_correction = HubCorrection(config.heads, _uncorrected_dim(config)) if config.heads.hub_centres else None
+        self.global_head = new_global_head(config, self.state_dim) if config.heads.global_dim else None
+        self.hub_correction = HubCorrection(config.heads, uncorrected_dim(config)) if config.heads.hub_centres else None
         self.image_network = image_network
         if image_network is None:
             return
@@ -159,159 +158,24 @@ def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = Tru
         model.name_mask.copy_(torch.from_numpy(mask))
         first = tokenizer.special(config.quirks.image_first_token)
         model.special_pieces.copy_(torch.tensor([first, tokenizer.sep]))
-    model.backbone.apply(_initialise)
-    model.alignment_head.apply(_initialise)
+    model.backbone.apply(initialise)
+    model.alignment_head.apply(initialise)
     if model.cross_encoder is not None:
-        model.cross_encoder.apply(_initialise)
+        model.cross_encoder.apply(initialise)
     if pretrained:
-        from aladin.network.checkpoints import load_minilm
-
         load_minilm(model.backbone)
     return model
 
 
-def with_fresh_matching_head(model: Aladin) -> Aladin:
-    """The same model with a matching head that has learned nothing."""
-    heads, dim = model.config.heads, model.config.backbone.dim
-    model.matching_head, model.matching_depth = MatchingHead(heads, dim), matching_depth(heads, dim)
-    return model
-
-
-def with_depth(model: Aladin, heads: HeadsConfig) -> Aladin:
-    """The same model with the depth aggregation and post-layers of `heads`, fresh ones; ConfigError if it has others."""
-    before = model.config
-    if before.heads.depth == heads.depth:
-        return model
-    if before.heads.depth != HeadsConfig().depth:
-        raise ConfigError(
-            f"matching_depth, alignment_depth and post_layers in [model.heads] are {heads.depth}, but the model to start from "
-            f"has {before.heads.depth}; give the same, or start from a model without"
-        )
-    matching, alignment, layers = heads.depth
-    deeper = dataclasses.replace(before.heads, matching_depth=matching, alignment_depth=alignment, post_layers=layers)
-    new = Aladin(dataclasses.replace(before, heads=deeper), model.image_network)
-    new.load_state_dict(new.state_dict() | model.state_dict())
-    return new
-
-
-def with_cross_encoder(model: Aladin) -> Aladin:
-    """The same model with a fresh cross-encoder."""
-    model.config = dataclasses.replace(model.config, heads=dataclasses.replace(model.config.heads, cross_encoder=True))
-    model.cross_encoder = CrossEncoderHead(model.config.backbone.dim).apply(_initialise)
-    return model
-
-
-def with_dropout(model: Aladin, share: float, matching_share: float) -> Aladin:
-    """The same model whose backbone forgets `share` of its states at every step of training, and whose matching head and
-    post-layers `matching_share`, of attention weights too.
-    """
-    backbone = dataclasses.replace(model.config.backbone, dropout=share)
-    heads = dataclasses.replace(model.config.heads, matching_dropout=matching_share)
-    model.config = dataclasses.replace(model.config, backbone=backbone, heads=heads)
-    after = [model.matching_head] if model.post_layers is None else [model.matching_head, model.post_layers]
-    for part, forgotten in ((model.backbone, share), *((part, matching_share) for part in after)):
-        for module in part.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = forgotten
-            elif isinstance(module, nn.MultiheadAttention):
-                module.dropout = forgotten
-    return model
-
-
-def with_projection(model: Aladin, token_dim: int) -> Aladin:
-    """The same model with a fresh projection of its tokens to `token_dim`; ConfigError if it has one of another width.
-
-    It is a random rotation cut short, until training gives it the tokens' principal axes.
-    """
-    before, dim = model.config, model.config.backbone.dim
-    if before.heads.token_dim == token_dim:
-        return model
-    if before.heads.token_dim != dim:
-        raise ConfigError(
-            f"token_dim in [model.heads] is {token_dim}, but the model to start from projects its tokens to "
-            f"{before.heads.token_dim} already; start from one that has no projection"
-        )
-    model.config = dataclasses.replace(before, heads=dataclasses.replace(before.heads, token_dim=token_dim))
-    model.alignment_head = official.alignment_head(model.config)
-    for weight in model.alignment_head.parameters():
-        nn.init.orthogonal_(weight)
-    return model
-
-
-def with_global_head(model: Aladin, heads: HeadsConfig) -> Aladin:
-    """The same model with a fresh global head as `heads`, otherwise its own, describe; ConfigError for what cannot have one."""
-    check_addable(model.config)
-    model.config = dataclasses.replace(model.config, heads=heads)
-    model.global_head = _global_head(model.config, model.state_dim)
-    return model
-
-
-def with_hub_correction(
-    model: Aladin, heads: HeadsConfig, images: Float[Tensor, "images dim"], captions: Float[Tensor, "captions dim"]
-) -> Aladin:
-    """The same model with the hub correction that `heads`, otherwise its own, describe, by vectors of training data.
-
-    ConfigError for what `check_addable` refuses, and with less data than centres.
-    """
-    check_addable(model.config)
-    model.hub_correction = filled(HubCorrection(heads, _uncorrected_dim(model.config)), images, captions)
-    model.config = dataclasses.replace(model.config, heads=heads)
-    return model
-
-
-def check_addable(config: ModelConfig) -> None:
-    """ConfigError for a model whose hubs are corrected, which comes last, or whose scores would change by more than a sum."""
-    if config.heads.hub_centres:
-        raise ConfigError("this model's hubs are corrected already; give the model from before that")
-    if config.heads.pooling not in SUMMED_POOLINGS or config.quirks.zero_padding:
-        has = f"{config.heads.pooling}{' and zero padding' if config.quirks.zero_padding else ''}"
-        raise ConfigError(
-            f"a global head and the correction of hubs are for models whose alignment is one of {', '.join(SUMMED_POOLINGS)}, "
-            f"without zero padding; this one has {has}"
-        )
-
-
-def as_trained(model: Aladin) -> Aladin:
-    """The same model without what was added after training, global head and correction of hubs: both are another model's, once
-    it learns on or is averaged.
-    """
-    none = HeadsConfig()
-    added = [name for name in to_table(none) if name.startswith(("global_", "hub_"))]
-    heads = dataclasses.replace(model.config.heads, **{name: getattr(none, name) for name in added})
-    model.config = dataclasses.replace(model.config, heads=heads)
-    model.global_head = model.hub_correction = None
-    return model
-
-
-def _global_head(config: ModelConfig, state_dim: int) -> GlobalHead:
+def new_global_head(config: ModelConfig, state_dim: int) -> GlobalHead:
+    """A global head that has learned nothing, for a model of these settings."""
     backbone = config.backbone
     return GlobalHead(config.heads, backbone.region_features + backbone.region_geometry, state_dim)
 
 
-def _uncorrected_dim(config: ModelConfig) -> int:
+def uncorrected_dim(config: ModelConfig) -> int:
     """How many numbers a vector has before its hubs are corrected."""
     return config.backbone.dim + config.heads.global_dim
-
-
-def widened(model: Aladin, image: ImageConfig) -> Aladin:
-    """The same model with more image networks, and with their size of image: `image.networks` begins with those it has.
-
-    What the new networks see counts nothing until training gives it weight; the tags are at once those of the last one.
-    """
-    before, networks = model.config, image.networks
-    old = before.image.networks
-    if networks[: len(old)] != old:
-        raise ConfigError(f"networks in [image] are {list(networks)}; expected the model's own first: {list(old)}")
-    wide = dataclasses.replace(before.backbone, region_features=GRID_CHANNELS * len(networks))
-    wider = Aladin(dataclasses.replace(before, image=image, backbone=wide), grid_network(networks))
-    state, own = model.state_dict(), wider.state_dict()
-    columns = state["backbone.region_embedding.linear.weight"]
-    gap = columns.new_zeros(len(columns), GRID_CHANNELS * (len(networks) - len(old)))
-    features = columns.shape[1] - before.backbone.region_geometry
-    state["backbone.region_embedding.linear.weight"] = torch.cat([columns[:, :features], gap, columns[:, features:]], dim=1)
-    tags = ("image_network.tag_tail.", "image_network.classifier.")  # now the last network's
-    wider.load_state_dict({name: weight if name.startswith(tags) else state.get(name, weight) for name, weight in own.items()})
-    return wider
 
 
 def image_network(config: ModelConfig, pretrained: bool) -> GridNetwork | None:
@@ -348,7 +212,7 @@ def _check_sizes(config: ModelConfig) -> None:
         raise ConfigError(f"tags in [limits] is {limits.tags}; expected at most {len(class_names())}, the classes there are")
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """BERT's: normal with deviation 0.02 for every matrix, zero biases."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)

@@ -11,9 +11,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aladin.encoder.config import ModelConfig
 from aladin.errors import ModelError
-from aladin.export.restoring import model_that_learns
-from aladin.network.checkpoints import NEVER_LEARNED, named_model, provenance_as_trained
-from aladin.network.model import Aladin, as_trained
+from aladin.exporting.restoring import model_that_learns
+from aladin.network.checkpoints import named_model, provenance_as_trained
+from aladin.network.model import NEVER_LEARNED, Aladin
+from aladin.network.variants import as_trained
 
 
 def averaged_model(model: nn.Module, steps: int) -> AveragedModel:

@@ -31,7 +31,7 @@ from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
 from aladin.evaluation.evaluate import Stages, alignment_matrix, encode_dataset
 from aladin.network.backbone import Backbone
-from aladin.network.checkpoints import load_minilm, minilm_folder
+from aladin.network.minilm import load_minilm, minilm_folder
 from aladin.network.tensors import Tokens
 from aladin.search.probability import BACKGROUND, Background, Calibration, terms
 from aladin.training.caption_teacher import CaptionTeacher

@@ -24,12 +24,12 @@ from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError, ModelError
 from aladin.evaluation.evaluate import precision_context
 from aladin.network.backbone import Backbone
-from aladin.network.checkpoints import save_weights
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features
 from aladin.network.global_head import pooled_mean_and_maximum, standardised
 from aladin.network.grid import GridNetwork
 from aladin.network.tensors import Tokens
+from aladin.network.weights import save_weights
 from aladin.progress import SILENT, Progress
 from aladin.training.batches import FOLDS, Plan
 from aladin.training.caption_teacher import CaptionTeacher

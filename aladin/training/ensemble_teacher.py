@@ -17,12 +17,13 @@ from aladin.encoder.config import Pooling
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
 from aladin.evaluation.evaluate import encode_captions, encode_images
-from aladin.export.restoring import model_that_learns
+from aladin.exporting.restoring import model_that_learns
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features
-from aladin.network.model import Aladin, as_trained
+from aladin.network.model import Aladin
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
+from aladin.network.variants import as_trained
 from aladin.progress import SILENT, Progress
 from aladin.training.recipe import Recipe
 

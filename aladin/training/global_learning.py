@@ -23,9 +23,10 @@ from aladin.network.caption_blocks import caption_blocks
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features, image_input
 from aladin.network.global_head import GlobalReader, Perceptron, pooled_mean, standardised
-from aladin.network.model import Aladin, with_global_head
+from aladin.network.model import Aladin
 from aladin.network.principal_axes import principal_axes
 from aladin.network.tensors import Tokens
+from aladin.network.variants import with_global_head
 from aladin.progress import SILENT, Progress
 from aladin.training.averaging import averaged_model
 from aladin.training.batches import Plan

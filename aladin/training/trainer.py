@@ -31,26 +31,22 @@ from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.evaluation.evaluate import alignment_matrix, encode_captions, encode_images, precision_context
-from aladin.export.restoring import model_that_learns
+from aladin.exporting.restoring import model_that_learns
 from aladin.measures.recalls import DIRECTIONS, RECALLS, right_answer_ranks
 from aladin.network import official
 from aladin.network.caption_blocks import caption_blocks
-from aladin.network.checkpoints import (
-    check_minilm_sizes,
-    minilm,
-    minilm_folder,
-    named_model,
-    save_model,
-    save_weights,
-    weights_fingerprint,
-)
+from aladin.network.checkpoints import named_model, save_model
 from aladin.network.detections import RegionSet, check_photographs, region_set
 from aladin.network.features import Features, cached_features, image_input
 from aladin.network.grid import SHRINKAGE, GridNetwork, grid_network
-from aladin.network.model import (
-    Aladin,
+from aladin.network.minilm import check_minilm_sizes, minilm, minilm_folder
+from aladin.network.model import Aladin, new_model
+from aladin.network.pairs import drawn_pairs, pair_matrix
+from aladin.network.principal_axes import principal_axes
+from aladin.network.scores import alignment_scores, matching_scores
+from aladin.network.tensors import ImageInput, Tokens
+from aladin.network.variants import (
     as_trained,
-    new_model,
     widened,
     with_cross_encoder,
     with_depth,
@@ -58,10 +54,7 @@ from aladin.network.model import (
     with_fresh_matching_head,
     with_projection,
 )
-from aladin.network.pairs import drawn_pairs, pair_matrix
-from aladin.network.principal_axes import principal_axes
-from aladin.network.scores import alignment_scores, matching_scores
-from aladin.network.tensors import ImageInput, Tokens
+from aladin.network.weights import save_weights, weights_fingerprint
 from aladin.progress import Progress
 from aladin.training.averaging import averaged_model
 from aladin.training.batches import WORDS, Plan, Step, without_some_words

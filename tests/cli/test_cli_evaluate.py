@@ -15,9 +15,10 @@ from aladin.evaluation import cross_encoder
 from aladin.evaluation import evaluate as evaluation
 from aladin.measures.protocols import PROTOCOLS
 from aladin.measures.relevance.named import JUDGES
-from aladin.network.checkpoints import save_model, weights_fingerprint
+from aladin.network.checkpoints import save_model
 from aladin.network.features import Features
 from aladin.network.grid import NETWORKS
+from aladin.network.weights import weights_fingerprint
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from aladin.encoder.config import HUB_DIMS
 from aladin.evaluation.evaluate import MEMORY, EncodedData, EncodedSet, Stages, evaluate
 from aladin.measures.report import head_figures
-from aladin.network.model import with_hub_correction
 from aladin.network.tensors import Tokens
+from aladin.network.variants import with_hub_correction
 from benchmarks.storage import alignment_rsum, axes_of, matching_rsum, pooled, projected
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 

@@ -17,7 +17,8 @@ from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, ModelError
 from aladin.network.backbone import Backbone
-from aladin.network.checkpoints import load_minilm, load_model, minilm_folder, provenance, save_model
+from aladin.network.checkpoints import load_model, provenance, save_model
+from aladin.network.minilm import load_minilm, minilm_folder
 from aladin.network.model import Aladin
 from aladin.training.averaging import average_models, averaged_from
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer

@@ -13,14 +13,15 @@ from torch.testing import assert_close
 
 from aladin.encoder.config import HeadsConfig
 from aladin.errors import ConfigError
-from aladin.export.exporting import ImageGraph, image_graph, text_graph
-from aladin.export.int8 import quantized, write_graphs
-from aladin.export.smoothing import smoothed
+from aladin.exporting.export import ImageGraph, image_graph, text_graph
+from aladin.exporting.int8 import quantized, write_graphs
+from aladin.exporting.smoothing import smoothed
 from aladin.network.backbone import Backbone
 from aladin.network.checkpoints import load_model, save_model
 from aladin.network.depth import FusedState, GatedState, MeanState, PostLayers, alignment_depth, matching_depth
-from aladin.network.model import Aladin, with_depth
+from aladin.network.model import Aladin
 from aladin.network.tensors import Tokens
+from aladin.network.variants import with_depth
 from aladin.training.recipe import LossConfig, Recipe
 from aladin.training.trainer import start_model
 from tests.tiny_learning import FAST, TINY, Recorder, few_examples, losses, picture, tiny_model, trainer, write_tokenizer

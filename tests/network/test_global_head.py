@@ -19,19 +19,20 @@ from aladin.encoder.config import HUB_DIMS, HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.evaluation.evaluate import Stages, alignment_matrix
-from aladin.export.exporting import ImageGraph, export_model
+from aladin.exporting.export import ImageGraph, export_model
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.features import image_input
 from aladin.network.global_head import OUTLIER, GlobalHead, pooled_mean, pooled_mean_and_maximum, standardised
-from aladin.network.model import Aladin, as_trained, with_global_head
+from aladin.network.model import Aladin
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens, pad_tokens
+from aladin.network.variants import as_trained, with_global_head
 from aladin.training import global_learning
 from aladin.training.averaging import average_models
 from aladin.training.global_learning import Lesson, PerceptronPair, pooled_pictures, pooled_sentences, with_learned_global_head
 from aladin.training.trainer import start_model
-from tests.export.test_exporting import pictures
-from tests.export.test_restoring import learned as learned_model
+from tests.exporting.test_export import pictures
+from tests.exporting.test_restoring import learned as learned_model
 from tests.network.test_hubs import tokens, vectors
 from tests.tiny_learning import (
     INTERRUPTED,

@@ -20,9 +20,9 @@ from aladin.errors import ConfigError
 from aladin.evaluation.evaluate import alignment_matrix
 from aladin.network.checkpoints import load_model, save_model
 from aladin.network.hubs import SHARE, HubCorrection, centres, filled
-from aladin.network.model import as_trained, with_hub_correction
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
+from aladin.network.variants import as_trained, with_hub_correction
 from aladin.training.averaging import average_models
 from aladin.training.trainer import start_model
 from tests.strategies import DIM

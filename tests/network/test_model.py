@@ -9,7 +9,8 @@ from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, Limi
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.grid import class_names
-from aladin.network.model import Aladin, widened
+from aladin.network.model import Aladin
+from aladin.network.variants import widened
 from tests.tiny_learning import TINY, tiny_model, trunk, write_tokenizer
 from tests.tiny_learning import picture as draw
 

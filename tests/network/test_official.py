@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig, Pooling, QuirksConfig
 from aladin.encoder.word_pieces import WordPieces
-from aladin.export.conversion import bert_tokenizer
+from aladin.exporting.conversion import bert_tokenizer
 from aladin.network import official
 from aladin.network.heads import AlignmentHead
 from aladin.network.model import Aladin

@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ConfigError
 from aladin.network.checkpoints import load_model, save_model
-from aladin.network.model import Aladin, with_cross_encoder
+from aladin.network.model import Aladin
 from aladin.network.pairs import drawn_pairs, pair_matrix, scored_pairs
 from aladin.network.tensors import ImageInput
+from aladin.network.variants import with_cross_encoder
 from aladin.training import trainer as training
 from aladin.training.losses import pair_loss
 from aladin.training.recipe import LossConfig, Recipe, read_recipe

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from aladin.encoder.config import BackboneConfig
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.network.backbone import Backbone
-from aladin.network.checkpoints import load_minilm, minilm_folder
+from aladin.network.minilm import load_minilm, minilm_folder
 from aladin.training import cross_fitted_teacher, global_learning
 from aladin.training import trainer as training
 from aladin.training.batches import Plan

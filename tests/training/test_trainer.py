@@ -15,7 +15,8 @@ import torch
 from aladin.config import read_toml, to_table
 from aladin.encoder.config import HeadsConfig, ModelConfig, Pooling
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
-from aladin.network.checkpoints import load_model, minilm_folder, save_model
+from aladin.network.checkpoints import load_model, save_model
+from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin
 from aladin.training import trainer as training
 from aladin.training.losses import ordinal_loss

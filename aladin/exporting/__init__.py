@@ -1,5 +1,5 @@
 """A trained model to the two graphs that search runs, and back; a released checkpoint to a model folder."""
 
-from aladin.export.exporting import export_model
+from aladin.exporting.export import export_model
 
 __all__ = ["export_model"]

@@ -23,12 +23,13 @@ from aladin.encoder.hub_terms import as_queries
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError, ModelError
 from aladin.evaluation.evaluate import MEMORY, Stages, encode_dataset, evaluate
-from aladin.export.exporting import ImageGraph, TextGraph, Validation, export_model, image_graph, text_graph
-from aladin.export.int8 import halved, quantized, write_graphs
-from aladin.export.model_card import Parity, model_card
+from aladin.exporting.export import ImageGraph, TextGraph, Validation, export_model, image_graph, text_graph
+from aladin.exporting.int8 import halved, quantized, write_graphs
+from aladin.exporting.model_card import Parity, model_card
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import provenance, save_model
-from aladin.network.model import Aladin, with_hub_correction
+from aladin.network.model import Aladin
+from aladin.network.variants import with_hub_correction
 from tests.tiny_learning import PAIRS, TINY, captions, picture, tiny_model, write_pictures, write_tokenizer
 
 
@@ -231,7 +232,7 @@ def test_a_gate_of_few_images_says_what_one_of_them_is_worth(exported: Path) -> 
 def test_a_model_that_loses_too_much_in_int8_is_not_exported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aladin.export.exporting.MAX_RSUM_LOSS", -1.0)
+    monkeypatch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", -1.0)
     data = pictures(tmp_path)
     with pytest.raises(ModelError, match=r"not exported: int8 loses .* of rsum, expected -1\.0 or less"):
         export_model(folder, tmp_path / "out", data, "int8", "", tmp_path / "cache", Stages())

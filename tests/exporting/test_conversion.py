@@ -18,7 +18,7 @@ from aladin.datasets import Dataset, read_dataset
 from aladin.encoder.config import HeadsConfig, ImageConfig, QuirksConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
-from aladin.export.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
+from aladin.exporting.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
 from aladin.network.checkpoints import load_model
 from aladin.network.detections import check_photographs, region_set
 from aladin.network.model import Aladin

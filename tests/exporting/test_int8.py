@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.export.int8 import quantized, write_graphs
+from aladin.exporting.int8 import quantized, write_graphs
 from tests.tiny_learning import few_examples
 
 INNER, OUTER = 65, 96  # an odd number of rows, and enough for a weight to be made small

@@ -15,9 +15,10 @@ from onnx.numpy_helper import to_array
 from aladin.encoder.folder import ModelFolder
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ModelError
-from aladin.export.int8 import ROW_PRODUCT
-from aladin.network.checkpoints import NEVER_LEARNED, is_exported, load_model
-from aladin.network.model import Aladin, as_trained, image_network, new_model
+from aladin.exporting.int8 import ROW_PRODUCT
+from aladin.network.checkpoints import is_exported, load_model
+from aladin.network.model import NEVER_LEARNED, Aladin, image_network, new_model
+from aladin.network.variants import as_trained
 
 SEED = 0
 Weights = dict[str, Float[np.ndarray, "..."]]

@@ -34,9 +34,11 @@ from aladin.encoder.config import (
     QuirksConfig,
 )
 from aladin.errors import ConfigError, DataError, ModelError
-from aladin.network.checkpoints import bert_name, listed, save_model
+from aladin.network.checkpoints import save_model
+from aladin.network.minilm import bert_name
 from aladin.network.model import Aladin
 from aladin.network.official import RELEASED
+from aladin.network.weights import listed
 
 ENCODER = "img_txt_enc."
 VINVL = f"{ENCODER}oscar_model."  # an ALADIN checkpoint holds a whole VinVL one under this name

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from aladin.export.smoothing import smoothed
+from aladin.exporting.smoothing import smoothed
 from aladin.network.model import Aladin
 from tests.tiny_learning import tiny_model, write_tokenizer
 

@@ -13,13 +13,13 @@ from aladin.datasets import read_dataset
 from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.errors import ModelError
 from aladin.evaluation.evaluate import Stages
-from aladin.export.exporting import Precision, Validation, export_model
-from aladin.export.int8 import STEPS, _scaled
-from aladin.export.restoring import model_that_learns, restored_model
-from aladin.network.checkpoints import NEVER_LEARNED, load_model, named_model, save_model
+from aladin.exporting.export import Precision, Validation, export_model
+from aladin.exporting.int8 import STEPS, _scaled
+from aladin.exporting.restoring import model_that_learns, restored_model
+from aladin.network.checkpoints import load_model, named_model, save_model
 from aladin.network.grid import grid_network
 from aladin.network.hubs import HubCorrection
-from aladin.network.model import Aladin
+from aladin.network.model import NEVER_LEARNED, Aladin
 from aladin.training.recipe import Recipe
 from aladin.training.trainer import start_model
 from tests.tiny_learning import TINY, tiny_model, write_pictures, write_tokenizer
@@ -48,7 +48,7 @@ def learned(folder: Path, **heads: int) -> Aladin:
 def test_an_exported_model_is_restored_as_well_as_its_weights_were_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, hubs: bool
 ) -> None:
-    monkeypatch.setattr("aladin.export.exporting.MAX_RSUM_LOSS", 600.0)  # eight pictures say nothing of rsum
+    monkeypatch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", 600.0)  # eight pictures say nothing of rsum
     model = learned(tmp_path, hub_centres=4 if hubs else 0)
     restored = restored_model(exported(tmp_path, precision, model))
     assert restored.config == dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, hub_centres=0))
@@ -74,7 +74,7 @@ def test_the_model_that_comes_with_the_package_can_be_trained_on(tmp_path: Path)
 
 def test_what_a_restored_model_learns_survives_the_next_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of a step, everywhere: rounded to the steps on which the model stood, all of it would be lost."""
-    monkeypatch.setattr("aladin.export.exporting.MAX_RSUM_LOSS", 600.0)
+    monkeypatch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", 600.0)
     restored = restored_model(exported(tmp_path, "int8", learned(tmp_path)))
     matrix = restored.backbone.layers[0].intermediate.weight.detach().numpy().T
     step = np.abs(matrix).max(axis=0).min() / STEPS

@@ -18,9 +18,9 @@ from aladin.config import to_table
 from aladin.datasets import Dataset
 from aladin.errors import ModelError
 from aladin.evaluation.evaluate import MEMORY, EncodedData, Stages, encode_dataset, evaluate
-from aladin.export.int8 import halved, quantized, write_graphs
-from aladin.export.model_card import Parity, model_card
-from aladin.export.smoothing import smoothed
+from aladin.exporting.int8 import halved, quantized, write_graphs
+from aladin.exporting.model_card import Parity, model_card
+from aladin.exporting.smoothing import smoothed
 from aladin.measures.protocols import digest
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import fingerprint, load_model, provenance
