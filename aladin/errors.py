@@ -3,6 +3,8 @@
 The terminal prints the one sentence and exits with `exit_code`; anything else that reaches the user is our bug.
 """
 
+import platform
+
 
 class AladinError(Exception):
     """Base of all: `str(error)` says what was found, what was expected and what to do."""
@@ -40,3 +42,8 @@ class IndexMismatch(AladinError):
     """A collection and a model that do not belong together."""
 
     exit_code = 6
+
+
+def only_on_linux(what: str) -> ConfigError:
+    """That the system lacks what aladin needs."""
+    return ConfigError(f"{what} does not work on {platform.system() or 'this system'}; use Linux, where aladin is tested")

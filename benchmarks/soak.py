@@ -188,7 +188,7 @@ def bombs(scratch: Path, size: float) -> Figures:
             seconds = round(time.perf_counter() - started, 3)
             if name:
                 found[name] = {"seconds": seconds, "says": getattr(outcome, "reason", "read")}
-        process = decoders._processes[0]._process
+        process = decoders.children.all[0].process
         assert process is not None
         status = Path(f"/proc/{process.pid}/status").read_text()
         found["peak MB of the decoder"] = int(status.split("VmHWM:")[1].split()[0]) >> 10

@@ -4,35 +4,25 @@ A file that crashes its decoder, or takes longer or more memory than it may, is 
 when the first file is to be decoded.
 """
 
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import aladin
 from aladin.errors import DataError
-from aladin.pictures.decoding_worker import LENGTHS
 from aladin.pictures.limits import DecodingLimits
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Photograph, Unreadable, further_content
+from aladin.processes import Child, Children, Ended, Limits, Message, NotStarted, TooSlow
 
 BATCHES_AHEAD = 2  # decoded while one is encoded
-START_SECONDS = 60.0
 FILES_PER_PROCESS = 2000  # then a fresh one takes over, so that no library's leak grows
-START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from aladin.pictures.decoding_worker import main; main()"
+WORKER = "from aladin.pictures.decoding_worker import main; main()"
 
 
 class Decoders:
@@ -43,13 +33,11 @@ class Decoders:
         self._limits = limits
         self._follow = follow_symlinks
         self._frames = frames
-        self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="decode")
-        self._of_thread = threading.local()
-        self._processes: list[_Process] = []
+        self.children = Children(self._new, limits.workers, "decode")
 
     def submit(self, root: Path, file: FileState, size: int) -> "Future[Decoded | Unreadable]":
         """The file's image at `size` x `size` with its facts, or why there is none."""
-        return self._pool.submit(self._read, root, file, size)
+        return self.children.threads.submit(self._read, root, file, size)
 
     def batches(self, root: Path, files: Iterable[FileState], size: int, count: int) -> Iterator[list[Decoded | Unreadable]]:
         """The pictures of the files, `count` at once; the next ones are decoded while their caller works on these.
@@ -67,11 +55,7 @@ class Decoders:
             yield batch
 
     def close(self) -> None:
-        for process in self._processes:
-            process.stop()
-        self._pool.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.end()
+        self.children.kill()
 
     def __enter__(self) -> "Decoders":
         return self
@@ -90,13 +74,36 @@ class Decoders:
         while waiting:
             yield waiting.popleft().result()
 
+    def _new(self) -> Child:
+        limits = Limits(self._limits.seconds, self._limits.memory_mb, FILES_PER_PROCESS)
+        return Child(WORKER, limits, [str(limits.memory_mb)])
+
     def _read(self, root: Path, file: FileState, size: int) -> Decoded | Unreadable:
-        process: _Process | None = getattr(self._of_thread, "process", None)
-        if process is None:
-            process = self._of_thread.process = _Process(self._limits)
-            self._processes.append(process)
         request = {"path": os.fspath(root / file.path), "size": size, "follow": self._follow, "frames": self._frames}
-        return outcome(file, size, *process.ask(request))
+        return outcome(file, size, *self._decoded(self.children.own(), request))
+
+    def _decoded(self, child: Child, request: dict[str, Any]) -> Message:
+        """Facts and pixels, or a reason. A file at which a used process fails is tried once more by a fresh one, since what an
+        earlier file left behind may have been the cause.
+        """
+        used = child.is_used
+        facts, pixels = self._asked(child, request)
+        if used and facts.get("failure") in ("crash", "memory"):
+            child.end()
+            facts, pixels = self._asked(child, request)
+        if request["frames"] > 1 and facts.get("failure") in ("crash", "memory", "time"):
+            return self._decoded(child, request | {"frames": 1})  # its further pictures were too much
+        return facts, pixels
+
+    def _asked(self, child: Child, request: dict[str, Any]) -> Message:
+        try:
+            return child.ask(request)
+        except TooSlow:
+            return {"failure": "time", "reason": f"takes longer than {self._limits.seconds:g} s to decode"}, b""
+        except Ended as ended:
+            return {"failure": "crash", "reason": f"crashes its decoder ({ended})"}, b""
+        except NotStarted as error:  # else every file would pass for a broken one
+            raise DataError(f"no process can be started to decode pictures ({error}); install aladin again") from None
 
 
 def outcome(file: FileState, size: int, facts: dict[str, Any], pixels: bytes) -> Decoded | Unreadable:
@@ -123,124 +130,3 @@ def outcome(file: FileState, size: int, facts: dict[str, Any], pixels: bytes) ->
         for picture, values in zip(facts["further"], others, strict=True)
     ]
     return Decoded(photograph, first, tuple(further))
-
-
-class _Process:
-    """One decoding process, started when it is needed and again after it has ended."""
-
-    def __init__(self, limits: DecodingLimits) -> None:
-        self._limits = limits
-        self._process: subprocess.Popen[bytes] | None = None
-        self._asked = 0  # since it was started
-        self._stopped = False
-
-    def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """Facts and pixels, or a reason. A file at which a used process fails is tried once more by a fresh one, since what an
-        earlier file left behind may have been the cause.
-        """
-        if self._asked >= FILES_PER_PROCESS:
-            self.end()
-        used = self._asked > 0
-        facts, pixels = self._ask_once(request)
-        if used and not self._stopped and facts.get("failure") in ("crash", "memory"):
-            self.end()
-            facts, pixels = self._ask_once(request)
-        if request["frames"] > 1 and not self._stopped and facts.get("failure") in ("crash", "memory", "time"):
-            return self.ask(request | {"frames": 1})  # its further pictures were too much
-        return facts, pixels
-
-    def stop(self) -> None:
-        """Kill it, from whichever thread; a thread that waits for its answer gets a reason."""
-        self._stopped = True
-        process = self._process
-        if process is not None:
-            process.kill()
-
-    def _ask_once(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        process = self._started()
-        self._asked += 1
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            return _answer(process, self._limits.seconds)
-        except TimeoutError:
-            self.end()
-            return {"failure": "time", "reason": f"takes longer than {self._limits.seconds:g} s to decode"}, b""
-        except (EOFError, BrokenPipeError):
-            return {"failure": "crash", "reason": f"crashes its decoder ({_ending(self.end())})"}, b""
-
-    def _started(self) -> "subprocess.Popen[bytes]":
-        if self._process is None:
-            self._asked = 0
-            try:
-                self._process = _start(self._limits.memory_mb)
-                _answer(self._process, START_SECONDS)
-            except (OSError, TimeoutError, EOFError) as error:  # else every file would pass for a broken one
-                how = _ending(self.end()) if isinstance(error, EOFError) else str(error) or "it takes too long"
-                raise DataError(f"no process can be started to decode pictures ({how}); install aladin again") from None
-        return self._process
-
-    def end(self) -> int:
-        """End it; its exit code."""
-        if self._process is None:
-            return 0
-        process, self._process = self._process, None
-        if process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.2)  # one that has closed its pipe is about to say how it ended
-        process.kill()
-        code = process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()
-        return code
-
-
-def _start(memory_mb: int) -> "subprocess.Popen[bytes]":
-    """A Python that finds what this one finds, and neither reads the user's start-up files nor takes part in Ctrl-C."""
-    paths = [str(Path(aladin.__file__).parents[1]), *filter(None, sys.path)]
-    quiet = ["-B"] if sys.flags.dont_write_bytecode else []
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", *quiet, "-c", START, str(memory_mb << 20), json.dumps(paths)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        process_group=0,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-    )
-
-
-def _answer(process: "subprocess.Popen[bytes]", seconds: float) -> tuple[dict[str, Any], bytes]:
-    """The next answer; TimeoutError when it takes longer, EOFError when the process has ended."""
-    assert process.stdout is not None
-    deadline = time.monotonic() + seconds
-    descriptor = process.stdout.fileno()
-    header_length, pixel_length = LENGTHS.unpack(_read_exactly(descriptor, LENGTHS.size, deadline))
-    facts = json.loads(_read_exactly(descriptor, header_length, deadline))
-    return facts, bytes(_read_exactly(descriptor, pixel_length, deadline))
-
-
-def _read_exactly(descriptor: int, count: int, deadline: float) -> bytearray:
-    waiting = select.poll()
-    waiting.register(descriptor, select.POLLIN)
-    data = bytearray()
-    while len(data) < count:
-        if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
-        part = os.read(descriptor, count - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return data
-
-
-def _ending(code: int) -> str:
-    """How a process ended, in a word."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

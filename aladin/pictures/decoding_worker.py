@@ -1,20 +1,17 @@
 """What runs inside a decoding process: one file at a time, within limits that the operating system keeps.
 
-A request is a line of JSON; an answer is the lengths of two parts, a JSON object and the pixels. A first, empty answer says
-that the process is ready. Nothing is written to disk, no network is used, and the process ends when its parent does.
+A request names the file; an answer is its facts and its pixels. Nothing is written to disk, no network is used, and the process
+ends when its parent does.
 """
 
 import errno
 import hashlib
-import json
 import os
-import resource
 import stat
-import struct
 import sys
 import warnings
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
@@ -32,34 +29,16 @@ from aladin.pictures.opening import (
     sidecar_facts,
     upright_size,
 )  # fmt: skip
+from aladin.processes import Message, own_stdout, serve
 
 MAX_FILE_BYTES = 1 << 29  # larger files are failed unread, since the whole file is held while it is decoded
 # A JPEG is decoded at a fraction of its size, so its header may state far more than may be decoded.
 MAX_HEADER_PIXELS = 500_000_000  # Pillow refuses twice that
 MAX_TEXT_BYTES = 16 << 20  # of the comments of one PNG, unpacked
 TOO_LARGE = {"failure": "memory", "reason": "needs more memory than a decoder may have"}
-LENGTHS = struct.Struct(">II")
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, memory_bytes: int) -> None:
-    """Answer requests until there are no more."""
-    warnings.simplefilter("ignore")
-    Image.MAX_IMAGE_PIXELS = MAX_HEADER_PIXELS
-    PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
-    _limit(memory_bytes)
-    _send(answers, {}, b"")  # that it is ready
-    for line in requests:
-        _send(answers, *answer(json.loads(line)))
-
-
-def _send(answers: BinaryIO, facts: dict[str, Any], pixels: bytes) -> None:
-    header = json.dumps(facts).encode()
-    answers.write(LENGTHS.pack(len(header), len(pixels)) + header)
-    answers.write(pixels)
-    answers.flush()
-
-
-def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def answer(request: dict[str, Any]) -> Message:
     """The facts of the file asked for and the pixels of its pictures, one after the other, or a reason for having none; never
     raises for what a file contains.
     """
@@ -127,32 +106,10 @@ def _sidecar(path: str) -> dict[str, Any]:
     return {}
 
 
-def _limit(memory_bytes: int) -> None:
-    """No more memory than that, no file written, no core dumped, few files open."""
-    limits = {
-        resource.RLIMIT_AS: memory_bytes + _reserved_bytes(),
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: 64,
-    }
-    for kind, most in limits.items():
-        with suppress(ValueError, OSError):  # a system that does not know this limit
-            resource.setrlimit(kind, (most, most))
-
-
-def _reserved_bytes() -> int:
-    """Address space that is taken without memory behind it, as by libraries: hundreds of megabytes before the first file."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-            size, resident = (int(pages) for pages in file.read().split()[:2])
-    except OSError:
-        return 1 << 30  # a system without such a file
-    return (size - resident) * resource.getpagesize()
-
-
 def main() -> None:
-    """Serve on stdin and stdout; libraries that print do not disturb the answers."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    with suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, answers, int(sys.argv[1]))
+    """Serve within the megabytes of memory that are given."""
+    answers = own_stdout()
+    warnings.simplefilter("ignore")
+    Image.MAX_IMAGE_PIXELS = MAX_HEADER_PIXELS
+    PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
+    serve(lambda request, _: answer(request), answers, int(sys.argv[1]))

@@ -25,7 +25,7 @@ def add(served: Served, data: bytes) -> ImageRow:
 
     DataError when it is none, CollectionLocked while somebody else writes.
     """
-    served.renderer.pool.submit(served.renderer.render, data, 64, 50).result()  # whether it is an image at all
+    served.renderer.threads.submit(served.renderer.render, data, 64, 50).result()  # whether it is an image at all
     ending = next((ending for magic, place, ending in KINDS if data[place : place + len(magic)] == magic), None)
     if ending is None:
         raise DataError("the image is of no format that is kept; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF")

@@ -1,21 +1,16 @@
 """What runs inside a process that makes pictures: untrusted bytes in, a re-encoded JPEG without a word of metadata out."""
 
 import io
-import os
-import resource
-import struct
 import sys
 import warnings
-from contextlib import suppress
-from typing import BinaryIO
+from typing import Any
 
 from PIL import Image
 
 from aladin.errors import DataError
 from aladin.pictures.opening import DECODER_FAILURES, open_with_size
+from aladin.processes import Message, own_stdout, serve
 
-REQUEST = struct.Struct(">IHBI")  # bytes, longest side in px, JPEG quality, which of the file's pictures
-ANSWER = struct.Struct(">BIHHHH")  # whether it is a picture, bytes, its width and height, those of the original
 MAX_SIDE = 65_535
 
 
@@ -29,34 +24,21 @@ def rendered(data: bytes, side: int, quality: int, frame: int) -> tuple[bytes, t
     return output.getvalue(), clean.size, before
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until there are no more."""
-    while header := requests.read(REQUEST.size):
-        length, *wanted = REQUEST.unpack(header)
-        data = requests.read(length)
-        size, before = (0, 0), (0, 0)
-        try:
-            payload, size, before = rendered(data, *wanted)
-            good = max(before) <= MAX_SIDE
-            payload = payload if good else b"has a side of more than 65,535 px"
-        except DataError as error:
-            good, payload = False, str(error).removeprefix("it ").rsplit("; ", 1)[0].encode("utf-8", "replace")
-        except DECODER_FAILURES as error:
-            good, payload = False, f"cannot be decoded ({type(error).__name__})".encode()
-        sizes = (*size, *before) if good else (0, 0, 0, 0)
-        answers.write(ANSWER.pack(good, len(payload), *sizes) + payload)
-        answers.flush()
+def answer(wanted: dict[str, Any], data: bytes) -> Message:
+    """The picture that is wanted of a file's bytes, with its sizes, or the reason for having none."""
+    try:
+        jpeg, size, before = rendered(data, **wanted)
+    except DataError as error:
+        return {"reason": str(error).removeprefix("it ").rsplit("; ", 1)[0]}, b""
+    except DECODER_FAILURES as error:
+        return {"reason": f"cannot be decoded ({type(error).__name__})"}, b""
+    if max(before) > MAX_SIDE:
+        return {"reason": "has a side of more than 65,535 px"}, b""
+    return {"size": size, "original": before}, jpeg
 
 
 def main() -> None:
-    """Serve on stdin and stdout within limits that the operating system keeps."""
+    """Serve within the megabytes of memory that are given."""
+    answers = own_stdout()
     warnings.simplefilter("ignore")
-    memory = int(sys.argv[1])
-    kinds = {resource.RLIMIT_AS: memory, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: 64}
-    for kind, most in kinds.items():
-        with suppress(ValueError, OSError):  # a system that does not know this limit
-            resource.setrlimit(kind, (most, most))
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a library that prints does not disturb the answers
-    with suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, answers)
+    serve(answer, answers, int(sys.argv[1]))

@@ -1,15 +1,16 @@
 """What runs inside a process that searches: it opens the collection, and answers one question after another."""
 
+import pickle
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from aladin.errors import AladinError
+from aladin.processes import own_stdout, serve
 from aladin.search.query import Query, TextPart
 from aladin.server.engine import CurrentEngine
 from aladin.server.problems import Problem
@@ -30,16 +31,6 @@ class Outcome:
     value: Any = None
     failure: AladinError | Problem | None = None
     is_bug: bool = False
-
-
-def serve(questions: Connection, current: CurrentEngine) -> None:
-    """Answer questions until there are no more."""
-    while True:
-        try:
-            question = questions.recv()
-        except EOFError:
-            return
-        questions.send(_outcome(question, current))
 
 
 def _outcome(question: Question, current: CurrentEngine) -> Outcome:
@@ -63,9 +54,9 @@ def _warm_up(current: CurrentEngine) -> None:
 
 
 def main() -> None:
-    """Serve the connection whose number is given."""
-    number, place, model = sys.argv[1:]
-    current = CurrentEngine(Path(place), Path(model))
-    with Connection(int(number)) as questions, suppress(BrokenPipeError):
-        serve(questions, current)
+    """Serve the collection and the model whose paths are given."""
+    answers = own_stdout()
+    current = CurrentEngine(*map(Path, sys.argv[1:]))
+    # Pickles are read here, since they come from the server itself and no client reaches this process.
+    serve(lambda _, content: ({}, pickle.dumps(_outcome(pickle.loads(content), current))), answers)
     current.close()

@@ -112,7 +112,7 @@ class Served:
         self._rendering += 1
         started = time.perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.renderer.pool, work)
+            return await asyncio.get_running_loop().run_in_executor(self.renderer.threads, work)
         finally:
             self._rendering -= 1
             self.metrics.stage("render", time.perf_counter() - started)
@@ -136,7 +136,7 @@ class Served:
         return await self.rendered(lambda: self.picture_of(opaque, PREVIEW_SIDE, QUERY_QUALITY)[0])
 
     def picture_of(self, opaque: str, side: int, quality: int) -> tuple[Picture, str]:
-        """An image of the collection re-encoded, and the version of its content. Call it in `renderer.pool`."""
+        """An image of the collection re-encoded, and the version of its content. Call it in `renderer.threads`."""
         if not self.config.place.is_file():
             raise NoCollection
         with BrowsedCollection.open(self.config.place) as collection:

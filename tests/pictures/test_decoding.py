@@ -48,7 +48,7 @@ def read_bytes(pool: Decoders, scratch: Path, content: bytes, name: str = "a.jpg
 
 
 def processes_of(pool: Decoders) -> list["subprocess.Popen[bytes] | None"]:
-    return [process._process for process in pool._processes]
+    return [child.process for child in pool.children.all]
 
 
 @pytest.mark.parametrize("name", fifteen_formats())
@@ -86,7 +86,7 @@ def test_a_decoder_ends_with_its_parent(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path; from aladin.pictures.decoding import *\n"
         "from aladin.pictures.listing import FileState\n"
         "pool = Decoders(DecodingLimits(1, 5.0, 512)); pool.submit(Path(sys.argv[1]), FileState('a.png', 1, 1), 16).result()\n"
-        "print(pool._processes[0]._process.pid, flush=True); os.kill(os.getpid(), 9)"
+        "print(pool.children.all[0].process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     child = int(subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, check=False).stdout)
     for _ in range(500):
@@ -105,9 +105,7 @@ def test_a_crash_costs_one_file(decoders: Decoders, tmp_path: Path, monkeypatch:
     assert isinstance(read(decoders, good), Decoded)
     crashing = "from aladin.pictures import decoding_worker as w; import os; real = w.answer\n"
     crashing += "w.answer = lambda r: os.abort() if r['path'].endswith('crash.jpg') else real(r)\nw.main()"
-    monkeypatch.setattr(
-        "aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{crashing}"
-    )
+    monkeypatch.setattr("aladin.pictures.decoding.WORKER", crashing)
     with Decoders(DecodingLimits(1, 10.0, 512)) as pool:
         assert isinstance(read(pool, good), Decoded)
         found = read_bytes(pool, tmp_path, b"x", "crash.jpg")
@@ -119,7 +117,7 @@ def test_a_crash_costs_one_file(decoders: Decoders, tmp_path: Path, monkeypatch:
 def test_a_file_that_takes_too_long_costs_its_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = "from aladin.pictures import decoding_worker as w; import time; real = w.answer\n"
     slow += "w.answer = lambda r: time.sleep(60) if r['path'].endswith('slow.jpg') else real(r)\nw.main()"
-    monkeypatch.setattr("aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{slow}")
+    monkeypatch.setattr("aladin.pictures.decoding.WORKER", slow)
     with Decoders(DecodingLimits(1, 2.0, 512)) as pool:
         found = read_bytes(pool, tmp_path, b"x", "slow.jpg")
         assert isinstance(found, Unreadable)
@@ -146,16 +144,14 @@ def test_a_file_that_exhausts_a_used_process_is_tried_by_a_fresh_one(tmp_path: P
     hoarding += "def answer(r):\n    count.append(1)\n"
     hoarding += "    return real(r) if len(count) < 3 else ({'failure': 'memory', 'reason': 'is full'}, b'')\n"
     hoarding += "w.answer = answer; w.main()"
-    monkeypatch.setattr(
-        "aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{hoarding}"
-    )
+    monkeypatch.setattr("aladin.pictures.decoding.WORKER", hoarding)
     with Decoders(DecodingLimits(1, 10.0, 512)) as pool:
         for number in range(5):
             assert isinstance(read_bytes(pool, tmp_path, encoded(picture(), "PNG"), f"{number}.png"), Decoded)
 
 
 def test_a_decoder_that_cannot_start_ends_the_run_and_blames_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aladin.pictures.decoding.START", "import a_library_that_is_not_there")
+    monkeypatch.setattr("aladin.pictures.decoding.WORKER", "import a_library_that_is_not_there")
     (tmp_path / "a.png").write_bytes(encoded(picture(), "PNG"))
     with (
         Decoders(DecodingLimits(1, 10.0, 512)) as pool,

@@ -231,9 +231,7 @@ def test_a_file_whose_further_pictures_break_the_decoder_is_read_for_its_first(
 ) -> None:
     breaking = "from aladin.pictures import decoding_worker as w; import os, time; real = w.answer\n"
     breaking += f"w.answer = lambda r: {what} if r['frames'] > 1 else real(r)\nw.main()"
-    monkeypatch.setattr(
-        "aladin.pictures.decoding.START", f"import json, sys; sys.path[:] = json.loads(sys.argv.pop())\n{breaking}"
-    )
+    monkeypatch.setattr("aladin.pictures.decoding.WORKER", breaking)
     several(tmp_path / "film.gif", "red", "blue")
     with Decoders(DecodingLimits(1, 3.0, 512), frames=10) as decoders:
         read = decoders.submit(tmp_path, FileState("film.gif", 1, 1), 16).result()

@@ -385,7 +385,7 @@ def test_more_searches_than_the_queue_holds_are_sent_away_and_none_is_lost(folde
             running.set()
             release.wait(30)
 
-        served.searches._threads.submit(hold)
+        served.searches.children.threads.submit(hold)
         running.wait(30)
         statuses: list[int] = []
         threads = [
@@ -408,7 +408,7 @@ def test_more_searches_than_the_queue_holds_are_sent_away_and_none_is_lost(folde
 def test_a_search_whose_process_dies_is_told_to_come_again_and_the_next_is_answered(folder: Path, model_path: Path) -> None:
     with client_of(config_of(folder, model_path)) as client:
         served = client.app.state.served  # type: ignore[attr-defined]
-        before = served.searches._processes[0]._process
+        before = served.searches.children.all[0].process
         before.send_signal(signal.SIGSTOP)  # so that the search is under way for as long as we like
         answers: list[Any] = []
         thread = threading.Thread(target=lambda: answers.append(client.post("/v1/search", json={"text": "red"})))
@@ -419,7 +419,7 @@ def test_a_search_whose_process_dies_is_told_to_come_again_and_the_next_is_answe
         assert (answers[0].status_code, answers[0].headers["retry-after"]) == (503, "1")
         assert answers[0].json()["detail"] == "the process that searched has ended; try again in 1 s"
         assert client.post("/v1/search", json={"text": "red"}).status_code == 200
-        after = served.searches._processes[0]._process
+        after = served.searches.children.all[0].process
         assert (before.returncode, after.poll()) == (-signal.SIGKILL, None)
     assert after.returncode == 0
 
@@ -430,7 +430,7 @@ def test_a_bug_costs_one_answer_and_not_the_process(folder: Path, model_path: Pa
         with pytest.raises(RuntimeError, match="met a bug"):
             asyncio.run(searches.run(operator.index))  # an engine is no number
         assert client.post("/v1/search", json={"text": "red"}).status_code == 200
-        assert len(searches._processes) == 1
+        assert len(searches.children.all) == 1
 
 
 # Starting and stopping.
