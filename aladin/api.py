@@ -34,8 +34,10 @@ from aladin.encoder.folder import shipped_model
 from aladin.errors import DataError
 from aladin.pictures.opening import bitmap
 from aladin.progress import SILENT, Progress
+from aladin.search.encoding import encode_query
 from aladin.search.explain import Explanation, explain_content, explain_file
-from aladin.search.query import ImagePart, Query, TextPart, encode_query, picture_at
+from aladin.search.image_files import picture_at
+from aladin.search.query import ImagePart, Query, TextPart
 from aladin.search.search import Hit, Results, SearchConfig, Searcher
 
 Picture = Path | bytes | Image.Image  # an image file, what one contains, or an open image

@@ -14,7 +14,7 @@ from PIL import Image
 import aladin
 import aladin.api
 from aladin.collection.store import default_file
-from aladin.search.search import SearchConfig, search
+from aladin.search.search import SearchConfig, Searcher
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +62,7 @@ def test_searching_is_the_same_as_through_the_engine(photos_api: aladin.Collecti
         assert collection.index().added == len(collection) == 6
         query = aladin.Query((aladin.TextPart("red"), aladin.TextPart("blue")), ("green",), "width > 3")
         engine = collection._opened()
-        expected = search(engine.collection, engine.encoder, query, SearchConfig(top=3)).hits
+        expected = Searcher(engine.collection, engine.encoder).search(query, SearchConfig(top=3)).hits
         assert collection.search(query, top=3).hits == expected
         assert (
             collection.search(aladin.Query(query.wanted, where="width > 3"), top=3, without="green").hits

@@ -46,8 +46,9 @@ def explain(
     """
     from aladin.encoder.encoder import Encoder
     from aladin.encoder.folder import shipped_model
+    from aladin.search.encoding import encode_query
     from aladin.search.explain import explain_file
-    from aladin.search.query import encode_query, picture_at
+    from aladin.search.image_files import picture_at
 
     if not frame:
         image, frame = picture_at(image)
@@ -71,7 +72,7 @@ def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: 
     from aladin.outputs import check_replaceable
     from aladin.pictures.pixels import open_image
     from aladin.search.drawing import drawn
-    from aladin.search.query import content_of_file
+    from aladin.search.image_files import content_of_file
 
     check_replaceable(png, b"Software\0aladin explain")
     by = PngInfo()

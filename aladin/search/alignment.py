@@ -1,4 +1,8 @@
-"""How well images show a query, token by token, as `aladin.network.scores` has it for learning, but in numpy."""
+"""How well images show a query, token by token, as `aladin.network.scores` has it for learning, but in numpy; and which region
+each word takes.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -52,3 +56,55 @@ def best_regions(
     """The region of one image that each word chooses, of equal ones the first, and their similarity."""
     chosen = similarity.argmax(axis=0)
     return chosen, similarity[chosen, np.arange(similarity.shape[1])]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """For each of some tokens the one that it takes among others, of equal ones the first, and how far the two agree.
+
+    The last numbers of a token are the same in all tokens of an image or a text: `unshared` is what the others agree.
+    """
+
+    taken: Int64[np.ndarray, " tokens"]
+    similarity: Float32[np.ndarray, " tokens"]  # as the score has it
+    unshared: Float32[np.ndarray, " tokens"]  # part of it
+    cosine: Float32[np.ndarray, " tokens"]  # of the unshared numbers
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What one part of a query and one image chose in each other."""
+
+    of_words: Choices  # regions, by the words or by the regions of a query image
+    of_regions: Choices | None  # those, by the image's regions; None where the pooling lets words alone choose
+
+    @classmethod
+    def of(
+        cls,
+        similarity: Float32[np.ndarray, "regions words"],
+        regions: Float32[np.ndarray, "regions dim"],
+        words: Float32[np.ndarray, "words dim"],
+        token_dim: int,
+        pooling: PoolingMode,
+    ) -> "Alignment":
+        """`similarity` is that of these regions and words, of whose numbers the first `token_dim` are unshared."""
+        regions, words = regions[:, :token_dim], words[:, :token_dim]
+        unshared = token_similarity(regions[None], words)[0]
+        cosine = unshared / _lengths(regions)[:, None] / _lengths(words)
+        cells = (similarity, unshared, cosine)
+        return cls(_choices(*cells), _choices(*(each.T for each in cells)) if pooling.regions_choose else None)
+
+
+def _choices(
+    similarity: Float32[np.ndarray, "others tokens"],
+    unshared: Float32[np.ndarray, "others tokens"],
+    cosine: Float32[np.ndarray, "others tokens"],
+) -> Choices:
+    taken, best = best_regions(np.ascontiguousarray(similarity))
+    tokens = np.arange(similarity.shape[1])
+    return Choices(taken, best, unshared[taken, tokens], cosine[taken, tokens])
+
+
+def _lengths(tokens: Float32[np.ndarray, "tokens dim"]) -> Float32[np.ndarray, " tokens"]:
+    lengths: Float32[np.ndarray, " tokens"] = np.linalg.norm(tokens, axis=1).clip(min=np.finfo(np.float32).tiny)
+    return lengths

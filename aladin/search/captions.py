@@ -17,8 +17,9 @@ from aladin.errors import DataError
 from aladin.pictures.boxes import Box
 from aladin.progress import SILENT, Progress
 from aladin.search.alignment import alignment_scores, token_similarity
+from aladin.search.encoding import EncodedPart, encode_query
 from aladin.search.explain import Explanation, explain
-from aladin.search.query import EncodedPart, ImagePart, Query, TextPart, encode_query
+from aladin.search.query import ImagePart, Query, TextPart
 from aladin.search.search import SearchConfig
 
 BATCH = 64  # texts encoded at once
@@ -153,7 +154,7 @@ def _explained(text: str, image: EncodedPart, encoder: Encoder) -> Explanation:
     first, last = image.boxes[0], image.boxes[-1]
     picture = Box(first.x, first.y, last.x + last.width - first.x, last.y + last.height - first.y)
     model = encoder.model.config
-    return explain(query, image.tokens, picture, model.image.grid, model.heads.token_dim)
+    return explain(query, image.tokens, picture.cells(model.image.grid), model.heads.token_dim)
 
 
 def _encoded(

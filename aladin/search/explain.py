@@ -5,12 +5,12 @@ that the score is made of.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from aladin.collection.tokens import token_blob, tokens_from_blobs
 from aladin.encoder.encoder import Encoder
@@ -19,8 +19,9 @@ from aladin.pictures.boxes import Box
 from aladin.pictures.frames import picture_name
 from aladin.pictures.opening import open_with_size
 from aladin.pictures.pixels import to_pixels
-from aladin.search.alignment import best_regions, token_similarity
-from aladin.search.query import EncodedPart, EncodedQuery, content_of_file
+from aladin.search.alignment import Alignment, Choices, token_similarity
+from aladin.search.encoding import EncodedPart, EncodedQuery
+from aladin.search.image_files import content_of_file
 
 
 @dataclass(frozen=True)
@@ -48,51 +49,27 @@ class Explanation:
 
 
 def explain(
-    query: EncodedQuery, regions: Float32[np.ndarray, "regions dim"], picture: Box, grid: int, token_dim: int
+    query: EncodedQuery, regions: Float32[np.ndarray, "regions dim"], boxes: tuple[Box, ...], token_dim: int
 ) -> Explanation:
-    """Why the image with these region tokens, in a grid over the whole `picture`, has its alignment score.
+    """Why the image with these region tokens, which stand in these boxes, has its alignment score.
 
     The first `token_dim` numbers of a token are its own. Those after them are the same in all tokens of an image or a text, but
     for what int8 makes of them; what they add is `whole`.
     """
-    boxes = picture.cells(grid)
+    found = [
+        Alignment.of(token_similarity(regions[None], part.tokens)[0], regions, part.tokens, token_dim, part.pooling)
+        for part in query.parts
+    ]
+    return explanation_of(query, found, boxes)
+
+
+def explanation_of(query: EncodedQuery, alignments: Sequence[Alignment], boxes: tuple[Box, ...]) -> Explanation:
+    """The same from what each part of the query and the image chose in each other."""
     whole, shares = 0.0, list[Share]()
-    for part in query.parts:
-        agreement = _Agreement.of(regions, part, token_dim)
-        shares += _words(part, agreement, boxes) if part.words else _regions(part, agreement, boxes)
-        whole += _whole(part, agreement)
+    for part, alignment in zip(query.parts, alignments, strict=True):
+        shares += _words(part, alignment, boxes) if part.words else _regions(part, alignment, boxes)
+        whole += _whole(part, alignment)
     return Explanation(whole + sum(share.contribution for share in shares), whole, tuple(shares))
-
-
-@dataclass(frozen=True)
-class _Agreement:
-    """Of each region with each word, or region of a query image."""
-
-    similarity: Float32[np.ndarray, "regions words"]  # as the score has it; by it regions are chosen
-    own: Float32[np.ndarray, "regions words"]  # of that, what both tokens have for themselves
-    cosine: Float32[np.ndarray, "regions words"]
-
-    @classmethod
-    def of(cls, regions: Float32[np.ndarray, "regions dim"], part: EncodedPart, token_dim: int) -> "_Agreement":
-        own_regions, own_words = regions[:, :token_dim], part.tokens[:, :token_dim]
-        own = token_similarity(own_regions[None], own_words)[0]
-        cosine = own / _lengths(own_regions)[:, None] / _lengths(own_words)
-        return cls(token_similarity(regions[None], part.tokens)[0], own, cosine)
-
-    @cached_property
-    def regions(self) -> Int64[np.ndarray, " words"]:
-        """The region that each word chooses."""
-        return best_regions(self.similarity)[0]
-
-    @cached_property
-    def words(self) -> Int64[np.ndarray, " regions"]:
-        """The word, or region of a query image, that each region chooses."""
-        return best_regions(np.ascontiguousarray(self.similarity.T))[0]
-
-
-def _lengths(tokens: Float32[np.ndarray, "tokens dim"]) -> Float32[np.ndarray, " tokens"]:
-    lengths: Float32[np.ndarray, " tokens"] = np.linalg.norm(tokens, axis=1).clip(min=np.finfo(np.float32).tiny)
-    return lengths
 
 
 def explain_file(query: EncodedQuery, path: Path, encoder: Encoder, frame: int = 0) -> Explanation:
@@ -110,43 +87,46 @@ def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encode
         raise DataError(f"the model has no finite vector for {name}; give another image")
     # As a collection stores them, so that the score is that of a search to its last digit.
     stored = tokens_from_blobs([token_blob(encoded.regions[0])], config.heads.encoded_token_dim)
-    return explain(query, stored.restored()[0], Box(0, 0, *size), settings.grid, config.heads.token_dim)
+    return explain(query, stored.restored()[0], Box(0, 0, *size).cells(settings.grid), config.heads.token_dim)
 
 
-def _whole(part: EncodedPart, agreement: _Agreement) -> float:
+def _whole(part: EncodedPart, alignment: Alignment) -> float:
     """What the numbers that tokens share add, wherever a region was chosen."""
-    common = agreement.similarity - agreement.own
-    regions, words = common.shape
-    by_word = common[agreement.regions, np.arange(words)].sum(dtype=np.float64)
-    by_region = common[np.arange(regions), agreement.words].sum(dtype=np.float64)
-    return part.weight * float(part.pooling.per_word(words) * by_word + part.pooling.per_region(regions) * by_region)
+    by_word, factor = _shared(alignment.of_words), part.pooling.per_word(len(part.tokens))
+    if alignment.of_regions is None:
+        return part.weight * float(factor * by_word)
+    of_regions = alignment.of_regions
+    return part.weight * float(factor * by_word + part.pooling.per_region(len(of_regions.taken)) * _shared(of_regions))
 
 
-def _words(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
-    chosen, places = agreement.regions, np.arange(len(part.tokens))
-    best, own = agreement.similarity[chosen, places], agreement.own[chosen, places]
-    factor = part.weight * part.pooling.per_word(len(best))
+def _shared(choices: Choices) -> float:
+    return float((choices.similarity - choices.unshared).sum(dtype=np.float64))
+
+
+def _words(part: EncodedPart, alignment: Alignment, boxes: tuple[Box, ...]) -> list[Share]:
+    chosen = alignment.of_words
+    factor = part.weight * part.pooling.per_word(len(part.tokens))
     shares = []
     for word in part.words:
-        piece = max(word.pieces, key=lambda piece: best[piece])
-        region, total = int(chosen[piece]), float(own[list(word.pieces)].sum(dtype=np.float64))
-        cosine = float(agreement.cosine[region, piece])
-        shares.append(Share(part.name, word.text, None, boxes[region], region, cosine, factor * total))
+        piece = max(word.pieces, key=lambda piece: chosen.similarity[piece])
+        region, total = int(chosen.taken[piece]), float(chosen.unshared[list(word.pieces)].sum(dtype=np.float64))
+        shares.append(Share(part.name, word.text, None, boxes[region], region, float(chosen.cosine[piece]), factor * total))
     return shares
 
 
-def _regions(part: EncodedPart, agreement: _Agreement, boxes: tuple[Box, ...]) -> list[Share]:
+def _regions(part: EncodedPart, alignment: Alignment, boxes: tuple[Box, ...]) -> list[Share]:
     """First what each region of the query image chose; then, where both sides choose, what each region of the image did."""
 
-    def share(region: int, place: int, factor: float) -> Share:
-        cosine, own = float(agreement.cosine[region, place]), float(agreement.own[region, place])
-        return Share(part.name, None, part.boxes[place], boxes[region], region, cosine, factor * own)
+    def share(asked: int, region: int, choices: Choices, place: int, factor: float) -> Share:
+        cosine, adds = float(choices.cosine[place]), factor * float(choices.unshared[place])
+        return Share(part.name, None, part.boxes[asked], boxes[region], region, cosine, adds)
 
-    factor = part.weight * part.pooling.per_word(len(agreement.regions))
-    shares = [share(region, place, factor) for place, region in enumerate(agreement.regions.tolist())]
-    factor = part.weight * part.pooling.per_region(len(agreement.words))
-    if factor:
-        shares += [share(region, place, factor) for region, place in enumerate(agreement.words.tolist())]
+    chosen, of_regions = alignment.of_words, alignment.of_regions
+    factor = part.weight * part.pooling.per_word(len(part.tokens))
+    shares = [share(asked, region, chosen, asked, factor) for asked, region in enumerate(chosen.taken.tolist())]
+    if of_regions is not None:
+        factor = part.weight * part.pooling.per_region(len(of_regions.taken))
+        shares += [share(asked, region, of_regions, region, factor) for region, asked in enumerate(of_regions.taken.tolist())]
     return shares
 
 

@@ -5,7 +5,6 @@ query image) choose among them. A re-ranking as long as the collection is exhaus
 """
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,17 @@ from jaxtyping import Float64, Int64
 from aladin.collection import filters
 from aladin.collection.nearest import Ids, Nearest, NearestImages
 from aladin.collection.store import Collection, ImageRow
-from aladin.collection.tokens import QuantizedTokens
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
 from aladin.progress import SILENT, Progress
-from aladin.search.alignment import alignment_scores, token_similarity
-from aladin.search.explain import Explanation, explain
+from aladin.search.encoding import EncodedQuery, encode_query
+from aladin.search.explain import Explanation, explain, explanation_of
 from aladin.search.probability import Background, background_of, read_calibration
-from aladin.search.query import EncodedQuery, Query, encode_query
+from aladin.search.query import Query
+from aladin.search.stage_two import Aligned, align, ranked
+from aladin.search.timing import Clock, Seconds
 
-BLOCK_TOKEN_SETS = 1000  # re-ranked at once: some 100 MB with 49 tokens of 384 dimensions
 LIKELY = 0.05  # a best hit below that is called no match: fewer than one in twenty such hits would be one
 SHOWN_NEAREST = 3  # named when nothing reaches the probability asked for
 
@@ -67,16 +66,6 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Where the time of a search went."""
-
-    encode: float  # the query
-    nearest: float  # stage 1, with the condition
-    gather: float  # tokens from the disk
-    align: float  # stage 2
-
-
-@dataclass(frozen=True)
 class Results:
     """The hits, best first, and what they were chosen from."""
 
@@ -107,7 +96,7 @@ class Searcher:
         its regions of each one's best region in the other image, and the same from the other side, halved.
         """
         config = config or SearchConfig()
-        clock = _Clock()
+        clock = Clock()
         with self.collection.snapshot():
             self.collection.check_model(self.encoder.model)
             encoded = encode_query(query, self.encoder, self.collection)
@@ -128,12 +117,13 @@ class Searcher:
             seconds=Seconds(**clock.seconds),
         )
 
-    def explain(self, query: Query, number: int) -> Explanation:
+    def explain(self, query: Query, image_id: int) -> Explanation:
         """Why the image with that id has its alignment score for the query; KeyError when there is no such image."""
         with self.collection.snapshot():
             encoded = encode_query(query, self.encoder, self.collection)
-            row = self.collection.image(number)
-            return self._explained(encoded, row, self.collection.tokens([number]))
+            row = self.collection.image(image_id)
+            regions = self.collection.tokens([image_id]).restored()[0]
+        return explain(encoded, regions, self._boxes(row), self.encoder.model.config.heads.token_dim)
 
     def _check_probabilities(self, query: EncodedQuery, config: SearchConfig) -> None:
         """ConfigError where a least probability is asked for and none is known."""
@@ -146,41 +136,41 @@ class Searcher:
         condition = filters.parsed(where)
         return self.collection.ids_where(condition.sql, condition.values)
 
-    def _hits(self, query: EncodedQuery, found: Nearest, config: SearchConfig, clock: "_Clock") -> tuple[Hit, ...]:
+    def _hits(self, query: EncodedQuery, found: Nearest, config: SearchConfig, clock: Clock) -> tuple[Hit, ...]:
         """The best of the nearest, in their final order."""
         ids, matching = found.ids, found.scores.astype(np.float64)
-        if config.rerank and len(ids):
-            by_part = alignment_by_part(self.collection, query, ids, clock)
-            alignment = combined(query, by_part)
-            order = np.lexsort((ids, -alignment))[: config.top]
-            probabilities = self._probabilities(query, by_part[:, order])
-        else:
-            alignment, order, probabilities = None, np.arange(len(ids))[: config.top], None
+        aligned = self._aligned(query, ids, config, clock) if config.rerank and len(ids) else None
+        order = np.arange(len(ids))[: config.top] if aligned is None else ranked(aligned.scores, ids)[: config.top]
+        probabilities = None if aligned is None else self._probabilities(query, aligned.by_part[:, order])
         hits = []
         for place, row in enumerate(self.collection.images_of(ids[order].tolist())):
-            aligned = None if alignment is None else float(alignment[order[place]])
+            score = None if aligned is None else float(aligned.scores[order[place]])
             matched = float(matching[order[place]])
+            chosen = None if aligned is None else aligned.chosen.get(row.id)
             hits.append(
                 Hit(
                     rank=place + 1,
                     id=row.id,
                     path=row.path,
-                    score=matched if aligned is None else aligned,
+                    score=matched if score is None else score,
                     matching_score=matched,
-                    alignment_score=aligned,
+                    alignment_score=score,
                     probability=None if probabilities is None else float(probabilities[place]),
                     width=row.width or 0,
                     height=row.height or 0,
-                    explanation=self._explained(query, row, self.collection.tokens([row.id])) if config.why else None,
+                    explanation=None if chosen is None else explanation_of(query, chosen, self._boxes(row)),
                     frame=row.frame,
                 )
             )
         return tuple(hits)
 
-    def _explained(self, query: EncodedQuery, row: ImageRow, tokens: QuantizedTokens) -> Explanation:
-        picture = Box(0, 0, row.width or 1, row.height or 1)
-        model = self.encoder.model.config
-        return explain(query, tokens.restored()[0], picture, model.image.grid, model.heads.token_dim)
+    def _aligned(self, query: EncodedQuery, ids: Int64[np.ndarray, " images"], config: SearchConfig, clock: Clock) -> Aligned:
+        explained = config.top if config.why else 0
+        return align(self.collection, query, ids, explained, self.encoder.model.config.heads.token_dim, clock)
+
+    def _boxes(self, row: ImageRow) -> tuple[Box, ...]:
+        """Where each region of an image is in it."""
+        return Box(0, 0, row.width or 1, row.height or 1).cells(self.encoder.model.config.image.grid)
 
     def _probabilities(
         self, query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"]
@@ -199,35 +189,6 @@ class Searcher:
         return joint
 
 
-def search(collection: Collection, encoder: Encoder, query: Query, config: SearchConfig | None = None) -> Results:
-    """One search; for several of the same collection a `Searcher` is faster."""
-    return Searcher(collection, encoder).search(query, config)
-
-
-def alignment_by_part(
-    collection: Collection, query: EncodedQuery, ids: Int64[np.ndarray, " images"], clock: "_Clock | None" = None
-) -> Float64[np.ndarray, "parts images"]:
-    """Stage 2: the alignment score of each of these images with each part of the query, in the order asked."""
-    clock = clock or _Clock()
-    blocks = []
-    for start in range(0, len(ids), BLOCK_TOKEN_SETS):
-        regions = collection.tokens(ids[start : start + BLOCK_TOKEN_SETS].tolist())
-        clock.lap("gather")
-        values = regions.restored()
-        scores = [alignment_scores(token_similarity(values, part.tokens), regions.mask, part.pooling) for part in query.parts]
-        blocks.append(np.array(scores, dtype=np.float64))
-        clock.lap("align")
-    return np.concatenate(blocks, axis=1)
-
-
-def combined(query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"]) -> Float64[np.ndarray, " images"]:
-    """The query's alignment score of each image, from those of its parts."""
-    weights = np.array([part.weight for part in query.parts])
-    # Not a matrix product: there, what an image scores in the last digit depends on where it stands.
-    scores: Float64[np.ndarray, " images"] = (weights[:, None] * by_part).sum(axis=0)
-    return scores
-
-
 def as_json(value: Any) -> Any:
     """Queries, results and explanations as plain values that `json.dumps` takes; what a file contains is left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -237,17 +198,3 @@ def as_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
-
-
-class _Clock:
-    """Adds up the seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds = {stage.name: 0.0 for stage in dataclasses.fields(Seconds)}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """What has passed since the last lap belongs to this stage."""
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now

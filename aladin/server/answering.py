@@ -7,7 +7,8 @@ from aladin.collection.store import ImageRow
 from aladin.pictures.boxes import Box
 from aladin.search.explain import Explanation
 from aladin.search.query import ImagePart, Part, Query, TextPart
-from aladin.search.search import Hit, SearchConfig, Seconds
+from aladin.search.search import Hit, SearchConfig
+from aladin.search.timing import Seconds
 from aladin.server.browsing import shown, version
 from aladin.server.cursors import cursor_of
 from aladin.server.engine import Engine

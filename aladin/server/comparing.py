@@ -6,8 +6,9 @@ import secrets
 import numpy as np
 from pydantic import BaseModel
 
-from aladin.search.query import EncodedQuery, Query, TextPart, encode_query
-from aladin.search.search import alignment_by_part
+from aladin.search.encoding import EncodedQuery, encode_query
+from aladin.search.query import Query, TextPart
+from aladin.search.stage_two import align
 from aladin.server.answering import Pictures, explanation_out, query_of
 from aladin.server.engine import Engine
 from aladin.server.schemas import (
@@ -38,7 +39,7 @@ def scores(engine: Engine, body: ScoreIn) -> bytes:
     alignment, matching = [], []
     for text in body.texts:
         encoded = _encoded(engine, text)
-        alignment.append(alignment_by_part(engine.collection, encoded, np.array(numbers, dtype=np.int64))[0].tolist())
+        alignment.append(align(engine.collection, encoded, np.array(numbers, dtype=np.int64)).scores.tolist())
         matching.append([float(value) for value in vectors @ encoded.vector])
     return _json(ScoreOut(alignment=alignment, matching=matching))
 
@@ -60,7 +61,7 @@ def embeddings(engine: Engine, body: EmbeddingsIn) -> bytes:
 def reranked(engine: Engine, body: RerankIn) -> bytes:
     """A `RerankOut`."""
     numbers = engine.encoded(body.documents)
-    found = alignment_by_part(engine.collection, _encoded(engine, body.query), np.array(numbers, dtype=np.int64))[0]
+    found = align(engine.collection, _encoded(engine, body.query), np.array(numbers, dtype=np.int64)).scores
     order = np.argsort(-found, kind="stable")[: body.top_n].tolist()
     results = [RerankedOut(index=place, relevance_score=float(found[place])) for place in order]
     return _json(RerankOut(id=secrets.token_hex(8), results=results))

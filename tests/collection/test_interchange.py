@@ -21,7 +21,7 @@ from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
 from aladin.search.coco import hits_as_coco
 from aladin.search.query import Query, TextPart
-from aladin.search.search import SearchConfig, search
+from aladin.search.search import SearchConfig, Searcher
 from tests.conftest import paint, stored
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM
 
@@ -174,7 +174,7 @@ def test_hits_as_coco_are_read_by_our_readers_and_laid_out_as_pycocotools_expect
     place: Path, photos: Path, tmp_path: Path, encoder: Encoder
 ) -> None:
     with Collection.open(place) as collection:
-        hits = search(collection, encoder, Query((TextPart("red"),)), SearchConfig(top=3)).hits
+        hits = Searcher(collection, encoder).search(Query((TextPart("red"),)), SearchConfig(top=3)).hits
     path = tmp_path / "hits.json"
     path.write_text(json.dumps(hits_as_coco("red", hits)))
     content = json.loads(path.read_text())

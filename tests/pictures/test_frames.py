@@ -37,8 +37,10 @@ from aladin.pictures.listing import FileState
 from aladin.pictures.opening import further_pictures, open_with_size
 from aladin.pictures.photographs import Decoded
 from aladin.search.duplicates import find_duplicates
+from aladin.search.encoding import encode_query
 from aladin.search.explain import explain_file
-from aladin.search.query import ImagePart, Query, TextPart, encode_query, picture_at
+from aladin.search.image_files import picture_at
+from aladin.search.query import ImagePart, Query, TextPart
 from aladin.search.search import SearchConfig, Searcher
 from tests.cli.test_cli_collection import bare
 from tests.cli.test_cli_search import Run, aladin

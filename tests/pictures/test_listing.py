@@ -23,8 +23,9 @@ from aladin.errors import DataError
 from aladin.pictures.boxes import Box
 from aladin.pictures.listing import FileState, Unlisted, list_images
 from aladin.search.duplicates import find_duplicates
+from aladin.search.encoding import encode_query
 from aladin.search.explain import explain_file
-from aladin.search.query import ImagePart, Query, TextPart, encode_query
+from aladin.search.query import ImagePart, Query, TextPart
 from aladin.search.search import Searcher
 from aladin.server.files import read_below
 from tests.conftest import paint

@@ -12,7 +12,7 @@ from aladin.errors import DataError, ModelError
 from aladin.pictures.boxes import Box
 from aladin.search.captions import CaptionHit, captions_of, rank_captions, read_captions
 from aladin.search.query import ImagePart, Query, TextPart
-from aladin.search.search import SearchConfig, search
+from aladin.search.search import SearchConfig, Searcher
 from tests.conftest import paint
 from tests.tiny_model import COLOURS, build_tiny_model
 
@@ -41,7 +41,7 @@ def test_a_texts_score_is_what_a_search_for_it_gives(encoder: Encoder, file: Pat
     with CollectionWriter.create(default_file(photos), photos) as collection:
         index_folder(collection, encoder)
         for hit in ranked(encoder, file, photos / "pink.png"):
-            found = search(collection, encoder, Query((TextPart(hit.text),)))
+            found = Searcher(collection, encoder).search(Query((TextPart(hit.text),)))
             (there,) = (image for image in found.hits if image.path == "pink.png")
             assert hit.score == pytest.approx(there.score, abs=0.02)  # here the words are in int8, there the regions
             assert hit.matching_score == pytest.approx(there.matching_score, abs=0.002)

@@ -19,8 +19,9 @@ from aladin.errors import DataError
 from aladin.pictures.boxes import Box
 from aladin.search.alignment import alignment_scores, token_similarity
 from aladin.search.drawing import drawn
+from aladin.search.encoding import EncodedPart, EncodedQuery, encode_query
 from aladin.search.explain import by_region, explain, explain_file
-from aladin.search.query import EncodedPart, EncodedQuery, ImagePart, Query, TextPart, encode_query
+from aladin.search.query import ImagePart, Query, TextPart
 from aladin.search.search import SearchConfig, Searcher
 from tests.conftest import paint
 from tests.tiny_model import COLOURS
@@ -88,7 +89,7 @@ def test_shares_and_what_the_picture_adds_as_a_whole_add_up_for_any_tokens(
         float(alignment_scores(token_similarity(regions[None], p.tokens), np.ones((1, 4), dtype=bool), p.pooling)[0]) * p.weight
         for p in parts
     )
-    explanation = explain(EncodedQuery(parts), regions, Box(0, 0, 10, 10), 2, token_dim)
+    explanation = explain(EncodedQuery(parts), regions, Box(0, 0, 10, 10).cells(2), token_dim)
     assert explanation.score == pytest.approx(expected, abs=1e-5)
     assert sum(by_region(explanation).values()) + explanation.whole == pytest.approx(expected, abs=1e-5)
     assert (explanation.whole == 0) == (token_dim == 5)
@@ -157,7 +158,9 @@ def test_an_unknown_id_is_a_key_error(indexed: Collection, encoder: Encoder) -> 
 def test_a_drawing_shows_the_whole_picture(encoder_once: Encoder, width: int, height: int, words: list[str]) -> None:
     query = encode_query(Query((TextPart(" ".join(words)),)), encoder_once)
     regions = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
-    sheet = drawn(Image.new("RGB", (width, height), "red"), explain(query, regions, Box(0, 0, width, height), 2, 8), "a title")
+    sheet = drawn(
+        Image.new("RGB", (width, height), "red"), explain(query, regions, Box(0, 0, width, height).cells(2), 8), "a title"
+    )
     assert sheet.width > 900 * width / max(width, height)
     assert sheet.height >= 900 * height / max(width, height)
 

@@ -16,7 +16,8 @@ from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import POOLINGS
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
 from aladin.pictures.boxes import Box
-from aladin.search.query import ImagePart, Query, TextPart, encode_query
+from aladin.search.encoding import encode_query
+from aladin.search.query import ImagePart, Query, TextPart
 from tests.conftest import paint
 from tests.tiny_model import build_tiny_model
 

@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from aladin.collection.indexing import index_folder
 from aladin.collection.store import Collection, default_file
+from aladin.collection.tokens import QuantizedTokens
 from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, IndexMismatch, ModelError
 from aladin.pictures.boxes import Box
-from aladin.search.query import ImagePart, Query, TextPart, encode_query
-from aladin.search.search import SearchConfig, Searcher, alignment_by_part, as_json, search
+from aladin.search.encoding import encode_query
+from aladin.search.query import ImagePart, Query, TextPart
+from aladin.search.search import SearchConfig, Searcher, as_json
+from aladin.search.stage_two import align
 from tests.conftest import fill, paint
 from tests.reference import alignment
 from tests.tiny_model import COLOURS, build_tiny_model
@@ -44,15 +47,15 @@ def test_two_stages_over_everything_equal_exhaustive_alignment(rows: CollectionW
     tokens = rows.tokens(range(1, 51)).restored()
     scores = [alignment(regions, words, "MrSw") for regions in tokens]
     expected = sorted(range(1, 51), key=lambda number: (-scores[number - 1], number))
-    results = search(rows, encoder, query, SearchConfig(top=50, rerank=50))
+    results = Searcher(rows, encoder).search(query, SearchConfig(top=50, rerank=50))
     assert [hit.id for hit in results.hits] == expected
     assert_allclose([hit.score for hit in results.hits], sorted(scores, reverse=True), atol=1e-5)
 
 
 def test_re_ranking_only_orders_the_nearest(rows: CollectionWriter, encoder: Encoder) -> None:
     query = text("green")
-    matching = search(rows, encoder, query, SearchConfig(top=20, rerank=0))
-    both = search(rows, encoder, query, SearchConfig(top=20, rerank=20))
+    matching = Searcher(rows, encoder).search(query, SearchConfig(top=20, rerank=0))
+    both = Searcher(rows, encoder).search(query, SearchConfig(top=20, rerank=20))
     assert {hit.id for hit in both.hits} == {hit.id for hit in matching.hits}
     assert [hit.score for hit in matching.hits] == [hit.matching_score for hit in matching.hits]
     assert {hit.alignment_score for hit in matching.hits} == {None}
@@ -61,15 +64,15 @@ def test_re_ranking_only_orders_the_nearest(rows: CollectionWriter, encoder: Enc
 
 
 def test_no_fewer_are_re_ranked_than_asked_for(rows: CollectionWriter, encoder: Encoder) -> None:
-    hits = search(rows, encoder, text("green"), SearchConfig(top=30, rerank=5)).hits
+    hits = Searcher(rows, encoder).search(text("green"), SearchConfig(top=30, rerank=5)).hits
     assert len(hits) == 30
     assert None not in {hit.alignment_score for hit in hits}
 
 
 @pytest.mark.parametrize("top", [1, 5, 49, 50, 500])
 def test_asking_for_fewer_hits_gives_the_first_of_more(rows: CollectionWriter, encoder: Encoder, top: int) -> None:
-    all_hits = search(rows, encoder, text("red"), SearchConfig(top=50, rerank=50)).hits
-    assert search(rows, encoder, text("red"), SearchConfig(top=top, rerank=50)).hits == all_hits[:top]
+    all_hits = Searcher(rows, encoder).search(text("red"), SearchConfig(top=50, rerank=50)).hits
+    assert Searcher(rows, encoder).search(text("red"), SearchConfig(top=top, rerank=50)).hits == all_hits[:top]
 
 
 @pytest.mark.parametrize("rerank", [0, 100])
@@ -81,7 +84,7 @@ def test_equal_scores_are_ordered_by_id(encoder: Encoder, tmp_path: Path, rerank
         with collection.transaction():
             photographs = [Photograph(FileState(f"{row}.png", 1, 1), b"", 1, 1, None) for row in range(count)]
             collection.add(photographs, vector.repeat(count, 0), tokens.repeat(count, 0))
-        hits = search(collection, encoder, text("red"), SearchConfig(top=count, rerank=rerank)).hits
+        hits = Searcher(collection, encoder).search(text("red"), SearchConfig(top=count, rerank=rerank)).hits
     assert [hit.id for hit in hits] == list(range(1, count + 1))
 
 
@@ -89,14 +92,25 @@ def test_blocks_of_re_ranking_change_no_score(
     rows: CollectionWriter, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     query, numbers = encode_query(text("red"), encoder, rows), np.arange(50, 0, -1)
-    whole = alignment_by_part(rows, query, numbers)
-    monkeypatch.setattr("aladin.search.search.BLOCK_TOKEN_SETS", 7)
-    assert_array_equal(alignment_by_part(rows, query, numbers), whole)
+    whole = align(rows, query, numbers)
+    monkeypatch.setattr("aladin.search.stage_two.BLOCK_TOKEN_SETS", 7)
+    assert_array_equal(align(rows, query, numbers).by_part, whole.by_part)
+    assert_array_equal(align(rows, query, numbers).scores, whole.scores)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_the_best_of_all_blocks_are_explained(
+    rows: CollectionWriter, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr("aladin.search.stage_two.BLOCK_TOKEN_SETS", block)
+    searcher = Searcher(rows, encoder)
+    hits = searcher.search(text("red and a blue picture"), SearchConfig(top=9, rerank=50, why=True)).hits
+    assert [hit.explanation for hit in hits] == [searcher.explain(text("red and a blue picture"), hit.id) for hit in hits]
 
 
 def test_an_empty_collection_has_no_hits(encoder: Encoder, tmp_path: Path) -> None:
     with CollectionWriter.create(tmp_path / "empty.sqlite", tmp_path) as collection:
-        results = search(collection, encoder, text("red"))
+        results = Searcher(collection, encoder).search(text("red"))
     assert (results.hits, results.searched) == ((), 0)
 
 
@@ -114,7 +128,7 @@ def indexed(photos: Path, encoder: Encoder) -> Iterator[Collection]:
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("rerank", [0, 100])
 def test_a_picture_is_found_by_its_colour(indexed: Collection, encoder: Encoder, colour: str, rerank: int) -> None:
-    hits = search(indexed, encoder, text(f"{colour} picture"), SearchConfig(rerank=rerank)).hits
+    hits = Searcher(indexed, encoder).search(text(f"{colour} picture"), SearchConfig(rerank=rerank)).hits
     assert hits[0].path == f"{colour}.png"
     assert (hits[0].width, hits[0].height) == (32, 24)
 
@@ -123,7 +137,7 @@ def test_alignment_finds_both_halves_where_one_vector_sees_a_mixture(photos: Pat
     paint(photos / "red blue.png", "red", "blue")
     with CollectionWriter.create(default_file(photos), photos) as collection:
         index_folder(collection, encoder)
-        assert search(collection, encoder, text("red and blue")).hits[0].path == "red blue.png"
+        assert Searcher(collection, encoder).search(text("red and blue")).hits[0].path == "red blue.png"
 
 
 def test_files_that_are_gone_or_unreadable_are_no_hits(photos: Path, encoder: Encoder) -> None:
@@ -132,19 +146,19 @@ def test_files_that_are_gone_or_unreadable_are_no_hits(photos: Path, encoder: En
         (photos / "red.png").unlink()
         (photos / "blue.png").write_bytes(b"")
         index_folder(collection, encoder)
-        results = search(collection, encoder, text("red and blue"))
+        results = Searcher(collection, encoder).search(text("red and blue"))
     assert {hit.path for hit in results.hits} == {f"{colour}.png" for colour in COLOURS} - {"red.png", "blue.png"}
     assert results.searched == len(COLOURS) - 2
 
 
 def test_a_query_image_of_the_collection_is_no_hit_of_its_own(indexed: Collection, encoder: Encoder, photos: Path) -> None:
-    results = search(indexed, encoder, image(photos / "red.png"))
+    results = Searcher(indexed, encoder).search(image(photos / "red.png"))
     assert [hit.path for hit in results.hits][:1] == ["pink.png"]
     assert len(results.hits) == results.searched == len(COLOURS) - 1
 
 
 def test_a_copy_elsewhere_finds_its_original(indexed: Collection, encoder: Encoder, photos: Path, tmp_path: Path) -> None:
-    hit = search(indexed, encoder, image(Path(shutil.copy(photos / "red.png", tmp_path / "copy.png")))).hits[0]
+    hit = Searcher(indexed, encoder).search(image(Path(shutil.copy(photos / "red.png", tmp_path / "copy.png")))).hits[0]
     assert hit.path == "red.png"
     assert hit.score == pytest.approx(1, abs=1e-2)
 
@@ -163,19 +177,19 @@ def test_a_query_that_asks_for_nothing_is_refused(
     indexed: Collection, encoder: Encoder, photos: Path, query: Callable[[Path], Query], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        search(indexed, encoder, query(photos))
+        Searcher(indexed, encoder).search(query(photos))
 
 
 def test_a_long_query_is_searched_and_said_to_be_cut(indexed: Collection, encoder: Encoder) -> None:
-    results = search(indexed, encoder, text("red " * 50))
+    results = Searcher(indexed, encoder).search(text("red " * 50))
     assert results.truncated
     assert results.hits[0].path == "red.png"
-    assert not search(indexed, encoder, text("red")).truncated
+    assert not Searcher(indexed, encoder).search(text("red")).truncated
 
 
 def test_another_model_is_refused(indexed: Collection, other_model_path: Path) -> None:
     with pytest.raises(IndexMismatch):
-        search(indexed, Encoder.load(other_model_path), text("red"))
+        Searcher(indexed, Encoder.load(other_model_path)).search(text("red"))
 
 
 @pytest.mark.parametrize(("pooling", "per_word"), [("MrSw", False), ("MrAVGw", True)])
@@ -183,7 +197,7 @@ def test_the_model_says_how_words_are_pooled(photos: Path, tmp_path: Path, pooli
     encoder = Encoder.load(build_tiny_model(tmp_path / "model", pooling))
     with CollectionWriter.create(tmp_path / "c.sqlite", photos) as collection:
         index_folder(collection, encoder)
-        once, twice = (search(collection, encoder, text(words)).hits[0].score for words in ("red", "red red"))
+        once, twice = (Searcher(collection, encoder).search(text(words)).hits[0].score for words in ("red", "red red"))
     assert twice == pytest.approx(once if per_word else 2 * once, rel=1e-4)
 
 
@@ -193,7 +207,7 @@ def test_a_model_of_another_pooling_is_refused(photos: Path, tmp_path: Path) -> 
         CollectionWriter.create(tmp_path / "c.sqlite", photos) as collection,
         pytest.raises(ModelError, match="scores by symm"),
     ):
-        search(collection, encoder, text("red"))
+        Searcher(collection, encoder).search(text("red"))
 
 
 @pytest.mark.parametrize(("top", "rerank"), [(0, 1), (1, -1)])
@@ -206,7 +220,7 @@ def test_impossible_numbers_are_refused(top: int, rerank: int) -> None:
 
 
 def paths(collection: Collection, encoder: Encoder, query: Query, **options: object) -> list[str]:
-    return [hit.path for hit in search(collection, encoder, query, SearchConfig(**options)).hits]  # type: ignore[arg-type]
+    return [hit.path for hit in Searcher(collection, encoder).search(query, SearchConfig(**options)).hits]  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -254,8 +268,11 @@ def test_a_region_of_an_image_is_searched(striped: Collection, encoder: Encoder,
 @pytest.mark.parametrize("rerank", [0, 100])
 def test_the_score_of_a_mixed_query_is_the_sum_of_its_parts(striped: Collection, encoder: Encoder, rerank: int) -> None:
     config = SearchConfig(rerank=rerank)
-    mixed = search(striped, encoder, Query((TextPart("red", 1.0), TextPart("blue", 3.0)), ("green",)), config).hits
-    apart = [{hit.path: hit.score for hit in search(striped, encoder, text(t), config).hits} for t in ("red", "blue", "green")]
+    mixed = Searcher(striped, encoder).search(Query((TextPart("red", 1.0), TextPart("blue", 3.0)), ("green",)), config).hits
+    apart = [
+        {hit.path: hit.score for hit in Searcher(striped, encoder).search(text(t), config).hits}
+        for t in ("red", "blue", "green")
+    ]
     for hit in mixed:
         red, blue, green = (scores[hit.path] for scores in apart)
         assert hit.score == pytest.approx(0.25 * red + 0.75 * blue - green, abs=1e-5)
@@ -267,7 +284,7 @@ def test_the_score_of_a_mixed_query_is_the_sum_of_its_parts(striped: Collection,
 @pytest.mark.parametrize("rerank", [0, 100])
 def test_only_images_that_meet_the_condition_are_hits(striped: Collection, encoder: Encoder, rerank: int) -> None:
     query = Query((TextPart("red"),), where="name LIKE 'red%' OR name = 'pink.png'")
-    results = search(striped, encoder, query, SearchConfig(rerank=rerank))
+    results = Searcher(striped, encoder).search(query, SearchConfig(rerank=rerank))
     assert {hit.path for hit in results.hits} == {"red.png", "red blue.png", "red green.png", "pink.png"}
     assert results.searched == 4
     assert [hit.path for hit in results.hits] == [
@@ -276,7 +293,7 @@ def test_only_images_that_meet_the_condition_are_hits(striped: Collection, encod
 
 
 def test_a_condition_that_nothing_meets_leaves_no_hit(striped: Collection, encoder: Encoder) -> None:
-    results = search(striped, encoder, Query((TextPart("red"),), where="width > 10000"))
+    results = Searcher(striped, encoder).search(Query((TextPart("red"),), where="width > 10000"))
     assert (results.hits, results.searched, results.answered) == ((), 0, False)
 
 
@@ -284,10 +301,27 @@ def test_a_condition_that_nothing_meets_leaves_no_hit(striped: Collection, encod
 
 
 def test_hits_are_explained_only_when_asked(striped: Collection, encoder: Encoder) -> None:
-    assert {hit.explanation for hit in search(striped, encoder, text("red")).hits} == {None}
-    for hit in search(striped, encoder, text("red"), SearchConfig(why=True)).hits:
+    assert {hit.explanation for hit in Searcher(striped, encoder).search(text("red")).hits} == {None}
+    for hit in Searcher(striped, encoder).search(text("red"), SearchConfig(why=True)).hits:
         assert hit.explanation is not None
         assert [share.word for share in hit.explanation.shares] == ["red"]
+
+
+class CountingCollection(Collection):
+    """Notes the ids of the images whose tokens are read."""
+
+    def tokens(self, numbers: Sequence[int]) -> QuantizedTokens:
+        self.read = [*getattr(self, "read", []), *numbers]
+        return super().tokens(numbers)
+
+
+@pytest.mark.parametrize("rerank", [3, 100])
+def test_an_explained_search_reads_no_token_twice(striped: Collection, encoder: Encoder, photos: Path, rerank: int) -> None:
+    with CountingCollection.open(striped.path) as collection:
+        query = Query((TextPart("red and white"), ImagePart(photos / "green.png")), ("blue",))
+        results = Searcher(collection, encoder).search(query, SearchConfig(top=3, rerank=rerank, why=True))
+        assert None not in {hit.explanation for hit in results.hits}
+        assert len(collection.read) == len(set(collection.read)) == min(rerank, results.searched)
 
 
 CALIBRATION = """
@@ -311,33 +345,33 @@ def calibrated(tmp_path: Path, model_path: Path) -> Encoder:
 
 
 def test_a_hit_says_how_likely_it_is(striped: Collection, calibrated: Encoder, encoder: Encoder) -> None:
-    hits = search(striped, calibrated, text("red")).hits
+    hits = Searcher(striped, calibrated).search(text("red")).hits
     shares = {hit.path: hit.probability or 0.0 for hit in hits}
     assert [*shares.values()] == sorted(shares.values(), reverse=True)
     assert shares["red.png"] > 0.9 > 0.1 > shares["blue.png"]
-    assert [hit.score for hit in hits] == [hit.score for hit in search(striped, encoder, text("red")).hits]
+    assert [hit.score for hit in hits] == [hit.score for hit in Searcher(striped, encoder).search(text("red")).hits]
 
 
 def test_without_calibration_nothing_is_called_likely(striped: Collection, encoder: Encoder) -> None:
-    results = search(striped, encoder, text("red"))
+    results = Searcher(striped, encoder).search(text("red"))
     assert {hit.probability for hit in results.hits} == {None}
     assert results.answered is None
     with pytest.raises(ConfigError, match=r"the model has no calibration; .*aladin calibrate"):
-        search(striped, encoder, text("red"), SearchConfig(min_probability=0.5))
+        Searcher(striped, encoder).search(text("red"), SearchConfig(min_probability=0.5))
 
 
 def test_an_image_as_query_has_no_probability(striped: Collection, calibrated: Encoder, photos: Path) -> None:
     for query in (image(photos / "red.png"), Query((TextPart("red"), ImagePart(photos / "red.png")))):
-        results = search(striped, calibrated, query)
+        results = Searcher(striped, calibrated).search(query)
         assert {hit.probability for hit in results.hits} == {None}
         assert results.answered is None
         with pytest.raises(ConfigError, match="probabilities are known for texts"):
-            search(striped, calibrated, query, SearchConfig(min_probability=0.5))
+            Searcher(striped, calibrated).search(query, SearchConfig(min_probability=0.5))
 
 
 def test_parts_are_likely_together_and_unwanted_ones_unlikely(striped: Collection, calibrated: Encoder) -> None:
     def probabilities(query: Query) -> dict[str, float]:
-        return {hit.path: hit.probability or 0.0 for hit in search(striped, calibrated, query).hits}
+        return {hit.path: hit.probability or 0.0 for hit in Searcher(striped, calibrated).search(query).hits}
 
     red, blue = probabilities(text("red")), probabilities(text("blue"))
     both = probabilities(Query((TextPart("red"), TextPart("blue"))))
@@ -348,8 +382,8 @@ def test_parts_are_likely_together_and_unwanted_ones_unlikely(striped: Collectio
 
 
 def test_hits_below_the_least_probability_are_left_out(striped: Collection, calibrated: Encoder) -> None:
-    every = search(striped, calibrated, text("red"))
-    some = search(striped, calibrated, text("red"), SearchConfig(min_probability=0.5))
+    every = Searcher(striped, calibrated).search(text("red"))
+    some = Searcher(striped, calibrated).search(text("red"), SearchConfig(min_probability=0.5))
     assert some.hits == tuple(hit for hit in every.hits if (hit.probability or 0) >= 0.5)
     assert 0 < len(some.hits) < len(every.hits)
     assert (some.answered, some.nearest) == (True, ())
@@ -357,11 +391,11 @@ def test_hits_below_the_least_probability_are_left_out(striped: Collection, cali
 
 def test_when_nothing_matches_the_nearest_are_told(striped: Collection, calibrated: Encoder) -> None:
     unknown = text("zebra")
-    assert search(striped, calibrated, unknown).answered is False
-    assert search(striped, calibrated, unknown).hits
-    results = search(striped, calibrated, unknown, SearchConfig(min_probability=0.5))
+    assert Searcher(striped, calibrated).search(unknown).answered is False
+    assert Searcher(striped, calibrated).search(unknown).hits
+    results = Searcher(striped, calibrated).search(unknown, SearchConfig(min_probability=0.5))
     assert (results.hits, results.answered) == ((), False)
-    assert results.nearest == search(striped, calibrated, unknown).hits[:3]
+    assert results.nearest == Searcher(striped, calibrated).search(unknown).hits[:3]
 
 
 @pytest.mark.parametrize("setting", [{"why": True}, {"min_probability": 0.5}])
@@ -385,7 +419,7 @@ def test_results_and_queries_are_plain_values_for_json(striped: Collection, cali
         "box": {"x": 0, "y": 0, "width": 5, "height": 5},
     }
     assert plain["wanted"][2]["source"] == "4 bytes"
-    results = search(striped, calibrated, text("red blue"), SearchConfig(why=True))
+    results = Searcher(striped, calibrated).search(text("red blue"), SearchConfig(why=True))
     hit = json.loads(json.dumps(as_json(results), allow_nan=False))["hits"][0]
     assert hit["path"] == results.hits[0].path
     assert hit["explanation"]["shares"][1]["word"] == "blue"
@@ -442,7 +476,7 @@ def test_int8_tokens_rank_as_full_precision_does(tmp_path: Path, pooling: str) -
         for words in ("red and a blue picture", "pink", "white and green pictures"):
             encoded = encode_query(text(words), encoder)
             exact = np.array([alignment(regions, encoded.parts[0].tokens, pooling) for regions in tokens])
-            stored = alignment_by_part(collection, encoded, np.arange(1, 301))[0]
+            stored = align(collection, encoded, np.arange(1, 301)).scores
             assert kendall_tau(stored, exact) >= 0.99
 
 

@@ -23,7 +23,7 @@ from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError
 from aladin.search.query import Query, TextPart
-from aladin.search.search import SearchConfig, search
+from aladin.search.search import SearchConfig, Searcher
 from aladin.server.ids import OpaqueIds
 from aladin.server.rendering import Picture
 from aladin.server.settings import Limits, ServeConfig, Tokens
@@ -54,7 +54,9 @@ def png(path: Path) -> bytes:
 def test_a_text_finds_what_the_engine_finds(client: TestClient, folder: Path, model_path: Path) -> None:
     answer = client.post("/v1/search", json={"text": "red and white", "top": 4}).json()
     with Collection.open(default_file(folder)) as collection:
-        expected = search(collection, Encoder.load(model_path), Query((TextPart("red and white"),)), SearchConfig(top=4))
+        expected = Searcher(collection, Encoder.load(model_path)).search(
+            Query((TextPart("red and white"),)), SearchConfig(top=4)
+        )
     assert [(hit["name"], hit["score"], hit["rank"]) for hit in answer["hits"]] == [
         (hit.path, hit.score, hit.rank) for hit in expected.hits
     ]
