@@ -82,7 +82,7 @@ def stored(collection: Collection) -> dict[str, tuple[object, ...]]:
     """All that a collection says of each path, ids and generations apart."""
     blobs = {
         number: (vector, tokens)
-        for number, vector, tokens in collection._rows("SELECT id, vector, tokens FROM vectors JOIN tokens USING (id)")
+        for number, vector, tokens in collection.database.rows("SELECT id, vector, tokens FROM vectors JOIN tokens USING (id)")
     }
     return {
         row.path: (row.size, row.sha256, row.width, row.height, row.taken, row.status, row.reason, blobs.get(row.id))

@@ -73,7 +73,7 @@ class NotingConnection(sqlite3.Connection):
 
     def execute(self, statement: str, values: Iterable[Any] = ()) -> Any:  # type: ignore[override]
         with _translated():
-            return _Cursor(self._apsw, statement, tuple(values))
+            return _Cursor(self._apsw, statement, values if isinstance(values, dict) else tuple(values))
 
     def executemany(self, statement: str, rows: Iterable[Any]) -> Any:
         with _translated():
@@ -100,7 +100,7 @@ class NotingConnection(sqlite3.Connection):
 
 
 class _Cursor:
-    def __init__(self, connection: apsw.Connection, statement: str, values: tuple[Any, ...]) -> None:
+    def __init__(self, connection: apsw.Connection, statement: str, values: dict[str, Any] | tuple[Any, ...]) -> None:
         before = connection.total_changes()
         self._rows = connection.execute(statement, values).fetchall()
         self.rowcount = connection.total_changes() - before

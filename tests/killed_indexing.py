@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin.collection import indexing
+from aladin.collection.database import Database
 from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection
 from aladin.collection.writer import CollectionWriter
@@ -129,8 +130,8 @@ def _run(encoder: Encoder, folder: str, place: str, journal: str, processes: boo
 def _die_at(statement: int, after: bool, count: mmap.mmap) -> None:
     """Count the statements, and die at one of them if it is not 0."""
     executed = 0
-    for name in ("_rows", "_execute"):
-        original = getattr(CollectionWriter, name)
+    for name in ("rows", "execute"):
+        original = getattr(Database, name)
 
         def counted(self: Any, *arguments: Any, original: Any = original) -> Any:
             nonlocal executed
@@ -144,7 +145,7 @@ def _die_at(statement: int, after: bool, count: mmap.mmap) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return value
 
-        setattr(CollectionWriter, name, counted)
+        setattr(Database, name, counted)
 
 
 if __name__ == "__main__":

@@ -24,25 +24,24 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from aladin.collection.schema import local_time
 from aladin.errors import ConfigError
-from aladin.pictures.frames import FILE_PATH, FRAME
 
 MAX_CHARACTERS = 4000
 MAX_DEPTH = 40  # of brackets and negations inside each other
-PATH = f"CAST({FILE_PATH} AS TEXT)"  # stored as the bytes of the file system
+PATH = "CAST(path AS TEXT)"  # stored as the bytes of the file system
 FOLDER = f"rtrim({PATH}, replace({PATH}, '/', ''))"  # with its slash: what remains when the last name's letters are taken off
-MODIFIED = "strftime('%Y-%m-%dT%H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime')"
 COLUMNS = {
     "path": PATH,  # relative to the collection's folder
     "folder": f"rtrim({FOLDER}, '/')",  # '' for the images that are in no folder below
     "name": f"substr({PATH}, length({FOLDER}) + 1)",
-    "frame": FRAME,  # which of the file's pictures, 0 for the first
+    "frame": "frame",  # which of the file's pictures, 0 for the first
     "size": "size",  # bytes
     "width": "width",  # px, upright
     "height": "height",
     "taken": "taken",  # local time of the camera, as 2026-05-01T12:30:00
-    "modified": MODIFIED,  # the file, in the same form
-    "date": f"coalesce(taken, {MODIFIED})",
+    "modified": local_time("mtime_ns"),  # the file, in the same form
+    "date": "nullif(date, '')",
     "id": "id",
 } | {
     fact: f"json_extract(metadata, '$.{fact}')"

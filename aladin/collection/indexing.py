@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from aladin.collection.comparison import Comparison, compare, unread
+from aladin.collection.moves import encoded_twin, follow, is_removed
 from aladin.collection.settings import IndexConfig as IndexConfig
 from aladin.collection.store import ImageRow
-from aladin.collection.writer import CollectionWriter, Comparison, storable
+from aladin.collection.writer import CollectionWriter, storable
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
 from aladin.pictures.decoding import Decoders
@@ -64,7 +66,7 @@ def index_folder(
         collection.try_failed_again()
     _check_root(collection)
     tally = _Tally()
-    comparison = collection.compare(_files(collection.root, config, tally))
+    comparison = compare(collection, _files(collection.root, config, tally))
     done = 0
     with closing(_batches(collection, encoder.model.config.image.size, config)) as batches:
         for batch in batches:
@@ -108,7 +110,7 @@ class _Tally:
 def _check_root(collection: CollectionWriter) -> None:
     root = collection.root
     if not root.is_dir():
-        gone = collection.compare([]).known
+        gone = compare(collection, []).known
         raise DataError(f"the folder {root} is not there; its {gone:,} images are kept as offline until it is back")
 
 
@@ -138,7 +140,7 @@ def _warning(collection: CollectionWriter, comparison: Comparison, offline: int,
 def _batches(collection: CollectionWriter, size: int, config: IndexConfig) -> Generator[list[Decoded | Unreadable], None, None]:
     """The pictures of the unread files."""
     with Decoders(config.decoding_limits, config.follow_symlinks, collection.frames) as decoders:
-        yield from decoders.batches(collection.root, collection.unread(), size, config.batch_images)
+        yield from decoders.batches(collection.root, unread(collection), size, config.batch_images)
 
 
 def _is_a_file(item: Decoded | Unreadable) -> bool:
@@ -159,9 +161,9 @@ def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded |
                 continue
             if _is_a_file(item):
                 collection.keep_frames(item.photograph.file.path, [other.photograph.file.frame for other in item.further])
-            if _is_removed(collection, item.photograph):
+            if is_removed(collection, item.photograph):
                 continue
-            if (twin := collection.encoded_twin(item.photograph.sha256)) is not None:
+            if (twin := encoded_twin(collection, item.photograph.sha256)) is not None:
                 _store_known(collection, item.photograph, twin, tally)
             else:
                 new.append(item)
@@ -169,23 +171,9 @@ def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded |
             _store_new(collection, encoder, new, tally)
 
 
-def _is_removed(collection: CollectionWriter, photograph: Photograph) -> bool:
-    """Whether the image has been removed, here or, for a moved file, where it was."""
-    known = collection.image_at(photograph.file.path, photograph.file.frame)
-    if known is None and (twin := collection.removed_twin(photograph.sha256)) is not None:
-        collection.move(twin, photograph.file)
-        return True
-    return known is not None and known.status == "removed"
-
-
 def _store_known(collection: CollectionWriter, photograph: Photograph, twin: ImageRow, tally: _Tally) -> None:
     before = collection.image_at(photograph.file.path, photograph.file.frame)
-    if before is None and (twin.status == "offline" or _has_left(collection, twin, photograph)):
-        collection.move(twin, photograph.file)
-        tally.moved += 1
-        return
-    if before and before.sha256 not in (None, photograph.sha256) and _has_left(collection, twin, photograph):
-        collection.trade_places(twin, photograph.file, before)
+    if follow(collection, photograph, twin):
         tally.moved += 1
         return
     collection.add_copy(photograph, twin)
@@ -195,11 +183,6 @@ def _store_known(collection: CollectionWriter, photograph: Photograph, twin: Ima
         tally.touched += 1
     else:
         tally.updated += 1
-
-
-def _has_left(collection: CollectionWriter, twin: ImageRow, photograph: Photograph) -> bool:
-    """Whether the file of the same content is no longer what it was, so that it is this one: files have traded their names."""
-    return not (twin.frame or photograph.file.frame or collection.is_where_it_was(twin))
 
 
 def _store_new(collection: CollectionWriter, encoder: Encoder, new: list[Decoded], tally: _Tally) -> None:

@@ -17,12 +17,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from aladin.collection.formats import file_and_frame, stored_path
 from aladin.collection.store import Collection, ImageRow
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
 from aladin.outputs import check_replaceable
-from aladin.pictures.frames import file_and_frame, stored_path
 from aladin.pictures.listing import FileState
 
 PART_ROWS = 100_000

@@ -7,8 +7,6 @@ import dataclasses
 import json
 import os
 import posixpath
-import shutil
-import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +17,14 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from jaxtyping import Float16, Int64
 
-from aladin.collection.schema import APPLICATION_ID, SCHEMA_VERSION, readable
+from aladin.collection.database import Database, reading_connection
+from aladin.collection.formats import OlderDatabase, check_format
+from aladin.collection.preparing import root_of
+from aladin.collection.schema import SCHEMA_VERSION
 from aladin.collection.tokens import QuantizedTokens, tokens_from_blobs
 from aladin.encoder.folder import ModelFolder, fingerprint_of
-from aladin.errors import AladinError, DataError, IndexMismatch
-from aladin.pictures.frames import file_and_frame, stored_path
+from aladin.errors import DataError, IndexMismatch
 
-FULL_BYTES = 1 << 16  # a disk with less room is full
 BLOCK_ROWS = 65_536  # vectors read at once: 50 MB at 384 dimensions
 # failed: cannot be read; offline: the file is gone; pending: known, but not encoded by the present model; removed: not wanted
 Status = Literal["ok", "failed", "offline", "pending", "removed"]
@@ -59,25 +58,25 @@ def default_file(folder: Path) -> Path:
 class Collection:
     """The images of one folder, their vectors and tokens. Open it with `Collection.open(path)`, close it or use `with`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._connection = connection
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.path = database.path
 
     @classmethod
     def open(cls: type[Store], path: Path) -> Store:
         """The collection stored at `path`, for reading; also from a folder or a medium that cannot be written."""
         if not path.is_file():
             raise DataError(f"there is no collection at {path}; make one with `aladin index FOLDER`")
-        collection = cls(path, _reading_connection(path))
+        database = Database(path, reading_connection(path))
         try:
-            collection._check_format()
+            version = check_format(database)
+            return cls(database if version == SCHEMA_VERSION else OlderDatabase(path, database.connection))
         except BaseException:
-            collection._connection.close()  # now, not when it is collected: it holds locks
+            database.close()  # now, not when it is collected: it holds locks
             raise
-        return collection
 
     def close(self) -> None:
-        self._connection.close()
+        self.database.close()
 
     def __enter__(self: Store) -> Store:
         return self
@@ -91,45 +90,44 @@ class Collection:
 
     def counts(self) -> dict[str, int]:
         """How many images there are of each status that occurs."""
-        return dict(self._rows("SELECT status, count(*) FROM images GROUP BY status"))
+        return dict(self.database.rows("SELECT status, count(*) FROM images GROUP BY status"))
 
     @property
     def root(self) -> Path:
         """The folder whose images these are. One that contains its collection may be moved with it."""
-        stored = self._meta("root")
-        return (self.path.parent / os.fsdecode(stored)).resolve()
+        return root_of(self.database)
 
     @property
     def generation(self) -> int:
         """A number that grows with every change; equal numbers of one collection mean equal contents."""
-        return int(self._meta("generation"))
+        return int(self.database.setting("generation"))
 
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of the model whose vectors these are; None before the first image."""
-        parts = self._meta("model_parts")
+        parts = self.database.setting("model_parts")
         return fingerprint_of(json.loads(parts)) if parts else None
 
     @property
     def model_name(self) -> str | None:
         """The name of the folder that this model had; None before the first image."""
-        name: str | None = self._meta("model_name")
+        name: str | None = self.database.setting("model_name")
         return name
 
     @property
     def model_parts(self) -> dict[str, str]:
         """What identifies the model whose vectors these are, part by part; empty before the first image."""
-        parts: dict[str, str] = json.loads(self._meta("model_parts") or "{}")
+        parts: dict[str, str] = json.loads(self.database.setting("model_parts") or "{}")
         return parts
 
     @property
     def format(self) -> int:
-        return int(self._meta("schema_version"))
+        return int(self.database.setting("schema_version"))
 
     @property
     def frames(self) -> int:
         """How many pictures at most are read of a file that holds several."""
-        return int(self._meta("frames") or 1)
+        return int(self.database.setting("frames") or 1)
 
     def failure_counts(self) -> dict[str, int]:
         """How many files could not be read, by reason, the most frequent first; details in brackets count as one reason."""
@@ -137,29 +135,33 @@ class Collection:
             "SELECT CASE instr(reason, ' (') WHEN 0 THEN reason ELSE substr(reason, 1, instr(reason, ' (') - 1) END AS kind"
         )
         return dict(
-            self._rows(f"{reasons}, count(*) FROM images WHERE status = 'failed' GROUP BY kind ORDER BY count(*) DESC, kind")
+            self.database.rows(
+                f"{reasons}, count(*) FROM images WHERE status = 'failed' GROUP BY kind ORDER BY count(*) DESC, kind"
+            )
         )
 
     def unused_bytes(self) -> int:
         """Of the file's size, the part that is free for new rows."""
-        return int(self._rows("PRAGMA freelist_count")[0][0]) * int(self._rows("PRAGMA page_size")[0][0])
+        return int(self.database.rows("PRAGMA freelist_count")[0][0]) * int(self.database.rows("PRAGMA page_size")[0][0])
 
     def ids_below(self, path: str) -> list[int]:
         """The ids of the image at a path relative to the root, with its further pictures, or of all images below it; "." is the
         root.
         """
         if path == ".":
-            return [number for (number,) in self._rows("SELECT id FROM images ORDER BY id")]
+            return [number for (number,) in self.database.rows("SELECT id FROM images ORDER BY id")]
         exact = os.fsencode(path)
         # '0' is the character after '/', so this is a range of the index of paths.
         condition = "path = ? OR (path > ? AND path < ?)"
-        return [n for (n,) in self._rows(f"SELECT id FROM images WHERE {condition}", (exact, exact + b"/", exact + b"0"))]
+        return [
+            n for (n,) in self.database.rows(f"SELECT id FROM images WHERE {condition}", (exact, exact + b"/", exact + b"0"))
+        ]
 
     def has_folder(self, path: str) -> bool:
         """Whether some image, of any state, lies below the folder at a path relative to the root; "." is the root."""
         below = os.fsencode(posixpath.normpath(path).strip("/"))
         return below == b"." or bool(
-            self._rows("SELECT 1 FROM images WHERE path > ? AND path < ? LIMIT 1", (below + b"/", below + b"0"))
+            self.database.rows("SELECT 1 FROM images WHERE path > ? AND path < ? LIMIT 1", (below + b"/", below + b"0"))
         )
 
     def check_root(self, folder: Path) -> None:
@@ -169,15 +171,15 @@ class Collection:
 
     def check_model(self, model: ModelFolder) -> None:
         """IndexMismatch unless the vectors are those of `model`, naming both and where they differ."""
-        stored = self._meta("model_parts")
-        if stored is None or self._meta("model_stamp") == model.stamp:
+        stored = self.database.setting("model_parts")
+        if stored is None or self.database.setting("model_stamp") == model.stamp:
             return
         parts: dict[str, str] = json.loads(stored)
         different = sorted(name for name in parts if parts[name] != model.parts.get(name))
         if not different:
             return
         raise IndexMismatch(
-            f"{self.path} was built with model {self._meta('model_name')} {fingerprint_of(parts)[:12]}, this is {model.name} "
+            f"{self.path} was built with model {self.model_name} {fingerprint_of(parts)[:12]}, this is {model.name} "
             f"{model.fingerprint[:12]} ({', '.join(different)} differ); give the first with --model, "
             "or run `aladin index FOLDER --rebuild`"
         )
@@ -191,7 +193,7 @@ class Collection:
 
     def image_at(self, path: str, frame: int = 0) -> ImageRow | None:
         """The image at a path relative to the root, or a further picture of that file, if there is one."""
-        return next(iter(self._images("WHERE path = ?", (stored_path(path, frame),))), None)
+        return next(iter(self._images("WHERE path = ? AND frame = ?", (os.fsencode(path), frame))), None)
 
     def images(self, status: Status | None = None) -> Iterator[ImageRow]:
         """All images, or those of one status, by id."""
@@ -213,7 +215,7 @@ class Collection:
             "WHERE id > ? AND status = 'ok' ORDER BY id LIMIT ?"
         )
         last = 0
-        while rows := self._rows(statement, (last, BLOCK_ROWS)):
+        while rows := self.database.rows(statement, (last, BLOCK_ROWS)):
             blobs = b"".join(self._checked(*row) for row in rows)
             yield np.array([row[0] for row in rows]), np.frombuffer(blobs, dtype="<f2").reshape(len(rows), -1)
             last = rows[-1][0]
@@ -221,7 +223,7 @@ class Collection:
     def tokens(self, numbers: Sequence[int]) -> QuantizedTokens:
         """The region tokens of the images with these ids, in the order asked."""
         statement = "SELECT id, tokens, checksum FROM tokens WHERE id IN (SELECT value FROM json_each(?))"
-        blobs = {row[0]: self._checked(*row) for row in self._rows(statement, (json.dumps(list(numbers)),))}
+        blobs = {row[0]: self._checked(*row) for row in self.database.rows(statement, (json.dumps(list(numbers)),))}
         missing = [number for number in numbers if number not in blobs]
         if missing:
             raise self._damaged(missing[0])
@@ -229,31 +231,31 @@ class Collection:
 
     def encoded_ids(self) -> list[int]:
         """The ids of all images that have a vector, those whose files are gone included."""
-        return [number for (number,) in self._rows("SELECT id FROM vectors ORDER BY id")]
+        return [number for (number,) in self.database.rows("SELECT id FROM vectors ORDER BY id")]
 
     def vectors_of(self, numbers: Sequence[int]) -> Float16[np.ndarray, "rows dim"]:
         """The vectors of the images with these ids, in the order asked."""
         statement = "SELECT id, vector, checksum FROM vectors WHERE id IN (SELECT value FROM json_each(?))"
-        blobs = {row[0]: self._checked(*row) for row in self._rows(statement, (json.dumps(list(numbers)),))}
+        blobs = {row[0]: self._checked(*row) for row in self.database.rows(statement, (json.dumps(list(numbers)),))}
         return np.frombuffer(b"".join(blobs[number] for number in numbers), dtype="<f2").reshape(len(numbers), -1)
 
     @property
     def token_dim(self) -> int:
-        return int(self._meta("token_dim"))
+        return int(self.database.setting("token_dim"))
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Within it every read sees the same committed state."""
-        self._execute("BEGIN")
+        self.database.execute("BEGIN")
         try:
             yield
         finally:
-            self._execute("COMMIT")
+            self.database.execute("COMMIT")
 
     def ids_where(self, condition: str, values: Sequence[Any]) -> Int64[np.ndarray, " rows"]:
         """The ids, rising, of the images that can be found and meet an SQL condition on the columns of images."""
         statement = f"SELECT id FROM images WHERE status = 'ok' AND ({condition}) ORDER BY id"
-        return np.array([number for (number,) in self._rows(statement, values)], dtype=np.int64)
+        return np.array([number for (number,) in self.database.rows(statement, values)], dtype=np.int64)
 
     def select(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of an SQL query on the tables of `stored_format`, whose layout may change with the format's number.
@@ -261,11 +263,11 @@ class Collection:
         For what no method here answers, such as how the server leafs through a collection. Values go in by question marks. A
         collection opened for reading cannot be changed by it; failures are sentences as everywhere.
         """
-        return self._rows(query, values)
+        return self.database.rows(query, values)
 
     def ids_changed_since(self, generation: int) -> Int64[np.ndarray, " rows"]:
         """The ids, rising, of all images whose row is newer than that generation, those that cannot be found included."""
-        rows = self._rows("SELECT id FROM images WHERE generation > ? ORDER BY id", (generation,))
+        rows = self.database.rows("SELECT id FROM images WHERE generation > ? ORDER BY id", (generation,))
         return np.array([number for (number,) in rows], dtype=np.int64)
 
     def findable_vectors(
@@ -287,18 +289,17 @@ class Collection:
             f"SELECT id, vector, vectors.checksum FROM {source} "
             f"WHERE id IN (SELECT value FROM json_each(?)) AND {condition} ORDER BY id"
         )
-        rows = self._rows(statement, (json.dumps(numbers.tolist()),))
+        rows = self.database.rows(statement, (json.dumps(numbers.tolist()),))
         blobs = b"".join(self._checked(*row) for row in rows)
         ids = np.array([row[0] for row in rows], dtype=np.int64)
         return ids, np.frombuffer(blobs, dtype="<f2").reshape(len(rows), -1) if rows else np.empty((0, 0), dtype="<f2")
 
     def _images(self, condition: str, values: tuple[Any, ...]) -> list[ImageRow]:
-        columns = [column.name for column in dataclasses.fields(ImageRow) if column.name != "frame"]
-        found = self._rows(f"SELECT {', '.join(columns)} FROM images {condition}", values)
+        columns = [column.name for column in dataclasses.fields(ImageRow)]
+        found = self.database.rows(f"SELECT {', '.join(columns)} FROM images {condition}", values)
         rows = []
         for row in (dict(zip(columns, values, strict=True)) for values in found):
-            path, frame = file_and_frame(row["path"])
-            rows.append(ImageRow(**row | {"path": path, "frame": frame, "metadata": json.loads(row["metadata"])}))
+            rows.append(ImageRow(**row | {"path": os.fsdecode(row["path"]), "metadata": json.loads(row["metadata"])}))
         return rows
 
     def _checked(self, number: int, blob: bytes, checksum: int) -> bytes:
@@ -308,77 +309,3 @@ class Collection:
 
     def _damaged(self, number: int) -> DataError:
         return DataError(f"what {self.path} stores of {self.image(number).path!a} is damaged; run `aladin repair FOLDER`")
-
-    def _meta(self, key: str) -> Any:
-        found = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
-        return found[0][0] if found else None
-
-    def _check_format(self) -> None:
-        if self._rows("PRAGMA application_id") != [(APPLICATION_ID,)]:
-            raise DataError(f"{self.path} is not a collection of aladin; give another --collection")
-        version = self._meta("schema_version")
-        if not readable(version):
-            raise IndexMismatch(
-                f"{self.path} has format {version} and this version of aladin reads formats up to {SCHEMA_VERSION}; "
-                "use the version that wrote it, or another --collection"
-            )
-
-    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        with failures_named(self.path):
-            return self._connection.execute(statement, values).fetchall()
-
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """Run a statement; how many rows it changed."""
-        with failures_named(self.path):
-            return self._connection.execute(statement, values).rowcount
-
-
-def connect(path: Path, mode: Literal["ro", "rwc"], extra: str = "") -> sqlite3.Connection:
-    """SQLite's connection to the file at `path`, with transactions only where they are begun by name."""
-    uri = f"{path.resolve().as_uri()}?mode={mode}{extra}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
-
-
-def _reading_connection(path: Path) -> sqlite3.Connection:
-    connection = connect(path, "ro")
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
-        return connection
-    except sqlite3.OperationalError as error:
-        connection.close()
-        if os.access(path.parent, os.W_OK) or not os.access(path, os.R_OK):
-            raise DataError(f"{path} cannot be opened: {error}; check that you may read it") from None
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        remedy = "give another --collection, or if it was one, run `aladin repair` on its folder"
-        raise DataError(f"{path} is not a collection of aladin ({error}); {remedy}") from None
-    # SQLite shares its log through files beside the database, which it cannot make here. Without a log none are needed.
-    log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size:
-        raise DataError(f"{path} was not closed by its writer and its folder cannot be written; open it once where it can")
-    return connect(path, "ro", "&immutable=1")
-
-
-@contextmanager
-def failures_named(path: Path) -> Iterator[None]:
-    """Within it SQLite's errors become sentences about the collection at `path`."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        # Our function row_checksum raises nothing of its own, so it was interrupted, of which SQLite says no more than this.
-        if "user-defined function raised exception" in str(error):
-            raise KeyboardInterrupt from None
-        raise _store_error(path, error) from None
-
-
-def _store_error(path: Path, error: sqlite3.DatabaseError) -> AladinError:
-    advice = {
-        sqlite3.SQLITE_FULL: "make room on the disk and run the command again, it goes on where it stopped",
-        sqlite3.SQLITE_IOERR: "check the disk",
-        sqlite3.SQLITE_BUSY: "another program holds it, try again",
-    }
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_IOERR and shutil.disk_usage(path.parent).free < FULL_BYTES:
-        code = sqlite3.SQLITE_FULL  # the shared memory of a log cannot say so
-    known = advice.get(code, "run `aladin repair FOLDER`, which saves what can be read")
-    return DataError(f"{path} cannot be used: {error}; {known}")

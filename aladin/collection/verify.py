@@ -6,16 +6,17 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from aladin.collection.database import any_text
+from aladin.collection.formats import CHECKED_BY_FORMAT, readable, setting_of
 from aladin.collection.lock import holder_of
 from aladin.collection.log import log_damage
-from aladin.collection.schema import APPLICATION_ID, CHECKED, SCHEMA_VERSION, damaged_values, readable, seal
+from aladin.collection.schema import APPLICATION_ID, damaged_values, seal
 from aladin.collection.store import Collection
 from aladin.errors import AladinError, DataError, IndexMismatch
 
@@ -55,7 +56,7 @@ def verify(path: Path) -> Verification:
     """
     try:
         with Collection.open(path) as collection:
-            return _verified(collection._connection, path.stat().st_size, _damage_of_log(path))
+            return _verified(collection.database.connection, path.stat().st_size, _damage_of_log(path))
     except AladinError as error:
         if not was_collection(path):
             raise
@@ -87,34 +88,18 @@ def was_collection(path: Path) -> bool:
 def _newer_and_whole(path: Path) -> bool:
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
-        version = setting(connection, "schema_version")
-        return isinstance(version, int) and not readable(version) and setting(connection, "seal") == seal_of(connection)
+        version = setting_of(connection, "schema_version")
+        return isinstance(version, int) and not readable(version) and setting_of(connection, "seal") == seal_of(connection)
     except DAMAGE_SIGNS:
         return False
     finally:
         connection.close()
 
 
-def setting(connection: sqlite3.Connection, key: str) -> Any:
-    """The value of a setting as it stands in the file; None when there is none."""
-    found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return found[0] if found else None
-
-
 def seal_of(connection: sqlite3.Connection) -> int:
     """The seal that the file's settings ought to have."""
     with any_text(connection):
         return seal(lambda statement: connection.execute(statement).fetchall())
-
-
-@contextmanager
-def any_text(connection: sqlite3.Connection) -> Iterator[None]:
-    """Within it text that is no longer UTF-8 is read all the same, so that it can be held against its checksum."""
-    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-    try:
-        yield
-    finally:
-        connection.text_factory = str
 
 
 def _damage_of_log(path: Path) -> list[str]:
@@ -131,7 +116,7 @@ def _verified(connection: sqlite3.Connection, size: int, damage_of_log: list[str
         try:
             connection.execute("BEGIN")  # one committed state, whatever a writer does meanwhile
             structure += _structure(connection)
-            rows = connection.execute("SELECT count(*) FROM images NOT INDEXED").fetchone()[0]
+            rows = connection.execute("SELECT count(*) FROM main.images NOT INDEXED").fetchone()[0]
             damage += _damaged_images(connection)
             for table, column in BLOBS.items():
                 damage += _damaged_blobs(connection, table, column)
@@ -147,41 +132,42 @@ def _structure(connection: sqlite3.Connection) -> Iterator[str]:
     for (line,) in connection.execute(f"PRAGMA integrity_check({STRUCTURE_LINES})"):
         if line != "ok":
             yield from str(line).splitlines()
-    if setting(connection, "schema_version") == SCHEMA_VERSION:
-        sealed = setting(connection, "seal")
-        if sealed != seal(lambda statement: connection.execute(statement).fetchall()):
-            yield "the settings or the tables' definitions are not as they were written"
+    sealed = setting_of(connection, "seal")
+    is_sealed = sealed is not None or setting_of(connection, "schema_version") in CHECKED_BY_FORMAT  # format 1 had no seal
+    if is_sealed and sealed != seal(lambda statement: connection.execute(statement).fetchall()):
+        yield "the settings or the tables' definitions are not as they were written"
 
 
 def _damaged_images(connection: sqlite3.Connection) -> Iterator[Damage]:
     """Rows of images that disagree with their checksum, or that lack what their status promises."""
-    if setting(connection, "schema_version") == SCHEMA_VERSION:
-        for row in connection.execute(f"SELECT {', '.join(CHECKED)}, checksum FROM images NOT INDEXED"):
+    checked = CHECKED_BY_FORMAT.get(setting_of(connection, "schema_version"))
+    if checked:
+        for row in connection.execute(f"SELECT {', '.join(checked)}, checksum FROM main.images NOT INDEXED"):
             if damaged_values(row):
                 yield Damage(row[0], None, "the image's row is not as it was written")
     for table in BLOBS:
-        lacking = f"SELECT id, path FROM images WHERE status = 'ok' AND id NOT IN (SELECT id FROM {table})"
-        for number, path in connection.execute(lacking):
-            yield Damage(number, os.fsdecode(path), f"its {table} are missing")
-        for (number,) in connection.execute(f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM images)"):
-            yield Damage(number, None, f"{table} without an image")
+        lacking = f"SELECT id, path FROM main.images WHERE status = 'ok' AND id NOT IN (SELECT id FROM {table})"
+        for image_id, path in connection.execute(lacking):
+            yield Damage(image_id, os.fsdecode(path), f"its {table} are missing")
+        for (image_id,) in connection.execute(f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM main.images)"):
+            yield Damage(image_id, None, f"{table} without an image")
 
 
 def _damaged_blobs(connection: sqlite3.Connection, table: str, column: str) -> Iterator[Damage]:
     lengths: dict[int, int] = {}
-    for number, blob, checksum in connection.execute(f"SELECT id, {column}, checksum FROM {table} ORDER BY id"):
+    for image_id, blob, checksum in connection.execute(f"SELECT id, {column}, checksum FROM {table} ORDER BY id"):
         if not isinstance(blob, bytes) or zlib.crc32(blob) != checksum:
-            yield Damage(number, _path_of(connection, number), f"its {table} are not as they were written")
+            yield Damage(image_id, _path_of(connection, image_id), f"its {table} are not as they were written")
         elif table == "vectors" and not np.isfinite(np.frombuffer(blob, dtype="<f2")).all():
-            yield Damage(number, _path_of(connection, number), "its vector is not finite")
+            yield Damage(image_id, _path_of(connection, image_id), "its vector is not finite")
         else:
             lengths[len(blob)] = lengths.get(len(blob), 0) + 1
     if len(lengths) > 1:
         usual = max(lengths, key=lambda length: lengths[length])
-        for (number,) in connection.execute(f"SELECT id FROM {table} WHERE length({column}) != ?", (usual,)):
-            yield Damage(number, _path_of(connection, number), f"its {table} are of another length than the others'")
+        for (image_id,) in connection.execute(f"SELECT id FROM {table} WHERE length({column}) != ?", (usual,)):
+            yield Damage(image_id, _path_of(connection, image_id), f"its {table} are of another length than the others'")
 
 
-def _path_of(connection: sqlite3.Connection, number: int) -> str | None:
-    found = connection.execute("SELECT path FROM images WHERE id = ?", (number,)).fetchone()
+def _path_of(connection: sqlite3.Connection, image_id: int) -> str | None:
+    found = connection.execute("SELECT path FROM main.images WHERE id = ?", (image_id,)).fetchone()
     return os.fsdecode(found[0]) if found and isinstance(found[0], bytes | str) else None

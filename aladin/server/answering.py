@@ -13,7 +13,7 @@ from aladin.server.browsing import shown, version
 from aladin.server.cursors import cursor_of
 from aladin.server.engine import Engine
 from aladin.server.ids import OpaqueIds
-from aladin.server.leafing import Place, Span
+from aladin.server.leafing import Position, Span
 from aladin.server.rendering import Picture
 from aladin.server.schemas import (
     BoxIn,
@@ -85,8 +85,8 @@ def image_facts(engine: Engine, image: str) -> bytes:
     return image_out(engine.row(image), engine.ids).model_dump_json().encode()
 
 
-def page(engine: Engine, after: Place | None, limit: int, wanted: FilterIn) -> bytes:
-    """A `PageOut` of the images after that place."""
+def page(engine: Engine, after: Position | None, limit: int, wanted: FilterIn) -> bytes:
+    """A `PageOut` of the images after that position."""
     condition = condition_of(wanted.model_copy(update={"taken_from": None, "taken_to": None}))
     span = Span(wanted.taken_from, wanted.taken_to)
     with engine.collection.snapshot():

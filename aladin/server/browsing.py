@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from aladin.collection.filters import COLUMNS, Condition
 from aladin.collection.store import Collection, ImageRow
-from aladin.server.leafing import DATE, Place, Span, leaf
+from aladin.server.leafing import Position, Span, leaf
 
 FOLDERS_SHOWN = 500
 
@@ -24,7 +24,7 @@ class Page:
     """Some images, and where the next ones begin; None at the end."""
 
     rows: tuple[ImageRow, ...]
-    next: Place | None
+    next: Position | None
 
 
 class BrowsedCollection(Collection):
@@ -36,10 +36,11 @@ class BrowsedCollection(Collection):
             f"SELECT {folder} AS name, count(*) FROM images WHERE status = 'ok' "
             f"GROUP BY name ORDER BY name LIMIT {FOLDERS_SHOWN}"
         )
-        dates = self.select(f"SELECT min(d), max(d) FROM (SELECT substr({DATE}, 1, 10) AS d FROM images WHERE status = 'ok')")
-        return Facets(tuple((shown(str(name)), count) for name, count in found), *dates[0])
+        dated = "SELECT substr(date, 1, 10) FROM images WHERE status = 'ok' AND date > '' ORDER BY date"
+        first, last = self.select(f"SELECT ({dated} LIMIT 1), ({dated} DESC LIMIT 1)")[0]
+        return Facets(tuple((shown(str(name)), count) for name, count in found), first, last)
 
-    def page(self, after: Place | None, count: int, span: Span, condition: Condition | None) -> Page:
+    def page(self, after: Position | None, count: int, span: Span, condition: Condition | None) -> Page:
         """The next `count` images by date, the newest first, after the one with that date and id."""
         found = leaf(self, after, span, condition, count + 1)
         shown_now = [number for _, number in found[:count]]

@@ -3,17 +3,17 @@
 import base64
 import json
 
-from aladin.server.leafing import Place
+from aladin.server.leafing import Position
 from aladin.server.problems import Problem
 
 
-def cursor_of(place: Place) -> str:
+def cursor_of(position: Position) -> str:
     """Its name."""
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 
-def place_of(cursor: str) -> Place:
-    """The place that a cursor names; Problem 422 for one that was never given out."""
+def position_of(cursor: str) -> Position:
+    """The position that a cursor names; Problem 422 for one that was never given out."""
     try:
         date, number = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if isinstance(date, str) and type(number) is int and 0 <= number < 1 << 62:

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from aladin.server import ids, uploads
 from aladin.server.answering import image_facts, page
 from aladin.server.changing import add, remove
-from aladin.server.cursors import place_of
+from aladin.server.cursors import position_of
 from aladin.server.problems import Problem, no_image
 from aladin.server.rendering import Picture
 from aladin.server.responses import REFUSALS, problems, reply
@@ -58,7 +58,7 @@ async def images(
     """All images, the newest first."""
     served: Served = request.app.state.served
     wanted = FilterIn(folder=folder, taken_from=taken_from, taken_to=taken_to)
-    after = None if cursor is None else place_of(cursor)
+    after = None if cursor is None else position_of(cursor)
     return reply(await served.searches.run(page, after, limit, wanted))
 
 

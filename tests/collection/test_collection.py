@@ -18,7 +18,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
 import aladin.collection.store
-from aladin.collection.store import Collection, default_file, failures_named
+from aladin.collection.database import failures_named
+from aladin.collection.store import Collection, default_file
 from aladin.collection.tokens import token_blob, tokens_from_blobs
 from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.encoder.folder import ModelFolder
@@ -98,7 +99,7 @@ def test_block_size_does_not_change_what_is_read(
 
 def test_an_image_added_again_keeps_its_id_and_metadata(writer: CollectionWriter, model: ModelFolder) -> None:
     fill(writer, model, 3)
-    writer._execute('UPDATE images SET metadata = \'{"place": "sea"}\' WHERE id = 2')
+    writer.database.execute('UPDATE images SET metadata = \'{"place": "sea"}\' WHERE id = 2')
     fill(writer, model, 3)
     assert [row.id for row in writer.images()] == [1, 2, 3]
     assert writer.image(2).metadata == {"place": "sea"}
@@ -140,16 +141,16 @@ def test_a_flipped_bit_is_noticed_when_it_is_read(
     writer: CollectionWriter, model: ModelFolder, table: str, column: str
 ) -> None:
     fill(writer, model, 5)
-    blob = bytearray(writer._rows(f"SELECT {column} FROM {table} WHERE id = 3")[0][0])
+    blob = bytearray(writer.database.rows(f"SELECT {column} FROM {table} WHERE id = 3")[0][0])
     blob[len(blob) // 2] ^= 16
-    writer._execute(f"UPDATE {table} SET {column} = ? WHERE id = 3", (bytes(blob),))
+    writer.database.execute(f"UPDATE {table} SET {column} = ? WHERE id = 3", (bytes(blob),))
     with pytest.raises(DataError, match=r"stores of '0-000002\.png' is damaged"):
         list(writer.vector_blocks()) if table == "vectors" else writer.tokens([1, 3])
 
 
 def test_tokens_that_are_missing_are_noticed(writer: CollectionWriter, model: ModelFolder) -> None:
     fill(writer, model, 2)
-    writer._execute("DELETE FROM tokens WHERE id = 2")
+    writer.database.execute("DELETE FROM tokens WHERE id = 2")
     with pytest.raises(DataError, match="damaged"):
         writer.tokens([1, 2])
 
@@ -157,12 +158,12 @@ def test_tokens_that_are_missing_are_noticed(writer: CollectionWriter, model: Mo
 def test_a_full_disk_is_said_and_loses_nothing(writer: CollectionWriter, model: ModelFolder) -> None:
     fill(writer, model, 5)
     before = stored(writer)
-    pages = writer._rows("PRAGMA page_count")[0][0]
-    writer._rows(f"PRAGMA max_page_count = {pages + 2}")
+    pages = writer.database.rows("PRAGMA page_count")[0][0]
+    writer.database.rows(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(DataError, match=r"disk is full; make room"):
         fill(writer, model, 500, seed=1)
     assert stored(writer) == before
-    writer._rows("PRAGMA max_page_count = 1000000")
+    writer.database.rows("PRAGMA max_page_count = 1000000")
     fill(writer, model, 500, seed=1)
     assert len(writer) == 505
 
@@ -281,10 +282,10 @@ def test_a_missing_collection_names_the_command_that_makes_one(tmp_path: Path) -
 
 
 def test_a_newer_format_is_refused(writer: CollectionWriter, tmp_path: Path) -> None:
-    writer._set_meta("schema_version", 99)
+    writer.database.set("schema_version", 99)
     writer.close()
     for opening in (lambda: Collection.open(writer.path), lambda: CollectionWriter.create(writer.path, tmp_path)):
-        with pytest.raises(IndexMismatch, match="has format 99 and this version of aladin reads formats up to 2"):
+        with pytest.raises(IndexMismatch, match="has format 99 and this version of aladin reads formats up to 3"):
             opening()
 
 

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aladin.collection.comparison import compare
+from aladin.collection.database import Database
 from aladin.collection.indexing import index_folder
 from aladin.collection.interchange import export_clip_retrieval
 from aladin.collection.lock import WriterLock
+from aladin.collection.preparing import prepare
 from aladin.collection.repair import repair
 from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
@@ -133,13 +136,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> tupl
 def record_transactions(scratch: Path, model: ModelFolder) -> tuple[list[Any], list[tuple[int, Any]]]:
     storage = NotingStorage(f"noting-{scratch.name}")
     path = scratch / "collection.sqlite"
-    writer = CollectionWriter(path, NotingConnection(path, storage), WriterLock(path))
+    writer = CollectionWriter(Database(path, NotingConnection(path, storage)), WriterLock(path))
     acknowledged: list[tuple[int, Any]] = []
 
     def acknowledge() -> None:
         acknowledged.append((len(storage.notes), stored(writer)))
 
-    writer._prepare(scratch)
+    prepare(writer.database, scratch)
     acknowledge()
     for step in range(40):
         fill(writer, model, 3 + step % 5, seed=step)
@@ -149,14 +152,14 @@ def record_transactions(scratch: Path, model: ModelFolder) -> tuple[list[Any], l
             writer.remove([3 * step + 1])
         acknowledge()
         if step % 8 == 7:
-            writer.compare([])
+            compare(writer, [])
             acknowledge()
             writer.forget_offline()
             acknowledge()
             writer.compact()
             acknowledge()
         elif step % 5 == 4:
-            writer._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            writer.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             acknowledge()
     writer.close()
     acknowledge_at_end = (len(storage.notes), acknowledged[-1][1])
@@ -317,8 +320,8 @@ def test_an_io_error_in_any_write_is_said_and_loses_nothing(tmp_path: Path, mode
         scratch.mkdir()
         storage = Failing(f"failing-{moment}-{scratch.name}-{os.getpid()}")
         path = scratch / "collection.sqlite"
-        writer = CollectionWriter(path, NotingConnection(path, storage), WriterLock(path))
-        writer._prepare(scratch)
+        writer = CollectionWriter(Database(path, NotingConnection(path, storage)), WriterLock(path))
+        prepare(writer.database, scratch)
         fill(writer, model, 5)
         states = [stored(writer)]
         storage.left = moment

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aladin.collection.filters import COLUMNS, FUNCTIONS, parsed, quoted, within_folder
+from aladin.collection.schema import create_tables, date_from
 from aladin.errors import ConfigError
 
 PHOTOS = [  # path, size, mtime_ns, width, height, taken, metadata
@@ -20,10 +21,11 @@ PHOTOS = [  # path, size, mtime_ns, width, height, taken, metadata
 @pytest.fixture(scope="module")
 def database() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:")
-    columns = "id INTEGER PRIMARY KEY, path BLOB, size, mtime_ns, width, height, taken, metadata"
-    connection.execute(f"CREATE TABLE images ({columns})")
-    names = "path, size, mtime_ns, width, height, taken, metadata"
-    connection.executemany(f"INSERT INTO images ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)", PHOTOS)
+    create_tables(connection.execute)
+    names = "path, size, mtime_ns, width, height, taken, metadata, date, status, generation"
+    date = date_from("?6", "?3")
+    insert = f"INSERT INTO images ({names}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, {date}, 'ok', 1)"
+    connection.executemany(insert, PHOTOS)
     # The same with the names that users write, to hold our SQL against SQLite's reading of the user's own words.
     connection.execute(
         f"CREATE VIEW plain AS SELECT {', '.join(f'{sql} AS {name}' for name, sql in COLUMNS.items())} FROM images"

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from aladin.collection import indexing
+from aladin.collection.comparison import compare
 from aladin.collection.indexing import IndexReport, index_folder
 from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
@@ -153,7 +154,7 @@ def test_a_killed_run_loses_no_acknowledged_row(many: Path, tmp_path: Path, mode
         done = max((int(line) for line in acknowledged if line.strip()), default=0)
         with Collection.open(place) as collection:
             rows = list(collection.images())
-            assert collection._rows("PRAGMA integrity_check") == [("ok",)]
+            assert collection.database.rows("PRAGMA integrity_check") == [("ok",)]
         assert len(rows) >= present + done
         assert len({row.path for row in rows}) == len(rows)
         present = len(rows)
@@ -569,7 +570,7 @@ def test_another_disk_is_named_in_the_warning(photos: Path, encoder: Encoder) ->
     (photos / "red.png").unlink()
     with CollectionWriter.create(default_file(photos), photos) as collection:
         with collection.transaction():
-            collection._set_meta("device", 1)
+            collection.database.set("device", 1)
         report = index_folder(collection, encoder)
     assert "is on another disk than before" in (report.warning or "")
 
@@ -632,7 +633,7 @@ def test_a_thousand_races_end_no_run_and_each_has_its_reason(tmp_path: Path, enc
 
     with CollectionWriter.create(default_file(folder), folder) as collection:
         collection.use_model(encoder.model)
-        collection.compare(list_images(folder))  # the listing, after which everything changes
+        compare(collection, list_images(folder))  # the listing, after which everything changes
         for path in sorted(folder.glob("*.png")):
             race(path)
         tally = indexing._Tally()

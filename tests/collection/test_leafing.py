@@ -1,4 +1,4 @@
-"""Leafing: pages cover what a plain sort of all images gives, whatever the local clock does, with the indexes and without."""
+"""Leafing: pages cover what a plain sort of all images gives, in both directions, and each is one walk along one index."""
 
 import os
 import sqlite3
@@ -12,18 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aladin.collection.database import Database
 from aladin.collection.filters import parsed
-from aladin.collection.schema import DATE_INDEXES, create_tables, has_date_indexes
-from aladin.collection.verify import verify
-from aladin.collection.writer import CollectionWriter
-from aladin.encoder.folder import ModelFolder
+from aladin.collection.schema import create_tables, date_from
 from aladin.server.browsing import BrowsedCollection
-from aladin.server.leafing import Place, Span, leaf
-from tests.conftest import fill, stored
+from aladin.server.leafing import Order, Position, Span, leaf
 
 # In words that the C library knows without a list of zones; clocks go back at 3:00, at midnight, by half an hour, and never.
 ZONES = ("CET-1CEST,M3.5.0,M10.5.0/3", "<-03>3<-02>,M10.3.0/0,M2.3.0/0", "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0", "UTC0")
 MOMENTS = (1_729_990_800, 1_708_221_600, 1_712_415_600, 1_711_846_800, 86_400, 4_102_444_800)  # at most a clock is set
+ORDERS: tuple[Order, ...] = ("newest first", "oldest first")
 ODD_DATES = ("2024", "20241027", "2024-10-27Z", "2024-10-27T02:00:00.5", "2024-10-27 02:30:00", "9999-12-31T23:59:59", "ä")
 
 
@@ -40,7 +38,7 @@ class Scene:
 
     zone: str
     images: list[Image]
-    after: Place
+    after: Position
     span: Span
 
 
@@ -71,54 +69,50 @@ def local_clock(zone: str) -> Iterator[None]:
 
 
 @contextmanager
-def collection_of(images: list[Image], indexed: bool) -> Iterator[BrowsedCollection]:
-    """Images with the numbers 1, 2 and so on."""
+def collection_of(images: list[Image]) -> Iterator[BrowsedCollection]:
+    """Images with the ids 1, 2 and so on."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         create_tables(connection.execute)
-        if not indexed:
-            drop_indexes(connection)
         connection.executemany(
-            "INSERT INTO images (path, size, mtime_ns, taken, status, generation) VALUES (CAST(? AS BLOB), 1, ?, ?, ?, 1)",
+            "INSERT INTO images (path, size, mtime_ns, taken, status, generation, date) "
+            f"VALUES (CAST(?1 AS BLOB), 1, ?2, ?3, ?4, 1, {date_from('?3', '?2')})",
             [(str(n), image.second * 10**9 + n % 7, image.taken, image.status) for n, image in enumerate(images)],
         )
-        yield BrowsedCollection(Path("memory"), connection)
+        yield BrowsedCollection(Database(Path("memory"), connection))
 
 
-def drop_indexes(connection: sqlite3.Connection) -> None:
-    for name in DATE_INDEXES:
-        connection.execute(f"DROP INDEX {name}")
-
-
-def by_date(images: list[Image], span: Span) -> list[Place]:
-    """The slow and obvious way: the numbers and dates of all images of these days, the newest first, equals by number."""
+def by_date(images: list[Image], span: Span) -> list[Position]:
+    """The slow and obvious way: the dates and ids of all images of these days, the newest first, equals by id."""
     dates = [image.taken or time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(image.second)) for image in images]
     found = [
-        (date, number)
-        for number, (date, image) in enumerate(zip(dates, images, strict=True), 1)
+        (date, image_id)
+        for image_id, (date, image) in enumerate(zip(dates, images, strict=True), 1)
         if image.status == "ok" and (span.first or "") <= date and (span.last is None or date[:10] <= span.last)
     ]
-    return sorted(found, key=lambda place: place[0], reverse=True)
+    return sorted(found, key=lambda position: position[0], reverse=True)
 
 
 @settings(max_examples=100)
-@given(scene=scenes(), limit=st.integers(1, 9), indexed=st.booleans())
-def test_pages_are_a_plain_sort_by_date_cut_in_pieces(scene: Scene, limit: int, indexed: bool) -> None:
-    with local_clock(scene.zone), collection_of(scene.images, indexed) as collection:
-        found: list[Place] = []
-        while page := leaf(collection, found[-1] if found else None, scene.span, None, limit):
+@given(scene=scenes(), limit=st.integers(1, 9), order=st.sampled_from(ORDERS))
+def test_pages_are_a_plain_sort_by_date_cut_in_pieces(scene: Scene, limit: int, order: Order) -> None:
+    with local_clock(scene.zone), collection_of(scene.images) as collection:
+        found: list[Position] = []
+        while page := leaf(collection, found[-1] if found else None, scene.span, None, limit, order):
             found += page
-        assert found == by_date(scene.images, scene.span)
+        expected = by_date(scene.images, scene.span)
+        assert found == (expected if order == "newest first" else expected[::-1])
 
 
 @settings(max_examples=100)
-@given(scene=scenes(), limit=st.integers(1, 9), indexed=st.booleans())
-def test_a_page_begins_after_any_place(scene: Scene, limit: int, indexed: bool) -> None:
-    date, number = scene.after
-    with local_clock(scene.zone), collection_of(scene.images, indexed) as collection:
-        after = [
-            place for place in by_date(scene.images, scene.span) if place[0] < date or (place[0] == date and place[1] > number)
-        ]
+@given(scene=scenes(), limit=st.integers(1, 9))
+def test_a_page_begins_after_any_position(scene: Scene, limit: int) -> None:
+    date, image_id = scene.after
+    with local_clock(scene.zone), collection_of(scene.images) as collection:
+        images = by_date(scene.images, scene.span)
+        after = [(d, n) for d, n in images if d < date or (d == date and n > image_id)]
         assert leaf(collection, scene.after, scene.span, None, limit) == after[:limit]
+        before = [(d, n) for d, n in images[::-1] if d > date or (d == date and n < image_id)]
+        assert leaf(collection, scene.after, scene.span, None, limit, "oldest first") == before[:limit]
 
 
 # The night in which clocks went back from 3:00 to 2:00: the later 2:30, the earlier one, the later 2:00, the earlier one.
@@ -141,57 +135,58 @@ SUMMER = [Image(None, 1_720_043_999 + seconds) for seconds in (0, 1)]  # the sam
 )
 @pytest.mark.parametrize("limit", [1, 2, 5])
 def test_the_hour_that_comes_twice_is_in_order(
-    images: list[Image], after: Place | None, span: Span, expected: list[int], limit: int
+    images: list[Image], after: Position | None, span: Span, expected: list[int], limit: int
 ) -> None:
-    with local_clock(ZONES[0]), collection_of(images, indexed=True) as collection:
-        assert [number for _, number in leaf(collection, after, span, None, limit)] == expected[:limit]
+    with local_clock(ZONES[0]), collection_of(images) as collection:
+        assert [image_id for _, image_id in leaf(collection, after, span, None, limit)] == expected[:limit]
 
 
 @settings(max_examples=30)
 @given(scene=scenes(), limit=st.integers(1, 9))
 def test_a_condition_leaves_the_order_as_it_is(scene: Scene, limit: int) -> None:
-    with local_clock(scene.zone), collection_of(scene.images, indexed=True) as collection:
-        expected = [place for place in by_date(scene.images, scene.span) if place[1] % 2]
+    with local_clock(scene.zone), collection_of(scene.images) as collection:
+        expected = [position for position in by_date(scene.images, scene.span) if position[1] % 2]
         assert leaf(collection, None, scene.span, parsed("id % 2 = 1"), limit) == expected[:limit]
 
 
 @pytest.mark.parametrize("span", [Span(), Span("2010-01-01", "2011-12-31")])
 @pytest.mark.parametrize("after", [None, ("2011-05-01T12:00:00", 3)])
-def test_the_database_walks_the_indexes_and_sorts_nothing(span: Span, after: Place | None) -> None:
+@pytest.mark.parametrize("where", [None, "width IS NULL AND name LIKE '%'"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_page_is_one_query_that_walks_the_index_and_sorts_nothing(
+    span: Span, after: Position | None, where: str | None, order: Order
+) -> None:
     images = [Image(None if n % 2 else f"2010-01-01T00:00:{n:02}", 1_290_000_000 + n * 10**6) for n in range(60)]
     statements: list[str] = []
-    with local_clock("UTC0"), collection_of(images, indexed=True) as collection:
-        connection = collection._connection
+    with local_clock("UTC0"), collection_of(images) as collection:
+        connection = collection.database.connection
         connection.set_trace_callback(statements.append)
-        assert len(leaf(collection, after, span, None, 9)) == 9
+        assert len(leaf(collection, after, span, None if where is None else parsed(where), 9, order)) == 9
         connection.set_trace_callback(None)
-        walks = [statement for statement in statements if "FROM images" in statement]
-        assert len(walks) == 4, "equal and lower ones, by camera and by file"
-        for plan in (connection.execute(f"EXPLAIN QUERY PLAN {walk}").fetchall() for walk in walks):
-            assert len(plan) == 1
-            assert str(plan[0][3]).startswith("SEARCH images USING INDEX images_by_")
+        (statement,) = statements
+        plan = [str(step[3]) for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    walk = "SEARCH images USING INDEX images_by_date"
+    assert [step.split(" (")[0] for step in plan] == ["MERGE", "LEFT", walk, "RIGHT", walk]
 
 
-def test_a_collection_without_the_indexes_is_leafed_through_as_it_is_and_gets_them_by_its_next_writer(
-    tmp_path: Path, model_path: Path
-) -> None:
-    place, model = tmp_path / "c.sqlite", ModelFolder.open(model_path)
-    with CollectionWriter.create(place, tmp_path) as writer:
-        fill(writer, model, 20)
-        with writer.transaction():
-            drop_indexes(writer._connection)
-            writer._update("taken = '2024-05-01T12:00:00'", "id % 3 = 0")
-    before = place.read_bytes()
-    with BrowsedCollection.open(place) as collection:
-        assert not has_date_indexes(collection.select)
-        rows, pages = stored(collection), leaf(collection, None, Span(), None, 30)
-        assert verify(place).whole
-    assert place.read_bytes() == before
-    with CollectionWriter.create(place, tmp_path) as writer:
-        writer.compact()
-    with BrowsedCollection.open(place) as collection:
-        assert has_date_indexes(collection.select)
-        assert stored(collection) == rows
-        assert leaf(collection, None, Span(), None, 30) == pages
-        assert len(pages) == 20
-    assert verify(place).whole
+def test_a_page_among_many_images_of_one_date_is_found_by_the_index_alone() -> None:
+    images = [Image("2010-01-01T00:00:00", 1)] * 20_000
+    with collection_of(images) as collection:
+        steps = [0]
+
+        def count() -> None:
+            steps[0] += 1
+
+        collection.database.connection.set_progress_handler(count, 1)
+        assert leaf(collection, (str(images[0].taken), 15_000), Span(), None, 3)[0][1] == 15_001
+        assert leaf(collection, (str(images[0].taken), 15_000), Span(), None, 3, "oldest first")[0][1] == 14_999
+        assert steps[0] < 500
+
+
+def test_a_date_stays_as_it_was_written_where_another_clock_reads_it() -> None:
+    images = [Image(None, MOMENTS[0] + hours * 3600) for hours in range(5)]
+    with local_clock(ZONES[0]), collection_of(images) as collection:
+        written = leaf(collection, None, Span(), None, 9)
+        os.environ["TZ"] = ZONES[2]
+        time.tzset()
+        assert leaf(collection, None, Span(), None, 9) == written

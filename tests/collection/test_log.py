@@ -28,9 +28,9 @@ writer = CollectionWriter.create(place, place.parent)
 for turn in range(3):
     fill(writer, ModelFolder.open(Path(sys.argv[2])), 5, seed=turn + 1)
 if sys.argv[3] == "amid":
-    writer._connection.execute("PRAGMA cache_size = 1")
-    writer._connection.execute("BEGIN")
-    writer._connection.execute("UPDATE tokens SET tokens = randomblob(9000)")
+    writer.database.connection.execute("PRAGMA cache_size = 1")
+    writer.database.connection.execute("BEGIN")
+    writer.database.connection.execute("UPDATE tokens SET tokens = randomblob(9000)")
 os.kill(os.getpid(), 9)
 """
 

@@ -165,7 +165,7 @@ def test_many_new_codes_are_kept_for_the_next_process(
     for seed in range(1, 4):
         fill(rows, encoder.model, 90, seed=seed)
         with rows.transaction():
-            rows._update("reason = NULL", "id % 20 = 0")
+            rows.change("reason = NULL", "id % 20 = 0")
         for fresh in (images, NearestImages(rows)):
             assert fresh.find(asked(), 10).ids.tolist() == full_sort(rows, asked())[:10]
             assert fresh.find(asked(), 10).searched == ROWS + 90 * seed
@@ -183,13 +183,13 @@ def test_cells_are_found_again_when_much_has_changed(
         fill(rows, encoder.model, ROWS + 1, seed=1)
     elif change == "shrunk":
         with rows.transaction():
-            rows._update("status = 'offline'", f"id > {ROWS // 2 - 1}")
+            rows.change("status = 'offline'", f"id > {ROWS // 2 - 1}")
     else:
         with rows.transaction():
-            rows._update("reason = NULL", "TRUE")
+            rows.change("reason = NULL", "TRUE")
         images.find(asked(), 10)
         with rows.transaction():
-            rows._update("reason = NULL", "TRUE")
+            rows.change("reason = NULL", "TRUE")
     expected = full_sort(rows, asked())
     assert images.find(asked(), 10).ids.tolist() == expected[:10]
     with np.load(cache_folder(rows) / f"nearest-{rows.generation}.npz") as stored:
@@ -205,7 +205,7 @@ def test_images_that_are_gone_are_never_found(rows: CollectionWriter, how: str) 
         if how == "removed":
             rows.remove(gone)
         else:
-            rows._update("status = 'offline'", f"id IN ({', '.join(map(str, gone))})")
+            rows.change("status = 'offline'", f"id IN ({', '.join(map(str, gone))})")
     if how == "forgotten":
         rows.forget_offline()
     for fresh in (images, NearestImages(rows)):
@@ -221,7 +221,7 @@ def test_forgotten_images_leave_no_hit_short(rows: CollectionWriter, monkeypatch
     images = NearestImages(rows)
     images.find(asked(), 1)
     with rows.transaction():
-        rows._execute("DELETE FROM images WHERE id > 120")
+        rows.database.execute("DELETE FROM images WHERE id > 120")
     assert images.find(asked(), 110).ids.tolist() == full_sort(rows, asked())[:110]
 
 
@@ -231,7 +231,7 @@ def test_a_changed_image_is_compared_as_it_is_now(rows: CollectionWriter) -> Non
     images.find(asked(), 1)
     with rows.transaction():
         rows._put_blob("vectors", 7, asked(5).astype("<f2").tobytes())
-        rows._update("reason = NULL", "id = 7")
+        rows.change("reason = NULL", "id = 7")
     found = images.find(asked(5), 1)
     assert found.ids.tolist() == [7]
     assert_allclose(found.scores, [1], atol=1e-3)
@@ -252,7 +252,7 @@ def test_a_file_of_codes_that_cannot_be_trusted_is_made_again(rows: CollectionWr
     elif damage == "future":
         file.rename(file.with_name("nearest-999.npz"))
         with rows.transaction():
-            rows._set_meta("generation", 0)
+            rows.database.set("generation", 0)
     else:
         middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
@@ -310,7 +310,7 @@ def add_vectors(collection: CollectionWriter, model: ModelFolder, vectors: np.nd
     collection.use_model(model)
     with collection.transaction():
         for number, vector in enumerate(vectors.astype("<f2"), 1):
-            collection._execute(
+            collection.database.execute(
                 "INSERT INTO images (id, path, size, mtime_ns, status, generation) VALUES (?, ?, 1, 1, 'ok', 1)",
                 (number, os.fsencode(f"{number}.png")),
             )

@@ -1,20 +1,30 @@
-"""The file's format: an older one becomes the present one, a newer one is refused."""
+"""The file's format: an older one is read as it is and becomes the present one, a newer one is refused."""
 
 import os
+import shutil
 import sqlite3
+import zlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from aladin.collection.schema import APPLICATION_ID, SCHEMA_VERSION, row_checksum
+from aladin.collection.database import Database, Values
+from aladin.collection.filters import parsed
+from aladin.collection.repair import repair
+from aladin.collection.schema import APPLICATION_ID, CHECKED, INDEXES, SCHEMA_VERSION, date_from, row_checksum, seal
 from aladin.collection.store import Collection, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder
-from aladin.errors import IndexMismatch
-from tests.conftest import fill, stored
+from aladin.errors import DataError, IndexMismatch
+from aladin.server.leafing import Span, leaf
+from tests.collection.test_collection import count_rows_without_write_permission, open_folder
+from tests.conftest import fill
 
-FIRST_FORMAT = """
+__all__ = ["open_folder"]  # the fixture
+
+TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -26,9 +36,10 @@ CREATE TABLE images (
     height INTEGER,
     taken TEXT,
     metadata TEXT NOT NULL DEFAULT '{}',
-    status TEXT NOT NULL CHECK (status IN ('ok', 'failed', 'offline', 'pending')),
+    status TEXT NOT NULL CHECK (status IN ('ok', 'failed', 'offline', 'pending', 'removed')),
     reason TEXT,
-    generation INTEGER NOT NULL
+    generation INTEGER NOT NULL,
+    checksum INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX images_by_content ON images (sha256);
 CREATE TABLE vectors (
@@ -40,92 +51,208 @@ CREATE TABLE tokens (
 """
 
 
+FIRST_TABLES = TABLES.replace(", 'removed'", "").replace(
+    ",\n    checksum INTEGER NOT NULL DEFAULT 0\n);\nCREATE INDEX", "\n);\nCREATE INDEX"
+)
+DATE_INDEXES = """
+CREATE INDEX images_by_taken ON images (taken DESC) WHERE status = 'ok' AND taken IS NOT NULL;
+CREATE INDEX images_by_change ON images (mtime_ns / 1000000000 DESC) WHERE status = 'ok' AND taken IS NULL;
+"""
+COLUMNS = ("id", "path", "size", "mtime_ns", "sha256", "width", "height", "taken", "metadata", "status", "reason", "generation")
+FILM = 20  # the id of the first picture of a file with three
+
+
 @pytest.fixture
 def model(model_path: Path) -> ModelFolder:
     return ModelFolder.open(model_path)
 
 
-def in_first_format(present: Path, old: Path) -> None:
-    """A copy of a collection as version 1 wrote it."""
+def in_older_format(present: Path, old: Path, version: int) -> None:
+    """A copy of a collection as version 1 or 2 wrote it: a further picture has a path that no file can have."""
     source, target = sqlite3.connect(present), sqlite3.connect(old)
-    target.executescript("PRAGMA journal_mode = WAL;" + FIRST_FORMAT + f"PRAGMA application_id = {APPLICATION_ID};")
-    columns = "id, path, size, mtime_ns, sha256, width, height, taken, metadata, status, reason, generation"
-    for table, names in (("images", columns), ("vectors", "*"), ("tokens", "*"), ("meta", "*")):
-        rows = source.execute(f"SELECT {names} FROM {table}").fetchall()
-        if rows:
-            marks = ", ".join("?" * len(rows[0]))
-            into = f"{table} ({columns})" if table == "images" else table
-            target.executemany(f"INSERT INTO {into} VALUES ({marks})", rows)
+    tables = {1: FIRST_TABLES, 2: TABLES + DATE_INDEXES}[version]
+    target.executescript(f"PRAGMA journal_mode = WAL; {tables} PRAGMA application_id = {APPLICATION_ID};")
+    stored_path = "iif(frame, CAST(path || '//' || frame AS BLOB), path)"
+    names = ", ".join(stored_path if name == "path" else name for name in COLUMNS)
+    for table, columns in (("images", names), ("vectors", "*"), ("tokens", "*"), ("meta", "*")):
+        rows = source.execute(f"SELECT {columns} FROM {table}").fetchall()
+        if table == "images" and version == 2:
+            rows = [(*row, zlib.crc32(ascii(row).encode())) for row in rows]
+        into = f"images ({', '.join([*COLUMNS, 'checksum'][: len(rows[0])])})" if table == "images" else table
+        target.executemany(f"INSERT INTO {into} VALUES ({', '.join('?' * len(rows[0]))})", rows)
     target.execute("DELETE FROM meta WHERE key IN ('seal', 'device')")
-    target.execute("UPDATE meta SET value = 1 WHERE key = 'schema_version'")
-    target.execute("UPDATE meta SET value = json_set(value, '$.\"[heads]\"', 'abc') WHERE key = 'model_parts'")
+    target.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
+    if version == 1:
+        target.execute("UPDATE meta SET value = json_set(value, '$.\"[heads]\"', 'abc') WHERE key = 'model_parts'")
     target.execute("UPDATE sqlite_sequence SET seq = 99 WHERE name = 'images'")
+    if version == 2:
+        target.execute("INSERT INTO meta VALUES ('seal', ?)", (seal(lambda statement: target.execute(statement).fetchall()),))
     target.commit()
     source.close()
     target.close()
 
 
 @pytest.fixture
-def old(tmp_path: Path, model: ModelFolder) -> Path:
+def new(tmp_path: Path, model: ModelFolder) -> Path:
+    """Images of all kinds: one by a camera, one without a date, one offline, and a file of which three pictures are known."""
     with CollectionWriter.create(tmp_path / "new.sqlite", tmp_path) as writer:
-        fill(writer, model, 20)
-        writer._execute("UPDATE images SET metadata = '{\"place\": \"sea\"}', status = 'offline' WHERE id = 2")
-    in_first_format(tmp_path / "new.sqlite", tmp_path / "old.sqlite")
+        fill(writer, model, 22)
+        with writer.transaction():
+            writer.database.set("frames", 10)
+            writer.change("metadata = '{\"place\": \"sea\"}', status = 'offline'", "id = 2")
+            writer.change("taken = '2024-05-01T12:00:00', date = '2024-05-01T12:00:00'", "id % 3 = 0")
+            writer.change("mtime_ns = id * 100000000000000000", "taken IS NULL")
+            writer.change(f"date = {date_from('taken', 'mtime_ns')}", "TRUE")
+            writer.change("path = x'66696C6DFF', frame = id - 20", "id >= 20")
+    return tmp_path / "new.sqlite"
+
+
+@pytest.fixture(params=[1, 2])
+def old(tmp_path: Path, new: Path, request: pytest.FixtureRequest) -> Path:
+    in_older_format(new, tmp_path / "old.sqlite", request.param)
     return tmp_path / "old.sqlite"
 
 
-def test_the_first_format_can_be_read_as_it_is(old: Path, tmp_path: Path, model: ModelFolder) -> None:
+def everything(collection: Collection) -> list[object]:
+    """Every row as it is, its vector and tokens, and the order by date."""
+    with collection.snapshot():
+        blobs = collection.database.rows("SELECT * FROM vectors JOIN tokens USING (id) ORDER BY id")
+        dates = collection.database.rows("SELECT id, date FROM images ORDER BY id")
+        return [list(collection.images()), blobs, dates, leaf(collection, None, Span(), None, 99)]
+
+
+def test_an_older_format_can_be_read_as_it_is(old: Path, new: Path) -> None:
     before = old.read_bytes()
-    with Collection.open(old) as collection, Collection.open(tmp_path / "new.sqlite") as new:
-        assert stored(collection) == stored(new)
+    with Collection.open(old) as collection, Collection.open(new) as present:
+        assert everything(collection) == everything(present)
+        film = os.fsdecode(b"film\xff")
+        assert [collection.image_at(film, frame) for frame in range(4)] == [*collection.images_of([20, 21, 22]), None]
+        assert collection.ids_below(film) == [20, 21, 22]
+        assert collection.ids_where(*sql_of("frame = 2 OR date < '2000'")).tolist() == [1, 4, 5, 7, 8, 22]
         assert verify(old).whole
-        assert collection.format == 1
+        assert collection.format in (1, 2)
     assert old.read_bytes() == before
 
 
-def test_a_writer_brings_the_first_format_up_to_date_and_loses_nothing(old: Path, tmp_path: Path, model: ModelFolder) -> None:
+def test_an_older_format_can_be_read_where_nothing_can_be_written(old: Path, open_folder: Path) -> None:
+    shutil.copy(old, open_folder)
+    open_folder.chmod(0o555)
+    assert count_rows_without_write_permission(open_folder / old.name).stdout == "21 21\n"
+    open_folder.chmod(0o755)
+
+
+def test_a_writer_brings_an_older_format_up_to_date_and_loses_nothing(
+    old: Path, new: Path, tmp_path: Path, model: ModelFolder
+) -> None:
     with Collection.open(old) as collection:
-        before, rows = stored(collection), {row.id: (row.metadata, row.status) for row in collection.images()}
+        before, generation = everything(collection), collection.generation
     with CollectionWriter.create(old, tmp_path) as writer:
         assert writer.format == SCHEMA_VERSION
-        assert stored(writer) == before
-        assert {row.id: (row.metadata, row.status) for row in writer.images()} == rows
+        assert everything(writer) == before
+        assert writer.ids_changed_since(generation).tolist() == [], "what was made of the rows fits them still"
         writer.check_model(model)
         writer.use_model(model)
         assert writer.model_parts == model.parts
         fill(writer, model, 1, seed=5)
         assert max(row.id for row in writer.images()) == 100, "an id that was given is not given again"
-        writer._execute("DELETE FROM images WHERE id = 3")
-        assert writer._rows("SELECT count(*) FROM vectors WHERE id = 3") == [(0,)], "references hold after the migration"
+        writer.database.execute("DELETE FROM images WHERE id = 3")
+        found = writer.database.rows("SELECT count(*) FROM vectors WHERE id = 3")
+        assert found == [(0,)], "references hold after the migration"
     with CollectionWriter.create(old, tmp_path) as writer, writer.transaction():
         pass
     assert verify(old).whole
+    with closing(sqlite3.connect(old)) as connection:
+        rows = connection.execute(f"SELECT {', '.join(CHECKED)}, checksum FROM images").fetchall()
+        indexes = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+    assert all(row_checksum(*values) == checksum for *values, checksum in rows)
+    assert [sql for (sql,) in indexes] == list(INDEXES)
 
 
+def test_an_empty_collection_of_an_older_format_gives_no_id_again(old: Path, tmp_path: Path, model: ModelFolder) -> None:
+    with closing(sqlite3.connect(old)) as connection:
+        connection.executescript("DELETE FROM tokens; DELETE FROM vectors; DELETE FROM images;")
+    with CollectionWriter.create(old, tmp_path) as writer:
+        fill(writer, model, 1)
+        assert [row.id for row in writer.images()] == [100]
+
+
+def test_a_reader_goes_on_while_a_writer_brings_the_file_up_to_date(old: Path, tmp_path: Path) -> None:
+    with Collection.open(old) as collection:
+        before = everything(collection)
+        with collection.snapshot():
+            rows = list(collection.images())
+            with CollectionWriter.create(old, tmp_path) as writer:
+                assert (list(collection.images()), collection.format) == (rows, collection.format)
+                assert collection.format != writer.format, "a snapshot is of one state"
+        assert everything(collection) == before
+        assert collection.format == SCHEMA_VERSION
+
+
+def test_damage_of_an_older_format_is_damage_still_when_it_is_brought_up_to_date(
+    new: Path, tmp_path: Path, model: ModelFolder
+) -> None:
+    old = tmp_path / "old.sqlite"
+    in_older_format(new, old, 2)
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("UPDATE images SET width = 7 WHERE id = 5")
+        connection.execute("UPDATE images SET metadata = CAST(x'FF' AS TEXT) WHERE id = 6")
+        connection.commit()
+    assert [damage.id for damage in verify(old).damage] == [5, 6]
+    with CollectionWriter.create(old, tmp_path) as writer:
+        assert writer.format == SCHEMA_VERSION
+    assert [damage.id for damage in verify(old).damage] == [5, 6]
+    done = repair(old, tmp_path, model)
+    assert (done.kept, done.to_read_again, done.lost, verify(old).whole) == (20, 2, 0, True)
+
+
+@pytest.mark.parametrize("stated", [1, 2])
+def test_a_format_that_its_tables_deny_is_damage(new: Path, stated: int, tmp_path: Path, model: ModelFolder) -> None:
+    with closing(sqlite3.connect(new)) as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (stated,))
+        connection.commit()
+    for opening in (lambda: Collection.open(new), lambda: CollectionWriter.create(new, tmp_path)):
+        with pytest.raises(DataError, match=f"states format {stated} and has tables of another; run `aladin repair"):
+            opening()
+    assert not verify(new).whole
+    done = repair(new, tmp_path, model)
+    assert (done.kept, done.to_read_again, done.lost, verify(new).whole) == (22, 0, 0, True)
+
+
+@pytest.mark.parametrize("moment", range(12))
 def test_a_migration_that_is_interrupted_has_changed_nothing(
-    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     with Collection.open(old) as collection:
-        before = stored(collection)
+        before, version = everything(collection), collection.format
+    execute, left = Database.execute, [moment]
 
-    def interrupted(*arguments: object) -> int:
-        raise KeyboardInterrupt
+    def interrupted(self: Database, statement: str, values: Values = ()) -> int:
+        if self.connection.in_transaction:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        return execute(self, statement, values)
 
-    monkeypatch.setattr("aladin.collection.writer.seal", interrupted)
+    monkeypatch.setattr(Database, "execute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         CollectionWriter.create(old, tmp_path)
     monkeypatch.undo()
     with Collection.open(old) as collection:
-        assert (collection.format, stored(collection)) == (1, before)
+        assert (collection.format, everything(collection)) == (version, before)
 
 
-@pytest.mark.parametrize("version", [0, 3, 99, "two", None])
+def sql_of(where: str) -> tuple[str, tuple[object, ...]]:
+    condition = parsed(where)
+    return condition.sql, condition.values
+
+
+@pytest.mark.parametrize("version", [0, 4, 99, "two", None])
 def test_another_format_is_refused_with_6_by_readers_and_writers(tmp_path: Path, version: object) -> None:
     place = default_file(tmp_path)
     with CollectionWriter.create(place, tmp_path) as writer:
-        writer._execute("DELETE FROM meta WHERE key = 'schema_version'")
+        writer.database.execute("DELETE FROM meta WHERE key = 'schema_version'")
         if version is not None:
-            writer._set_meta("schema_version", version)
+            writer.database.set("schema_version", version)
     for opening in (lambda: Collection.open(place), lambda: CollectionWriter.create(place, tmp_path)):
         with pytest.raises(IndexMismatch, match=f"has format {version} and this version") as caught:
             opening()
@@ -133,9 +260,10 @@ def test_another_format_is_refused_with_6_by_readers_and_writers(tmp_path: Path,
 
 
 def test_every_change_of_a_row_changes_its_checksum() -> None:
-    row = (1, b"a.png", 10, 20, b"\x01" * 32, 4, 3, "2026-05-01T12:30:00", "{}", "ok", None, 7)
+    date = "2026-05-01T12:30:00"
+    row = (1, b"a.png", 0, 10, 20, b"\x01" * 32, 4, 3, date, date, "{}", "ok", None, 7)
     seen = {row_checksum(*row)}
-    for column, other in enumerate((2, b"b.png", 11, 21, b"\x02" * 32, 5, 4, None, '{"a": 1}', "offline", "gone", 8)):
+    for column, other in enumerate((2, b"b.png", 1, 11, 21, b"\x02" * 32, 5, 4, None, "", '{"a": 1}', "offline", "gone", 8)):
         seen.add(row_checksum(*row[:column], other, *row[column + 1 :]))
     seen.add(row_checksum(*row[:1], os.fsdecode(row[1]), *row[2:]))
     assert len(seen) == len(row) + 2

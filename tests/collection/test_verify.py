@@ -297,7 +297,7 @@ def test_something_else_is_neither_verified_nor_repaired(tmp_path: Path, model: 
 
 def test_a_newer_format_is_refused_and_not_repaired(place: Path, photos: Path, model: ModelFolder) -> None:
     with CollectionWriter.create(place, photos) as writer, writer.transaction():
-        writer._set_meta("schema_version", 99)
+        writer.database.set("schema_version", 99)
     before = place.read_bytes()
     for use in (lambda: verify(place), lambda: repair(place, photos, model)):
         with pytest.raises(IndexMismatch, match="has format 99"):
@@ -315,5 +315,5 @@ def test_verifying_beside_a_writer_sees_a_committed_state(tmp_path: Path, model:
     with CollectionWriter.create(place, tmp_path) as writer:
         fill(writer, model, 5)
         with writer.transaction():
-            writer._execute("DELETE FROM tokens WHERE id = 2")
+            writer.database.execute("DELETE FROM tokens WHERE id = 2")
             assert verify(place).whole

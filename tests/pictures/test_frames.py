@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from aladin.collection.formats import file_and_frame, stored_path
 from aladin.collection.indexing import IndexReport, index_folder
 from aladin.collection.interchange import export_clip_retrieval, import_clip_retrieval
 from aladin.collection.plan import plan_for
-from aladin.collection.repair import _salvage, repair
+from aladin.collection.repair import repair
+from aladin.collection.salvage import salvage
 from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
 from aladin.collection.writer import CollectionWriter
@@ -26,11 +27,8 @@ from aladin.pictures.boxes import Box
 from aladin.pictures.decoding import Decoders
 from aladin.pictures.frames import (
     chosen_frames,
-    file_and_frame,
-    is_further,
     named_picture,
     picture_name,
-    stored_path,
 )
 from aladin.pictures.limits import MOST_FRAMES, DecodingLimits
 from aladin.pictures.listing import FileState
@@ -54,7 +52,6 @@ __all__ = ["aladin", "bare"]  # the fixtures
 SIZE = (32, 24)
 
 
-DATABASE = sqlite3.connect(":memory:")
 CONFIG = IndexConfig(workers=1)
 
 
@@ -113,7 +110,7 @@ def best(folder: Path, encoder: Encoder, text: str) -> tuple[str, int]:
 
 
 @given(path=st.from_regex(r"[^/\0]{1,9}(/[^/\0]{1,9}){0,2}", fullmatch=True), frame=st.integers(0, 10**6))
-def test_a_picture_s_stored_path_and_name_tell_file_and_number(path: str, frame: int) -> None:
+def test_a_picture_s_name_and_its_path_in_an_export_tell_file_and_number(path: str, frame: int) -> None:
     path = os.fsdecode(path.encode("utf-8", "replace"))
     assert file_and_frame(stored_path(path, frame)) == (path, frame)
     if frame:
@@ -134,17 +131,6 @@ def test_the_first_is_chosen_and_the_others_lie_evenly(count: int, most: int) ->
     steps = np.diff(chosen)
     assert (steps >= 1).all()
     assert not len(steps) or steps.max() - steps.min() <= 1
-
-
-@given(
-    file=st.sampled_from(["a", "a.gif", "a.gif/b", "\udcff"]),
-    path=st.sampled_from(["a", "a.gif", "a.gif/b", "a.gif0", "a.gif/0", "\udcff", "\udcff\udcff"]),
-    frame=st.integers(0, 2),
-)
-def test_in_sql_a_further_picture_is_one_of_that_file(file: str, path: str, frame: int) -> None:
-    asked = f"SELECT {is_further('path', '?')} FROM (SELECT ? AS path)"
-    found = DATABASE.execute(asked, (os.fsencode(file), os.fsencode(file), stored_path(path, frame))).fetchone()
-    assert found == (path == file and frame > 0,)
 
 
 def test_a_name_as_printed_means_the_picture_unless_a_file_is_called_so(folder: Path, encoder: CountingEncoder) -> None:
@@ -337,7 +323,7 @@ def test_a_repaired_picture_is_read_again(folder: Path, encoder: CountingEncoder
     index(folder, encoder, frames=3)
     number = ids(folder)["film.gif[2]"]
     with CollectionWriter.create(default_file(folder), folder) as collection:
-        collection._execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = ?", (number,))
+        collection.database.execute("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = ?", (number,))
     assert repair(default_file(folder), folder, encoder.model).to_read_again == 1
     index(folder, encoder)
     assert rows(folder)["film.gif[2]"] == (number, "ok")
@@ -347,7 +333,7 @@ def test_a_repaired_picture_is_read_again(folder: Path, encoder: CountingEncoder
 def test_a_collection_saved_into_a_new_file_knows_how_many_pictures_are_wanted(folder: Path, encoder: CountingEncoder) -> None:
     index(folder, encoder, frames=3)
     before = rows(folder)
-    _salvage(default_file(folder), folder, encoder.model)
+    salvage(default_file(folder), folder, encoder.model)
     encoder.encoded = 0
     assert index(folder, encoder).unchanged == 4
     assert (rows(folder), encoder.encoded) == (before, 0)

@@ -1,0 +1,300 @@
+"""A collection's file whose pages do not hang together any more: every row that can still be read goes into a new one.
+
+The damaged file may be of format 2 or 3, which its table of images tells. A row of format 1 has no checksum, so nothing
+confirms it; its file is read again.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aladin.collection.database import any_text, connect, failures_named
+from aladin.collection.formats import CHECKED_BY_FORMAT, HAS_FRAMES, SECOND_TABLES, file_and_frame, setting_of
+from aladin.collection.lock import WriterLock
+from aladin.collection.preparing import root_to_store
+from aladin.collection.schema import (
+    CHECKED,
+    SCHEMA_VERSION,
+    TABLES,
+    create_tables,
+    damaged_values,
+    date_from,
+    keep_checksums,
+    seal,
+)
+from aladin.collection.verify import BLOBS, DAMAGE_SIGNS, was_collection
+from aladin.encoder.folder import ModelFolder
+from aladin.errors import DataError
+from aladin.pictures.limits import MOST_FRAMES
+
+PAGE_BYTES = 4096
+LOOKED_AT = 1000  # images, to see which way of opening a damaged file gives more of them
+SLIPS = 8  # characters in which the stored name of a model may differ from the model's to be taken for it, damaged
+# The facts that a row is left without when they cannot be trusted; size -1 is no file's, so the file is read again.
+UNTRUSTED = {
+    "size": -1, "mtime_ns": -1, "sha256": None, "width": None, "height": None, "taken": None, "date": "", "reason": None,
+}  # fmt: skip
+
+
+Row = dict[str, Any]  # the values of CHECKED
+Name = tuple[bytes, int]  # a path and the number of a picture
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair kept and dropped."""
+
+    kept: int  # images as they were
+    to_read_again: int  # images that keep their id and path, and are read again by the next `index`
+    lost: int  # images of which no more than an id could be read; where their files are there, they come back as new ones
+    damaged_copy: Path | None  # where the damaged file stands now, if a new one had to be made
+
+
+def salvage(path: Path, root: Path, model: ModelFolder) -> Repair:
+    """A new file of all rows that can still be read; the old one is renamed, never deleted."""
+    lock = WriterLock(path)
+    fresh = path.with_name(path.name + ".repaired")
+    copies = {
+        path.with_name(f"{path.name}.readable-{version}"): tables for version, tables in ((3, TABLES), (2, SECOND_TABLES))
+    }
+    beside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+    try:
+        with failures_named(fresh), closing(_opened_somehow(path, copies)) as source, closing(_new_file(fresh)) as target:
+            counts = _copied(source, target, _settings(source, root_to_store(path, root), model))
+        if not counts[0] and not (counts[1] and was_collection(path)):
+            raise _nothing_left(path, root)
+        _put_in_place(path, fresh, beside)
+    finally:
+        for left in (fresh, *copies):
+            for suffix in ("", "-wal", "-shm"):
+                left.with_name(left.name + suffix).unlink(missing_ok=True)
+        lock.release()
+    return Repair(*counts, beside)
+
+
+def _nothing_left(path: Path, root: Path) -> DataError:
+    if not was_collection(path):
+        return DataError(f"{path} is not a collection of aladin; give another --collection")
+    return DataError(f"no image can be read from {path} any more; it is as it was: move it away and run `aladin index {root}`")
+
+
+def _put_in_place(path: Path, fresh: Path, beside: Path) -> None:
+    """A crash in between leaves the damaged file under its new name or its old, and no half of either."""
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(beside.with_name(beside.name + suffix))
+    fresh.rename(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Source:
+    """What can still be read of a damaged file, in the terms of the present format."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = connect(path, "ro")
+        # A file that is shorter than its first page says is then read as far as it goes.
+        self.connection.execute("PRAGMA writable_schema = ON")
+        self._older = False
+        with suppress(*DAMAGE_SIGNS):
+            self._older = not self.connection.execute(f"SELECT {HAS_FRAMES}").fetchone()[0]
+        self._checked = CHECKED_BY_FORMAT[2 if self._older else SCHEMA_VERSION]
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def known_ids(self) -> dict[int, Name | None]:
+        """The ids that any table or index still tells, with path and frame where the index of paths does.
+
+        Each is read from both ends as far as it goes, since a scan ends at the first damaged page.
+        """
+        known: dict[int, Name | None] = {}
+        scans = [f"SELECT id, NULL, NULL FROM {table} NOT INDEXED ORDER BY id" for table in ("images", *BLOBS)]
+        frame = "0" if self._older else "frame"
+        by_path = f"SELECT id, path, {frame} FROM images INDEXED BY sqlite_autoindex_images_1 ORDER BY path"
+        for scan in (*scans, by_path):
+            for direction in ("ASC", "DESC"):
+                for image_id, path, number in self._as_far_as_it_goes(f"{scan} {direction}"):
+                    if isinstance(image_id, int) and image_id > 0:
+                        known[image_id] = known.get(image_id) or self._name(path, number)
+        return known
+
+    def sound_rows(self) -> tuple[int, float]:
+        """How many images the file knows, and of how many about the checksum confirms the row, by looking at some of them."""
+        with any_text(self.connection):
+            known = sorted(self.known_ids())
+            looked_at = known[:: 1 + len(known) // LOOKED_AT]
+            sound = sum(self._row(image_id)[1] for image_id in looked_at)
+        return len(known), len(known) * sound / max(len(looked_at), 1)
+
+    def rescued(self, image_id: int, name: Name | None) -> tuple[Row | None, dict[str, tuple[bytes, int]]]:
+        """The image with that id, its checked vector and tokens; without these, and to be read again, where one is damaged."""
+        row, confirmed = self._row(image_id)
+        blobs = {table: blob for table, column in BLOBS.items() if (blob := self._checked_blob(table, column, image_id))}
+        if row is None and name is not None:
+            row = dict.fromkeys(CHECKED) | {"id": image_id, "path": name[0], "frame": name[1], "generation": 0}
+        whole = len(blobs) == len(BLOBS)
+        if row is None:
+            return None, {}
+        if confirmed and (whole or row["status"] != "ok"):
+            return row, blobs if whole else {}
+        return to_read_again(row), {}
+
+    def setting(self, key: str) -> Any:
+        """The value of a setting; None where it cannot be read."""
+        with suppress(*DAMAGE_SIGNS):
+            return setting_of(self.connection, key)
+        return None
+
+    def _as_far_as_it_goes(self, statement: str) -> Iterator[tuple[Any, ...]]:
+        with suppress(*DAMAGE_SIGNS):
+            yield from self.connection.execute(statement)
+
+    def _row(self, image_id: int) -> tuple[Row | None, bool]:
+        """The row with that id as far as it can be read, and whether its checksum confirms it."""
+        with suppress(*DAMAGE_SIGNS):
+            values = self.connection.execute(
+                f"SELECT {', '.join(self._checked)}, checksum FROM images NOT INDEXED WHERE id = ?", (image_id,)
+            ).fetchone()
+            if values:
+                row = dict(zip(self._checked, values, strict=False))
+                if self._older and (name := self._name(row["path"], 0)):
+                    row |= {"path": name[0], "frame": name[1], "date": None}
+                return row, not damaged_values(values)
+        return None, False
+
+    def _name(self, path: object, frame: object) -> Name | None:
+        if not isinstance(path, bytes) or not isinstance(frame, int):
+            return None
+        if not self._older:
+            return path, frame
+        file, number = file_and_frame(path)
+        return os.fsencode(file), number
+
+    def _checked_blob(self, table: str, column: str, image_id: int) -> tuple[bytes, int] | None:
+        with suppress(*DAMAGE_SIGNS):
+            found = self.connection.execute(f"SELECT {column}, checksum FROM {table} WHERE id = ?", (image_id,)).fetchone()
+            if found and isinstance(found[0], bytes) and zlib.crc32(found[0]) == found[1]:
+                return found[0], found[1]
+        return None
+
+
+def _opened_somehow(path: Path, copies: dict[Path, Sequence[str]]) -> _Source:
+    """The damaged file; or a copy of it under the first page of a new file with such tables, where that has more sound rows."""
+    best = _Source(path)
+    ids, most = best.sound_rows()
+    if ids and most >= ids / 2:
+        return best
+    for copy, tables in copies.items():
+        _under_a_new_first_page(path, copy, tables)
+        other = _Source(copy)
+        sound = other.sound_rows()[1]
+        worse, best = (best, other) if sound > most else (other, best)
+        most = max(sound, most)
+        worse.close()
+    return best
+
+
+def _under_a_new_first_page(path: Path, copy: Path, tables: Sequence[str]) -> None:
+    _new_file(copy, tables).close()
+    first_page = bytearray(copy.read_bytes()[:PAGE_BYTES])
+    first_page[28:32] = (path.stat().st_size // PAGE_BYTES).to_bytes(4, "big")  # pages in the file
+    shutil.copyfile(path, copy)
+    with copy.open("r+b") as file:
+        file.write(first_page)
+
+
+def _new_file(path: Path, tables: Sequence[str] = TABLES) -> sqlite3.Connection:
+    path.unlink(missing_ok=True)
+    connection = connect(path, "rwc")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    create_tables(connection.execute, tables)
+    connection.execute("COMMIT")
+    return connection
+
+
+def _copied(source: _Source, target: sqlite3.Connection, settings: dict[str, Any]) -> tuple[int, int, int]:
+    """Every row that its checksum confirms; how many images were kept, have to be read again, and are lost."""
+    kept = again = lost = 0
+    keep_checksums(target)
+    target.execute("BEGIN IMMEDIATE")
+    with any_text(source.connection):
+        for image_id, name in sorted(source.known_ids().items()):
+            row, blobs = source.rescued(image_id, name)
+            if row is None:
+                lost += 1
+                continue
+            insert(target, row)
+            for table, values in blobs.items():
+                target.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", (image_id, *values))
+            again += row["status"] == "pending"
+            kept += row["status"] != "pending"
+    generation = target.execute("SELECT coalesce(max(generation), 0) FROM images").fetchone()[0]
+    settings["generation"] = max(generation, settings["generation"]) + 1
+    target.executemany("INSERT INTO meta VALUES (?, ?)", settings.items())
+    sealed = seal(lambda statement: target.execute(statement).fetchall())
+    target.execute("INSERT INTO meta VALUES ('seal', ?)", (sealed,))
+    target.execute("COMMIT")
+    target.execute("PRAGMA journal_mode = WAL")
+    return kept, again, lost
+
+
+def _settings(source: _Source, root: bytes, model: ModelFolder) -> dict[str, Any]:
+    """The settings as far as they can be read: the folder is the one given, and a slightly damaged model is the one given."""
+    generation, frames, parts = source.setting("generation"), source.setting("frames"), source.setting("model_parts")
+    settings = {"schema_version": SCHEMA_VERSION, "root": root, "generation": generation if isinstance(generation, int) else 0}
+    settings |= {"frames": frames} if isinstance(frames, int) and 1 < frames <= MOST_FRAMES else {}
+    expected = json.dumps(model.parts)
+    if not parts or _nearly(str(parts), expected):
+        return settings | {"model_name": model.name, "model_parts": expected, "token_dim": model.config.heads.encoded_token_dim}
+    found = {"model_name": source.setting("model_name"), "model_parts": parts, "token_dim": source.setting("token_dim")}
+    return settings | {key: value for key, value in found.items() if value is not None}
+
+
+def _nearly(stored: str, expected: str) -> bool:
+    return len(stored) == len(expected) and sum(a != b for a, b in zip(stored, expected, strict=True)) <= SLIPS
+
+
+def values_of(connection: sqlite3.Connection, image_id: int) -> Row | None:
+    """The row with that id as it stands in the file; None when there is none."""
+    statement = f"SELECT {', '.join(CHECKED)} FROM images NOT INDEXED WHERE id = ?"
+    row = connection.execute(statement, (image_id,)).fetchone()
+    return dict(zip(CHECKED, row, strict=True)) if row else None
+
+
+def insert(target: sqlite3.Connection, row: Row) -> None:
+    """A row as it was read; one without a date gets that of an older format."""
+    row = row | {"generation": row["generation"] if isinstance(row["generation"], int) else 0}
+    date = f"coalesce(:date, {date_from(':taken', ':mtime_ns')})"
+    values = ", ".join(date if name == "date" else f":{name}" for name in CHECKED)
+    target.execute(f"INSERT OR IGNORE INTO images ({', '.join(CHECKED)}) VALUES ({values})", row)
+
+
+def to_read_again(row: Row) -> Row | None:
+    """A damaged row with what can be trusted in it; None when that is nothing."""
+    path, frame = row["path"], row.get("frame")
+    if not isinstance(path, bytes) or not path or b"\0" in path or path.startswith(b"/") or b".." in path.split(b"/"):
+        return None
+    if not isinstance(frame, int) or frame < 0:
+        return None
+    status = "removed" if row["status"] == "removed" else "pending"
+    return row | UNTRUSTED | {"metadata": _sound_metadata(row["metadata"]), "status": status}
+
+
+def _sound_metadata(text: object) -> str:
+    with suppress(ValueError, UnicodeError):
+        if isinstance(text, str) and text.encode() and isinstance(json.loads(text), dict):
+            return text
+    return "{}"
