@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +190,7 @@ class _Source:
         return None
 
 
-def _opened_somehow(path: Path, copies: dict[Path, Sequence[str]]) -> _Source:
+def _opened_somehow(path: Path, copies: Mapping[Path, Sequence[str]]) -> _Source:
     """The damaged file; or a copy of it under the first page of a new file with such tables, where that has more sound rows."""
     best = _Source(path)
     ids, most = best.sound_rows()
