@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from aladin import __version__
+from aladin.cli.terminal import print_line, print_usage_error
 from aladin.errors import AladinError
 from aladin.old_names import renamed_arguments
 
@@ -90,21 +91,21 @@ def main(arguments: list[str] | None = None) -> Any:
             code = root.main(given, prog_name="aladin", standalone_mode=False)
             sys.stdout.flush()
     except AladinError as error:
-        click.echo(f"aladin: {error}", err=True)
+        print_line(f"aladin: {error}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_PACKAGES:
             raise
-        click.echo(f"aladin: the package {error.name} is not installed; run pip install 'aladin[train]'", err=True)
+        print_line(f"aladin: the package {error.name} is not installed; run pip install 'aladin[train]'", err=True)
         sys.exit(1)
     except click.ClickException as error:
-        error.show()
+        print_usage_error(error)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is not None or error.errno not in NO_ROOM:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at the very end
-        click.echo(f"aladin: the output cannot be written ({error.strerror}); make room, or send it elsewhere", err=True)
+        print_line(f"aladin: the output cannot be written ({error.strerror}); make room, or send it elsewhere", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         _say_stopped(stops)
@@ -140,5 +141,5 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say_stopped(stops: list[int]) -> NoReturn:
-    click.echo("aladin: interrupted; what was done so far is kept", err=True)
+    print_line("aladin: interrupted; what was done so far is kept", err=True)
     sys.exit(128 + (stops[0] if stops else signal.SIGINT))

@@ -7,6 +7,7 @@ import click
 from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folder, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
+from aladin.cli.terminal import print_line
 from aladin.cli.values import FiniteRange, with_options
 from aladin.encoder.config import HeadsConfig
 from aladin.errors import DataError
@@ -86,4 +87,4 @@ def add_global_head(
     used = DataOrigin.of(dataset)
     record = {"model": named_model(model), "data": used.table(), "epochs": epochs, "seed": seed}
     save_model(whole, tokenizer, out, provenance_as_trained(model) | {"global_head": record})
-    click.echo(f"{out}: a global head of {dim} numbers, from {used.images:,} images and {used.captions:,} captions")
+    print_line(f"{out}: a global head of {dim} numbers, from {used.images:,} images and {used.captions:,} captions")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH
 from aladin.errors import ConfigError
 
@@ -28,4 +29,4 @@ def average(out: Path, models: tuple[Path, ...]) -> None:
     mean = average_models(models)
     # Read before anything is written, since OUT may be one of them.
     save_model(mean, models[0] / "tokenizer.json", out, {"average": averaged_from(models)})
-    click.echo(f"{out}: the mean of {len(models)} models")
+    print_line(f"{out}: the mean of {len(models)} models")

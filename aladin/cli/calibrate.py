@@ -7,6 +7,7 @@ import click
 
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import progress_shown
+from aladin.cli.terminal import print_lines
 from aladin.cli.values import PATH
 
 
@@ -46,9 +47,9 @@ def calibrate(
         calibrating.write_calibration(model, final)
     if as_json:
         report = {kind: asdict(value) | {"answered": answered[kind]} for kind, value in found.items()}
-        click.echo(json.dumps({"calibration": asdict(final), "other_half": report}, indent=2))
+        print_lines(json.dumps({"calibration": asdict(final), "other_half": report}, indent=2))
         return
     for kind, value in found.items():
         with_answer, without = answered[kind]
-        click.echo(f"{kind}, the half that was not learned from:\n{value}")
-        click.echo(f"best hit at {LIKELY} or more: {with_answer:.2f} of queries, {without:.2f} when nothing right is left\n")
+        print_lines(f"{kind}, the half that was not learned from:\n{value}")
+        print_lines(f"best hit at {LIKELY} or more: {with_answer:.2f} of queries, {without:.2f} when nothing right is left\n")

@@ -9,7 +9,8 @@ import click
 from aladin.cli.folder import MODEL, QUIET
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import box as box_type
-from aladin.cli.results import in_words, json_line, printable, write_bytes
+from aladin.cli.results import in_words, json_line, write_bytes
+from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH, PATH_OR_STDIN
 from aladin.pictures.boxes import Box
 
@@ -68,6 +69,6 @@ def caption(
 def _print(hits: "list[CaptionHit]") -> None:
     """Score, tab, text; with explanations a second line for each."""
     for hit in hits:
-        click.echo(f"{hit.score:.4f}\t{printable(hit.text)}")
+        print_line(f"{hit.score:.4f}", hit.text)
         if hit.explanation is not None:
-            click.echo(f"\t{printable(in_words(hit.explanation))}")
+            print_line("", in_words(hit.explanation))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aladin.cli.progress import progress_shown
-from aladin.cli.results import printable
+from aladin.cli.terminal import print_line, printable
 from aladin.cli.values import PATH
 from aladin.errors import ConfigError, DataError
 
@@ -51,7 +51,7 @@ def read_captioned(path: Path, split: str | None, images: Path | None, skip_bad:
 def tell_skipped(path: Path, skipped: Mapping[str, int]) -> None:
     """On stderr, how many rows of `path` were left out for each reason."""
     for reason, count in skipped.items():
-        click.echo(f"{printable(str(path))}: {count:,} rows skipped: {reason}", err=True)
+        print_line(f"{path}: {count:,} rows skipped: {reason}", err=True)
 
 
 @contextmanager

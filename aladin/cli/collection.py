@@ -18,7 +18,8 @@ from aladin.cli.folder import (
     holds_images,
     megabytes,
 )
-from aladin.cli.results import json_line, printable, write_bytes
+from aladin.cli.results import json_line, write_bytes
+from aladin.cli.terminal import print_line, print_lines, printable
 from aladin.cli.values import PATH, with_options
 from aladin.collection.indexing import IndexReport
 from aladin.collection.repair import repair as mend
@@ -82,11 +83,11 @@ def index(
     if not quiet:
         _print_failures(folder, place, report)
     if report.warning:
-        click.echo(f"aladin: {report.warning}", err=True)
+        print_line(f"aladin: {report.warning}", err=True)
     if as_json:
         write_bytes(json_line(asdict(report), indent=2))
     elif not quiet:
-        click.echo(_summary(report), err=True)
+        print_line(_summary(report), err=True)
     return SKIPPED_SOME if report.skipped else 0
 
 
@@ -101,7 +102,7 @@ def status(folder: Path, as_json: bool, collection: Path | None) -> None:
     if as_json:
         write_bytes(json_line(asdict(found), indent=2))
     else:
-        click.echo(found.as_text(printable))
+        print_lines(found.as_text(printable))
 
 
 @click.command
@@ -133,7 +134,7 @@ def remove(
     if as_json:
         write_bytes(json_line({"removed": 0, "taken_back": 0, "forgotten": 0} | {done.replace(" ", "_"): count}, indent=2))
     elif not quiet:
-        click.echo(f"{count:,} {done}", err=True)
+        print_line(f"{count:,} {done}", err=True)
 
 
 @click.command
@@ -146,7 +147,7 @@ def verify(folder: Path, as_json: bool, collection: Path | None) -> int:
     if as_json:
         write_bytes(json_line(asdict(found) | {"whole": found.whole}, indent=2))
     else:
-        click.echo(_verdict(place, found))
+        print_lines(_verdict(place, found))
     return 0 if found.whole else DAMAGED
 
 
@@ -161,12 +162,12 @@ def repair(folder: Path, as_json: bool, model: Path | None, collection: Path | N
         table = asdict(done) | {"damaged_copy": str(done.damaged_copy) if done.damaged_copy else None}
         write_bytes(json_line(table, indent=2))
     elif not quiet:
-        click.echo(f"{done.kept:,} images kept, {done.to_read_again:,} to be read again, {done.lost:,} lost", err=True)
+        print_line(f"{done.kept:,} images kept, {done.to_read_again:,} to be read again, {done.lost:,} lost", err=True)
         if done.damaged_copy:
-            click.echo("not counted: images of which not even an id can be read any more", err=True)
-            click.echo(f"the damaged file is now {printable(str(done.damaged_copy))}", err=True)
+            print_line("not counted: images of which not even an id can be read any more", err=True)
+            print_line(f"the damaged file is now {done.damaged_copy}", err=True)
         if done.to_read_again or done.lost:
-            click.echo(f"now run: aladin index {printable(str(folder))}", err=True)
+            print_line(f"now run: aladin index {folder}", err=True)
 
 
 @click.command
@@ -185,7 +186,7 @@ def compact(folder: Path, as_json: bool, collection: Path | None, quiet: bool) -
     if as_json:
         write_bytes(json_line({"bytes_before": before, "bytes_after": after}, indent=2))
     elif not quiet:
-        click.echo(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after", err=True)
+        print_line(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB after", err=True)
 
 
 @click.command
@@ -204,7 +205,7 @@ def plan(folder: Path, as_json: bool, model: Path | None, collection: Path | Non
     if as_json:
         write_bytes(json_line(asdict(found), indent=2))
     else:
-        click.echo(found.as_text())
+        print_lines(found.as_text())
 
 
 @click.command
@@ -235,24 +236,24 @@ def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool
                 if not why:
                     raise
         if why and not waiting and not quiet:
-            click.echo(f"aladin: {why}; waiting", err=True)
+            print_line(f"aladin: {why}; waiting", err=True)
         waiting = bool(why)
 
 
 def _nothing_to_read(folder: Path, place: Path, config: IndexConfig) -> str:
     """Why the folder cannot be indexed now, but may be later."""
     if not folder.is_dir():
-        return f"the folder {printable(str(folder))} is not there"
-    return "" if place.is_file() or holds_images(folder, config) else f"there are no images in {printable(str(folder))} yet"
+        return f"the folder {folder} is not there"
+    return "" if place.is_file() or holds_images(folder, config) else f"there are no images in {folder} yet"
 
 
 def _print_report(folder: Path, place: Path, report: IndexReport, quiet: bool, named: set[str]) -> None:
     """What a run found, with those of the skipped files that are not yet `named`."""
     if report.warning:
-        click.echo(f"aladin: {report.warning}", err=True)
+        print_line(f"aladin: {report.warning}", err=True)
     if not quiet:
         _print_failures(folder, place, report, named)
-        click.echo(_summary(report), err=True)
+        print_line(_summary(report), err=True)
 
 
 def _config(workers: int | None = None, max_memory: int | None = None, frames: int | None = None, **flags: bool) -> IndexConfig:
@@ -269,7 +270,7 @@ def _numbers_of(opened: Collection, folder: Path, path: Path) -> list[int]:
         image = opened.image_at(*named_picture(os.path.normpath(name)))
         if image is not None:
             return [image.id]
-    raise DataError(f"the collection of {printable(str(folder))} has no image at {printable(str(path))}; see `aladin status`")
+    raise DataError(f"the collection of {folder} has no image at {path}; see `aladin status`")
 
 
 def _print_failures(folder: Path, place: Path, report: IndexReport, named: set[str] | None = None) -> None:
@@ -280,15 +281,15 @@ def _print_failures(folder: Path, place: Path, report: IndexReport, named: set[s
     shown = 0
     with Collection.open(place) as collection:
         for row in collection.images("failed"):
-            line = f"skipped: {printable(picture_name(str(folder / row.path), row.frame))} {row.reason}"
+            line = f"skipped: {picture_name(str(folder / row.path), row.frame)} {row.reason}"
             if line in named:
                 continue
             named.add(line)
             shown += 1
             if shown <= SHOWN_FAILURES:
-                click.echo(line, err=True)
+                print_line(line, err=True)
     if shown > SHOWN_FAILURES:
-        click.echo(f"skipped: and {shown - SHOWN_FAILURES:,} more", err=True)
+        print_line(f"skipped: and {shown - SHOWN_FAILURES:,} more", err=True)
 
 
 def _summary(report: IndexReport) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH
 
 
@@ -29,7 +30,7 @@ def convert(checkpoint: Path, vinvl: Path, out: Path) -> None:
     kind = (
         "ALADIN's, with the original's quirks" if quirks.region_as_cls else "VinVL's, with a fresh matching head and no quirks"
     )
-    click.echo(
+    print_line(
         f"{out}: {kind}; {backbone.layers} layers of {backbone.dim}, {heads.matching_layers} in the matching head, "
         f"regions of {backbone.region_features} + {backbone.region_geometry} numbers, pooling {heads.pooling}"
     )

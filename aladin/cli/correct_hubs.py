@@ -8,6 +8,7 @@ import click
 from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folder, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
+from aladin.cli.terminal import print_line
 from aladin.cli.values import with_options
 from aladin.datasets import DataOrigin, Dataset
 from aladin.encoder.config import HeadsConfig
@@ -61,7 +62,7 @@ def correct_hubs(
     used = DataOrigin.of(dataset)
     origin = provenance(model) | {"hub_correction": {"model": named_model(model), "data": used.table()}}
     save_model(corrected, model / "tokenizer.json", out, origin)
-    click.echo(f"{out}: {centres} centres a side, of {used.images:,} images and {used.captions:,} captions")
+    print_line(f"{out}: {centres} centres a side, of {used.images:,} images and {used.captions:,} captions")
 
 
 def check_centres(path: Path, dataset: Dataset, centres: int) -> None:

@@ -7,7 +7,8 @@ import click
 
 from aladin.cli.folder import FOLDER, PLACE, QUIET, check_folder, existing
 from aladin.cli.progress import progress_shown
-from aladin.cli.results import json_line, printable, write_bytes
+from aladin.cli.results import json_line, write_bytes
+from aladin.cli.terminal import print_line
 from aladin.cli.values import form_option
 from aladin.collection.store import Collection, ImageRow
 from aladin.search.duplicates import LEVELS, Duplicates, Group, Level, find_duplicates
@@ -69,9 +70,9 @@ def _table(folder: Path, row: ImageRow) -> dict[str, object]:
 def _print(folder: Path, groups: tuple[Group, ...]) -> None:
     """A block for each group: its level, then a line for each image."""
     for group in groups:
-        click.echo(group.level)
+        print_line(group.level)
         for row in group.images:
-            click.echo(f"  {row.width} x {row.height}\t{row.size:,} bytes\t{printable(str(folder / row.path))}")
+            print_line(f"  {row.width} x {row.height}", f"{row.size:,} bytes", str(folder / row.path))
 
 
 def _tell(folder: Path, found: Duplicates) -> None:
@@ -80,15 +81,15 @@ def _tell(folder: Path, found: Duplicates) -> None:
     if others:
         groups = "1 group" if len(found.groups) == 1 else f"{len(found.groups):,} groups"
         megabytes = sum(row.size for row in others) / 1e6
-        click.echo(f"{groups}; {len(others):,} images beside the first of each, {megabytes:,.1f} MB", err=True)
+        print_line(f"{groups}; {len(others):,} images beside the first of each, {megabytes:,.1f} MB", err=True)
     else:
-        click.echo("aladin: no image is a copy of another", err=True)
+        print_line("aladin: no image is a copy of another", err=True)
     left_out = (
         (found.changed, "changed or gone since they were indexed, and left out; run `aladin index` for them"),
         (found.unreadable, "cannot be read now, and were compared by content and vector alone"),
     )
     for rows, why in left_out:
         for row in rows[:SHOWN_LEFT_OUT]:
-            click.echo(f"  {printable(str(folder / row.path))}", err=True)
+            print_line(f"  {folder / row.path}", err=True)
         if rows:
-            click.echo(f"aladin: {len(rows):,} of the images {why}", err=True)
+            print_line(f"aladin: {len(rows):,} of the images {why}", err=True)

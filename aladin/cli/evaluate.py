@@ -12,7 +12,7 @@ import click
 from aladin import __version__
 from aladin.cli.captioned import SKIP_BAD, cache_folder, read_captioned, tell_skipped
 from aladin.cli.progress import progress_shown
-from aladin.cli.results import printable
+from aladin.cli.terminal import print_line, print_lines, printable
 from aladin.cli.values import PATH
 from aladin.errors import ConfigError
 
@@ -157,8 +157,8 @@ def evaluate(form: Literal["json", "markdown"] | None, **options: Any) -> None:
     _print(report, form)
     if baseline and report.queries:
         for difference in differences(baseline, report.subject):
-            click.echo(difference, err=True)
-        click.echo(pass_gate(compared(baseline, report.queries)), err=True)
+            print_line(difference, err=True)
+        print_line(pass_gate(compared(baseline, report.queries)), err=True)
 
 
 def _pairs_of(asked: Request) -> int:
@@ -222,8 +222,8 @@ def _report(asked: Request, dataset: "Dataset", protocol: "Protocol", subject: "
     if asked.judgements and judgements:
         tell_skipped(asked.judgements, judgements.skipped)
         if judgements.own:
-            click.echo(f"{judgements.own:,} judged pairs are left out, as their caption is one of the image's own", err=True)
-    judging = Judging(dataset, protocol, asked.ids, cache, asked.memory, stages.stage, lambda text: click.echo(text, err=True))
+            print_line(f"{judgements.own:,} judged pairs are left out, as their caption is one of the image's own", err=True)
+    judging = Judging(dataset, protocol, asked.ids, cache, asked.memory, stages.stage, lambda text: print_line(text, err=True))
     judges = [named_judge(text, judging) for text in dict.fromkeys(asked.measures)]
     encoded = evaluation.encode_dataset(asked.model, dataset, asked.precision or "fp32", cache, stages)
     cross_encoder_fingerprint = checkpoints.fingerprint(asked.pair_folder) if subject.pairs else ""
@@ -256,13 +256,13 @@ def _print(report: "Report", form: Literal["json", "markdown"] | None) -> None:
     from aladin.measures.report import notes, to_json, to_markdown, to_tables
 
     if form == "json":
-        click.echo(json.dumps(to_json(report), indent=2, allow_nan=False))
+        print_lines(json.dumps(to_json(report), indent=2, allow_nan=False))
     elif form == "markdown":
-        click.echo(to_markdown(report))
+        print_lines(to_markdown(report))
     else:
-        click.echo(f"{report.subject}\n")
+        print_lines(f"{report.subject}\n")
         console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
         for table in to_tables(report):
             console.print(table)
-            click.echo()
-        click.echo(notes(report))
+            print_line()
+        print_lines(notes(report))

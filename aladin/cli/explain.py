@@ -8,7 +8,8 @@ import click
 
 from aladin.cli.folder import MODEL
 from aladin.cli.query import PARTS, QueryOptions
-from aladin.cli.results import json_line, printable, write_bytes
+from aladin.cli.results import json_line, write_bytes
+from aladin.cli.terminal import print_line, printable
 from aladin.cli.values import PATH, with_options
 from aladin.errors import DataError
 
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 def _png(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() != ".png":
-        raise click.BadParameter(
-            f"{printable(str(path))} does not end in .png, and a PNG is what is written; name it so", ctx, param
-        )
+        raise click.BadParameter(f"{path} does not end in .png, and a PNG is what is written; name it so", ctx, param)
     return path
 
 
@@ -57,7 +56,7 @@ def explain(
     encoded = encode_query(query, encoder)
     explanation = explain_file(encoded, image, encoder, frame)
     if encoded.truncated:
-        click.echo("aladin: the query is longer than the model reads; its end was left out", err=True)
+        print_line("aladin: the query is longer than the model reads; its end was left out", err=True)
     if png is not None:
         _draw(image, frame, explanation, str(query), png)
     if as_json:
@@ -80,7 +79,7 @@ def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: 
     try:
         drawn(open_image(content_of_file(image), str(image), frame=frame), explanation, title).save(png, "PNG", pnginfo=by)
     except OSError as error:
-        raise DataError(f"{printable(str(png))} cannot be written ({error.strerror or error}); give another --png") from None
+        raise DataError(f"{png} cannot be written ({error.strerror or error}); give another --png") from None
 
 
 def _print_json(image: Path, frame: int, query: str, explanation: "Explanation") -> None:

@@ -7,6 +7,7 @@ import click
 
 from aladin.cli.captioned import CACHE, SKIP_BAD, cache_folder, read_captioned
 from aladin.cli.progress import progress_shown
+from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH
 
 
@@ -47,8 +48,8 @@ def export(
     with cache_folder(cache) as folder:
         report, parity = export_model(model, out, data, precision, text, folder, stages)
     if parity.remark:
-        click.echo(f"aladin: {parity.remark}", err=True)
-    click.echo(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)
+        print_line(f"aladin: {parity.remark}", err=True)
+    print_line(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     rsums = ", ".join(f"{head} {figures.rsum.value:.1f}" for head, figures in report.heads.items())
-    click.echo(f"{out}: {size:.1f} MB; rsum on {val.name}: {rsums}")
+    print_line(f"{out}: {size:.1f} MB; rsum on {val.name}: {rsums}")

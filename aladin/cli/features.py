@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.progress import progress_shown
-from aladin.cli.results import printable
+from aladin.cli.terminal import print_line, print_lines
 from aladin.cli.values import PATH
 from aladin.datasets.vinvl import (
     BOX_NUMBERS,
@@ -48,7 +48,7 @@ def check(folder: Path, numbers: int, as_json: bool) -> int:
         problems = list(check_folder(folder, numbers, tell))
     counts = Counter(problem.kind for problem in problems)
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "counts": counts, "problems": [vars(p) for p in problems]}, indent=2))
+        print_lines(json.dumps({"folder": str(folder), "counts": counts, "problems": [vars(p) for p in problems]}, indent=2))
     else:
         _print(problems, counts, folder)
     return 1 if problems else 0
@@ -83,9 +83,9 @@ def convert_features(source: Path, out: Path, keys: Path | None) -> None:
 
 def _print(problems: Sequence[Problem], counts: Counter[Kind], folder: Path) -> None:
     for problem in problems:
-        click.echo(printable(str(problem)))
+        print_line(str(problem))
     by_kind = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common())
-    click.echo(f"{folder}: {len(problems):,} problems: {by_kind}" if problems else f"{folder}: no problems")
+    print_line(f"{folder}: {len(problems):,} problems: {by_kind}" if problems else f"{folder}: no problems")
 
 
 def _caption_files(source: Path) -> list[Path]:
@@ -110,7 +110,7 @@ def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> No
         out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}; give another name") from None
-    click.echo(f"{out}: {len(lines):,} images")
+    print_line(f"{out}: {len(lines):,} images")
 
 
 def _write_npz(source: Path, out: Path) -> None:
@@ -121,7 +121,7 @@ def _write_npz(source: Path, out: Path) -> None:
             assert row is not None, "the folder itself named it"
             write_npz(row.detections(), out)
             tell(number, len(folder))
-    click.echo(f"{out}: {len(folder):,} images")
+    print_line(f"{out}: {len(folder):,} images")
 
 
 def _write_features(source: Path, out: Path) -> None:
@@ -130,4 +130,4 @@ def _write_features(source: Path, out: Path) -> None:
         for number, detections in enumerate(npz_detections(source), start=1):
             writer.add(detections)
             tell(number, total)
-    click.echo(f"{out}: {total:,} images")
+    print_line(f"{out}: {total:,} images")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.progress import progress_shown
-from aladin.cli.results import printable
+from aladin.cli.terminal import printable
 from aladin.cli.values import PATH
 from aladin.collection.indexing import IndexReport, index_folder
 from aladin.collection.settings import IndexConfig
@@ -57,7 +57,7 @@ def check_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     found = "is a file" if folder.exists() else "does not exist"
-    raise DataError(f"{printable(str(folder))} {found}; expected a folder of images")
+    raise DataError(f"{folder} {found}; expected a folder of images")
 
 
 def existing(folder: Path, collection: Path | None) -> Path:
@@ -66,5 +66,5 @@ def existing(folder: Path, collection: Path | None) -> Path:
     if not place.is_file():
         named = "" if collection is None else f" --collection {shlex.quote(printable(str(collection)))}"
         command = f"aladin index {shlex.quote(printable(str(folder)))}{named}"
-        raise DataError(f"there is no collection at {printable(str(place))}; make one with `{command}`")
+        raise DataError(f"there is no collection at {place}; make one with `{command}`")
     return place

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder, existing
-from aladin.cli.results import printable
+from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH, with_options
 from aladin.collection import interchange
 from aladin.collection.store import Collection, default_file
@@ -31,7 +31,7 @@ def export_collection(folder: Path, out: Path, coco: bool, no_tokens: bool, coll
         export = interchange.export_coco if coco else partial(interchange.export_clip_retrieval, with_tokens=not no_tokens)
         count = export(opened, out)
     if not quiet:
-        click.echo(f"{count:,} images written to {printable(str(out))}", err=True)
+        print_line(f"{count:,} images written to {out}", err=True)
 
 
 @click.command
@@ -52,8 +52,8 @@ def import_collection(folder: Path, source: Path, model: Path | None, collection
             found = interchange.import_coco(opened, source)
     if not quiet:
         counts = f"{found.encoded:,} images with vectors, {found.described:,} without, {found.outside:,} outside the folder"
-        click.echo(counts, err=True)
+        print_line(counts, err=True)
     if found.unknown:
         captions = "1 caption" if found.unknown == 1 else f"{found.unknown:,} captions"
-        click.echo(f"aladin: {captions} left out, of images that {printable(str(source))} does not list", err=True)
+        print_line(f"aladin: {captions} left out, of images that {source} does not list", err=True)
     return SKIPPED_SOME if found.unknown else 0

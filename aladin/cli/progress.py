@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-import click
-
+from aladin.cli.terminal import print_line, printable
 from aladin.progress import SILENT, Progress
 
 LINE_EVERY = 10.0  # seconds
@@ -38,7 +37,7 @@ def _lines(doing: str) -> Progress:
         nonlocal last
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            click.echo(f"{doing}: {done:,} of {total:,}", err=True)
+            print_line(f"{doing}: {done:,} of {total:,}", err=True)
 
     return progress
 
@@ -49,9 +48,9 @@ def _bar(doing: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=None, visible=False)
+        task = bar.add_task(printable(doing), total=None, visible=False)
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)

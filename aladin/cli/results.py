@@ -4,16 +4,15 @@ import json
 import os
 import re
 import sys
-import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from aladin.cli.terminal import printable
 from aladin.pictures.frames import picture_name
 from aladin.search.explain import Explanation
 from aladin.search.search import Hit, Results, as_json
 
 Form = Literal["table", "tsv", "json", "jsonl", "coco", "print0"]
-JOINER = "\u200d"  # holds many emoji together; a format character, but a harmless one
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,6 @@ def write_bytes(output: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def printable(path: str) -> str:
-    """The path on one line of a terminal: control and direction characters and bytes that are not UTF-8 as escapes."""
-
-    def harmless(character: str) -> bool:
-        return character == JOINER or unicodedata.category(character)[0] != "C"
-
-    return "".join(c if harmless(c) else c.encode("unicode_escape").decode() for c in path)
-
-
 def _print_table(answer: Answer) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -91,11 +81,12 @@ def in_words(explanation: Explanation) -> str:
 
 
 def _tsv(answer: Answer) -> bytes:
-    """Control characters in a path would break the line, so they become escapes; all other bytes stay the file's."""
+    """Control characters in a path would break the line, so they become escapes; in a pipe all other bytes stay the file's."""
+    shown = printable if sys.stdout.isatty() else _without_controls
     lines = []
     for hit in answer.results.hits:
         why = [] if hit.explanation is None else [printable(in_words(hit.explanation))]
-        lines.append("\t".join((f"{hit.score:.4f}", _without_controls(answer.path(hit)), *why)) + "\n")
+        lines.append("\t".join((f"{hit.score:.4f}", shown(answer.path(hit)), *why)) + "\n")
     return os.fsencode("".join(lines))
 
 
@@ -141,4 +132,4 @@ def json_line(value: Any, indent: int | None = None) -> bytes:
 
 
 def _without_controls(path: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found.group().encode("unicode_escape").decode(), path)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: found.group().encode("unicode_escape").decode(), path)

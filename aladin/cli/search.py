@@ -13,7 +13,8 @@ import aladin.search.search as engine
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, brought_up_to_date, check_folder, existing
 from aladin.cli.progress import progress_shown
 from aladin.cli.query import CONDITIONS, PARTS, QueryOptions
-from aladin.cli.results import Answer, Form, print_answer, printable
+from aladin.cli.results import Answer, Form, print_answer
+from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH, FiniteRange, form_option, with_options
 from aladin.collection.store import Collection, default_file
 from aladin.encoder.encoder import Encoder
@@ -77,7 +78,7 @@ class SearchOptions:
 
     def note(self, message: str) -> None:
         if not self.quiet:
-            click.echo(f"aladin: {message}", err=True)
+            print_line(f"aladin: {message}", err=True)
 
 
 @click.command
@@ -149,9 +150,7 @@ def _remark(query: Query, answer: Answer, unknown: list[str], options: SearchOpt
     if results.truncated:
         options.note("the query is longer than the model reads; its end was left out")
     for folder in unknown:
-        options.note(
-            f"the collection has no folder {printable(folder)}; name one from {printable(answer.folder)}, or from here"
-        )
+        options.note(f"the collection has no folder {folder}; name one from {answer.folder}, or from here")
     if query.where is not None and not results.searched and not unknown:
         options.note("no image meets the condition")
     if results.nearest:

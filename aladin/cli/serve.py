@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder
+from aladin.cli.terminal import print_line, printable
 from aladin.cli.values import PATH
 from aladin.collection.store import Collection, default_file
 from aladin.encoder.folder import shipped_model
@@ -57,10 +58,19 @@ def serve(
         index=not no_index,
         limits=limits,
     )
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
     def started(address: str) -> None:
         if not quiet:
-            click.echo(f"aladin: serving {folder} at {address} (stop with Ctrl-C)", err=True)
+            print_line(f"aladin: serving {folder} at {address} (stop with Ctrl-C)", err=True)
 
     return run(config, started, access_log)
+
+
+class LineFormatter(logging.Formatter):
+    """Log records as logging has them, each line made printable: tracebacks name files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))

@@ -7,6 +7,7 @@ import click
 
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import progress_shown
+from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH
 from aladin.progress import Progress
 
@@ -94,7 +95,7 @@ def train(
         for data, path in ((train_data, train_path), (val_data, val_path)):
             check_captions(data, str(path))
             for reason, count in data.skipped.items():
-                click.echo(f"{path}: {count} rows skipped: {reason}", err=True)
+                print_line(f"{path}: {count} rows skipped: {reason}", err=True)
         if settings.loss.needs_cross_fitted:
             fold_of_each(len(train_data), settings.cross_fitted.folds, settings.seed)  # says what is wrong with it
         check_same_run(out, settings, origins(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
@@ -112,7 +113,7 @@ def train(
         needed = sum(missing_bytes(*look, features) for look in looks)
         if needed:
             check_room(features, needed, settings.views)
-            click.echo(f"image features take {readable_bytes(needed)} in {features}", err=True)
+            print_line(f"image features take {readable_bytes(needed)} in {features}", err=True)
         learn = learning_set(train_data, model, tokenizer, settings.views, features, reporter.counting("training images"))
         judge = learning_set(val_data, model, tokenizer, 1, features, reporter.counting("validation images"))
         others = [
@@ -126,7 +127,7 @@ def train(
         trainer = Trainer(settings, begin, learn, judge, out, others, whole)
         trainer.run(reporter)
     best = f"best validation rsum of the {trainer.judged_head} head: {trainer.best_rsum:.1f}"
-    click.echo(f"{best}; the model is in {out / 'best'}")
+    print_line(f"{best}; the model is in {out / 'best'}")
 
 
 class TerminalReporter:
@@ -157,7 +158,7 @@ class TerminalReporter:
         first = ", ".join(f"{name} {value:.1f}" for name, value in record.items() if name.endswith("Recall@1"))
         self._shown.close()
         self._what = ""
-        click.echo(f"epoch {epoch}: {sums} ({first}) in {record['epoch_seconds']:.0f} s", err=True)
+        print_line(f"epoch {epoch}: {sums} ({first}) in {record['epoch_seconds']:.0f} s", err=True)
 
     def _show(self, what: str) -> None:
         self._shown.close()
