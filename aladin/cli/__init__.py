@@ -3,10 +3,12 @@
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,34 +26,24 @@ TRAINING_PACKAGES = frozenset(
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
-# Name -> module that defines it under the same name, and its line in `aladin --help`.
-COMMANDS = {
-    "search": ("aladin.cli.search", "Find the images of a folder that a sentence describes."),
-    "similar": ("aladin.cli.search", "Find the images of a folder that look like a given one."),
-    "explain": ("aladin.cli.explain", "Tell why an image answers a sentence: each word's region and share."),
-    "caption": ("aladin.cli.caption", "Find the sentences of a file that describe an image."),
-    "serve": ("aladin.cli.serve", "Search a folder in the browser, or by an HTTP API."),
-    "dupes": ("aladin.cli.dupes", "List the images of a folder that are copies of each other, or nearly."),
-    "index": ("aladin.cli.collection", "Read a folder's new and changed images into its collection."),
-    "watch": ("aladin.cli.collection", "Keep a folder's collection up to date, change by change."),
-    "plan": ("aladin.cli.collection", "Estimate what indexing a folder will take and skip."),
-    "status": ("aladin.cli.collection", "What a folder's collection holds."),
-    "remove": ("aladin.cli.collection", "Take images out of a collection."),
-    "verify": ("aladin.cli.collection", "Check every row, vector and page of a collection."),
-    "repair": ("aladin.cli.collection", "Make a damaged collection whole."),
-    "compact": ("aladin.cli.collection", "Give back the disk space that removed images left."),
-    "export-collection": ("aladin.cli.interchange", "Write a collection as npy and Parquet, or as COCO JSON."),
-    "import-collection": ("aladin.cli.interchange", "Read what export-collection or clip-retrieval wrote."),
-    "train": ("aladin.cli.train", "Train a model by a recipe."),
-    "average": ("aladin.cli.average", "Average the weights of models that began alike."),
-    "add-global-head": ("aladin.cli.add_global_head", "Let a trained model compare pictures and sentences as a whole too."),
-    "correct-hubs": ("aladin.cli.correct_hubs", "Lower the scores of what is near everything, in a trained model."),
-    "evaluate": ("aladin.cli.evaluate", "Measure a model's retrieval on images with captions."),
-    "calibrate": ("aladin.cli.calibrate", "Learn what a model's scores mean as probabilities."),
-    "export": ("aladin.cli.export", "Make the files that search runs from a trained model."),
-    "convert": ("aladin.cli.convert", "Turn the paper's released checkpoint into a model folder."),
-    "features": ("aladin.cli.features", "Check and convert a detector's region features."),
-}
+FIRST = ("search", "similar", "explain", "serve")  # in `aladin --help`; the others follow by name
+
+
+def _listed() -> dict[str, str]:
+    """The line of each command in `aladin --help`, from the first line of the file that defines it.
+
+    A command `do-it` is the function `do_it` of the file do_it.py here, which begins with "`aladin do-it`: What it does."
+    """
+    lines = dict.fromkeys(FIRST, "")
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        with file.open(encoding="utf-8") as text:
+            found = re.fullmatch(r'"""`aladin ([a-z-]+)`: (.+?)(?:""")?\n', text.readline())
+        if found and found[1].replace("-", "_") == file.stem:
+            lines[found[1]] = found[2]
+    return lines
+
+
+COMMANDS = _listed()
 
 
 class LazyGroup(click.Group):
@@ -63,12 +55,13 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"aladin.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,4 +1,4 @@
-"""`aladin add-global-head`: a trained model with a further head, for whole pictures and sentences."""
+"""`aladin add-global-head`: Let a trained model compare pictures and sentences as a whole too."""
 
 from pathlib import Path
 

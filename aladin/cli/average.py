@@ -1,4 +1,4 @@
-"""`aladin average`: several trained models to the one in their middle."""
+"""`aladin average`: Average the weights of models that began alike."""
 
 from pathlib import Path
 

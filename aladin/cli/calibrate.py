@@ -1,4 +1,4 @@
-"""`aladin calibrate`: what a model's scores mean as probabilities, into its folder."""
+"""`aladin calibrate`: Learn what a model's scores mean as probabilities."""
 
 import json
 from pathlib import Path

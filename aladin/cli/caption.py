@@ -1,4 +1,4 @@
-"""`aladin caption`: the lines of a file that describe an image."""
+"""`aladin caption`: Find the sentences of a file that describe an image."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`aladin convert`: the paper's released checkpoint to a model folder."""
+"""`aladin convert`: Turn the paper's released checkpoint into a model folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`aladin correct-hubs`: a trained model with dual bank normalisation inside its vectors and tokens."""
+"""`aladin correct-hubs`: Lower the scores of what is near everything, in a trained model."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""`aladin dupes`: images that are copies of each other, or nearly."""
+"""`aladin dupes`: List the images of a folder that are copies of each other, or nearly."""
 
 import os
 from pathlib import Path
 
 import click
 
+from aladin.cli.exit_codes import SKIPPED_SOME
 from aladin.cli.folder import FOLDER, PLACE, QUIET, check_folder, existing
 from aladin.cli.progress import progress_shown
 from aladin.cli.results import json_line, write_bytes
@@ -13,7 +14,6 @@ from aladin.cli.values import form_option
 from aladin.collection.store import Collection, ImageRow
 from aladin.search.duplicates import LEVELS, Duplicates, Group, Level, find_duplicates
 
-SKIPPED_SOME = 3  # exit code
 SHOWN_LEFT_OUT = 20  # files named on stderr; all are in the JSON
 
 

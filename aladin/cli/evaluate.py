@@ -1,4 +1,4 @@
-"""`aladin evaluate`: a model and images with captions to a table of recalls."""
+"""`aladin evaluate`: Measure a model's retrieval on images with captions."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`aladin explain`: why one image has its score for a query."""
+"""`aladin explain`: Tell why an image answers a sentence: each word's region and share."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`aladin export`: a trained model to the folder that search runs."""
+"""`aladin export`: Make the files that search runs from a trained model."""
 
 from pathlib import Path
 from typing import Literal, TextIO

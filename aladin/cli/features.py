@@ -1,4 +1,4 @@
-"""`aladin features`: a detector's region features, checked and converted."""
+"""`aladin features`: Check and convert a detector's region features."""
 
 import json
 from collections import Counter

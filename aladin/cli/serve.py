@@ -1,4 +1,4 @@
-"""`aladin serve`: a folder's collection in the browser, and as an HTTP API."""
+"""`aladin serve`: Search a folder in the browser, or by an HTTP API."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""`aladin train`: a recipe, data and a folder to a trained model."""
+"""`aladin train`: Train a model by a recipe."""
 
 from contextlib import ExitStack
 from pathlib import Path

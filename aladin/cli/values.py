@@ -33,6 +33,7 @@ class FiniteRange(click.FloatRange):
 
 PATH = _NamedPath(path_type=Path)
 PATH_AS_TYPED = _NamedPath()
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 PATH_OR_STDIN = _NamedPath(path_type=Path, allow_dash=True)
 
 

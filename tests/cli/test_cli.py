@@ -1,15 +1,17 @@
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
+import aladin.cli
 import aladin.errors
 from aladin import __version__
 from aladin.cli import COMMANDS, main, root
-from aladin.cli.collection import SKIPPED_SOME
-from aladin.cli.search import NOTHING_FOUND
+from aladin.cli.exit_codes import NOTHING_FOUND, SKIPPED_SOME
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from aladin.cli import main; main(sys.argv[1:])"
 
@@ -36,6 +38,21 @@ def test_the_help_lists_every_exit_code_that_a_command_ends_with() -> None:
 
 def test_the_version_is_the_packages() -> None:
     assert python("-m", "aladin", "--version").stdout == f"aladin, version {__version__}\n"
+
+
+def test_the_help_begins_with_what_people_come_for_and_has_a_line_for_each_command() -> None:
+    assert list(COMMANDS)[:4] == ["search", "similar", "explain", "serve"]
+    assert list(COMMANDS)[4:] == sorted(list(COMMANDS)[4:])
+    assert all(line[0].isupper() and line.endswith(".") for line in COMMANDS.values())
+
+
+def test_every_file_that_makes_a_command_is_listed() -> None:
+    def defines(module: str, name: str) -> bool:
+        return isinstance(getattr(importlib.import_module(module), name, None), click.Command)
+
+    stems = {file.stem for file in Path(aladin.cli.__file__).parent.glob("*.py")} - {"__init__"}
+    found = {stem.replace("_", "-") for stem in stems if defines(f"aladin.cli.{stem}", stem)}
+    assert found == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

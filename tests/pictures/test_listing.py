@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aladin.cli.collection import _numbers_of
+from aladin.cli.remove import _ids_of
 from aladin.collection.indexing import index_folder
 from aladin.collection.settings import IndexConfig
 from aladin.collection.store import Collection, default_file
@@ -93,7 +93,7 @@ def test_an_image_at_a_path_longer_than_the_system_takes_is_as_good_as_any(tmp_p
         assert [[found.path for found in group.images] for group in find_duplicates(collection).groups] == [
             [path, path.replace("red", "copy")]
         ]
-        assert _numbers_of(collection, root, root / path) == _numbers_of(collection, root, Path(path)) == [row.id]
+        assert _ids_of(collection, root, root / path) == _ids_of(collection, root, Path(path)) == [row.id]
         os.unlink("red.png", dir_fd=above)
         assert index_folder(collection, encoder, IndexConfig(confirm_deletes=True)).forgotten == 1
     os.close(above)
