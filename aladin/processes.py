@@ -201,7 +201,7 @@ def serve(answer: Callable[[dict[str, Any], bytes], Message], answers: BinaryIO,
 def _started(code: str, memory_mb: int | None, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
     """A Python that finds what this one finds, and neither reads the user's start-up files nor takes part in Ctrl-C."""
     if not hasattr(select, "poll"):
-        raise only_on_linux("reading pictures in a process of its own")
+        raise only_on_linux("a process of its own for pictures or searches")
     confined = memory_mb is not None
     paths = [str(Path(aladin.__file__).parents[1]), *filter(None, sys.path)]
     unwritten = ["-B"] if sys.flags.dont_write_bytecode else []

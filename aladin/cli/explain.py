@@ -68,7 +68,7 @@ def explain(
 def _draw(image: Path, frame: int, explanation: "Explanation", title: str, png: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from aladin.outputs import check_replaceable
+    from aladin.files import check_replaceable
     from aladin.pictures.pixels import open_image
     from aladin.search.drawing import drawn
     from aladin.search.image_files import content_of_file

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from aladin.collection.store import Collection
+from aladin.files import replacing
 
 
 def cache_folder(collection: Collection) -> Path:
@@ -21,10 +21,9 @@ def keep(path: Path, write: Callable[[Path], object], instead_of: Iterable[Path]
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(exist_ok=True)
-        write(draft)
-        draft.replace(path)
+        with replacing(path, draft):
+            write(draft)
         for other in instead_of:
             other.unlink(missing_ok=True)
     except OSError:
-        with suppress(OSError):
-            draft.unlink()
+        pass  # it is computed again

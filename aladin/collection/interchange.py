@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from aladin.collection.store import Collection, ImageRow
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
-from aladin.outputs import check_replaceable
+from aladin.files import check_replaceable, write_whole
 from aladin.pictures.listing import FileState
 
 PART_ROWS = 100_000
@@ -74,15 +74,10 @@ def export_coco(collection: Collection, out: Path) -> int:
             annotations.append({"id": len(annotations) + 1, "image_id": row.id, "caption": caption})
     content = {"info": {"description": f"{COCO_DESCRIPTION}{collection.root}"}, "images": images, "annotations": annotations}
     check_replaceable(out, json.dumps({"info": {"description": COCO_DESCRIPTION}})[:-3].encode())
-    draft = out.with_name(f"{out.name}.unfinished")
     try:
-        draft.write_text(json.dumps(content), encoding="ascii")
-        draft.replace(out)
+        write_whole(out, json.dumps(content))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}; make room or name another place") from None
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
     return len(images)
 
 

@@ -8,16 +8,14 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from aladin.errors import CollectionLocked, DataError
+from aladin.errors import CollectionLocked, DataError, only_on_linux
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+try:
     import fcntl
+except ImportError:  # Windows, on which this is said when it is needed, not when it is imported
+    fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 0.2  # seconds, so that somebody who only asks who holds the lock holds nobody up
-KEPT_TO_OURSELVES = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)  # no process that we start holds the lock too
-LOCKED_BYTE = 1 << 30  # on Windows, where a locked byte cannot be read: one that is not there
 
 
 class WriterLock:
@@ -28,9 +26,11 @@ class WriterLock:
     """
 
     def __init__(self, collection: Path) -> None:
+        if fcntl is None:
+            raise only_on_linux("writing a collection")
         path = _path_of(collection)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | KEPT_TO_OURSELVES, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror}); name another place with --collection") from None
         try:
@@ -62,8 +62,10 @@ class WriterLock:
 
 def holder_of(collection: Path) -> str | None:
     """Who is writing the collection at a path just now, in words; None when nobody is."""
+    if fcntl is None:
+        return None  # nobody can
     try:
-        descriptor = os.open(_path_of(collection), os.O_RDONLY | KEPT_TO_OURSELVES)
+        descriptor = os.open(_path_of(collection), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -95,14 +97,7 @@ def _take_patiently(descriptor: int) -> None:
 
 def _take(descriptor: int, shared: bool = False) -> None:
     """Lock the file until its descriptor is closed; BlockingIOError when somebody else has it. Who shares, only looks."""
-    if sys.platform == "win32":  # which knows no shared lock: who looks takes it for a moment
-        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(*error.args) from None
-    else:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def _holder(descriptor: int) -> str:

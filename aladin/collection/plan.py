@@ -1,7 +1,6 @@
 """What indexing a folder will take and what it will pass over, from a listing and a probe of a few images. Writes nothing."""
 
 import random
-import resource
 import shutil
 import sys
 import time
@@ -181,7 +180,7 @@ def _probe(folder: Path, files: list[FileState], encoder: Encoder, config: Index
             if unknown:
                 encoder.encode_images(np.stack(unknown))
         seconds = time.perf_counter() - started
-    own, decoder = (_peak_mb(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, decoder = _peaks_mb()
     count = len(files) or 1
     return _Probe(
         unreadable=dict(unreadable),
@@ -200,9 +199,12 @@ def _row_bytes(encoded: EncodedImages) -> int:
     return ROW_BYTES + encoded.vectors.size * 2 + stored
 
 
-def _peak_mb(who: int) -> int:
-    peak = int(resource.getrusage(who).ru_maxrss)
-    return peak >> 20 if sys.platform == "darwin" else peak >> 10  # bytes there, kilobytes elsewhere
+def _peaks_mb() -> list[int]:
+    """The most memory that this process had, and the largest of its children that have ended."""
+    import resource  # some systems lack it, and can use what needs no plan
+
+    peaks = [int(resource.getrusage(who).ru_maxrss) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return [peak >> 20 if sys.platform == "darwin" else peak >> 10 for peak in peaks]  # bytes there, kilobytes elsewhere
 
 
 def _existing_part(path: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from aladin.config import from_table, read_toml, to_table
 from aladin.encoder.config import ModelConfig
 from aladin.errors import ConfigError, ModelError
+from aladin.files import sha256_of
 
 FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")  # weights.bin: both graphs' large weights
 ENCODING = 1  # raised when the same model would give other vectors or tokens: another way to resize, another quantisation
@@ -43,7 +44,7 @@ class ModelFolder:
         version encodes. Reads every file.
         """
         try:
-            files = {name: hashlib.sha256((self.path / name).read_bytes()).hexdigest() for name in FILES}
+            files = {name: sha256_of(self.path / name) for name in FILES}
         except OSError as error:
             raise ModelError(f"the model {self.path} cannot be read: {error}; copy the folder again") from None
         table = to_table(self.config)

@@ -6,7 +6,6 @@ options of its run, is let in by name: it is a bag of attributes, and filling on
 """
 
 import argparse
-import hashlib
 import json
 import pickle
 import re
@@ -34,6 +33,7 @@ from aladin.encoder.config import (
     QuirksConfig,
 )
 from aladin.errors import ConfigError, DataError, ModelError
+from aladin.files import sha256_of
 from aladin.network.checkpoints import save_model
 from aladin.network.minilm import bert_name
 from aladin.network.model import Aladin
@@ -100,7 +100,7 @@ def convert_checkpoint(checkpoint: Path, vinvl: Path, out: Path) -> ModelConfig:
         raise ModelError(f"{vinvl / 'config.json'} describes no model: {error}") from None
     fill(model, original, checkpoint)
     tokenizer = bert_tokenizer(vinvl / "vocab.txt", config.backbone.vocabulary)
-    origin: dict[str, object] = {"file": checkpoint.name, "sha256": _sha256(checkpoint)}
+    origin: dict[str, object] = {"file": checkpoint.name, "sha256": sha256_of(checkpoint)}
     if original.epoch is not None:
         origin["epoch"] = original.epoch
     try:
@@ -338,8 +338,3 @@ def _texts(value: Any, image: str, path: Path) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise DataError(f"{path} has something else than a list of captions for image {image}; expected text or JSON of a list")
     return value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ from aladin.config import read_toml, to_table
 from aladin.encoder.config import ModelConfig
 from aladin.encoder.folder import ModelFolder, model_config
 from aladin.errors import ConfigError, ModelError
+from aladin.files import write_whole
 from aladin.network.model import Aladin, image_network
 from aladin.network.weights import fill, read_weights, save_weights, weights_fingerprint
 from aladin.old_names import SETTINGS
@@ -30,9 +31,7 @@ def save_model(model: Aladin, tokenizer: Path, folder: Path, details: Mapping[st
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_weights(state, folder / "model.safetensors")
-    partial = folder / "model.toml.partial"
-    partial.write_text(tomli_w.dumps({**to_table(model.config), **(details or {})}), encoding="utf-8")
-    partial.replace(folder / "model.toml")
+    write_whole(folder / "model.toml", tomli_w.dumps({**to_table(model.config), **(details or {})}))
 
 
 def load_model(folder: Path) -> Aladin:

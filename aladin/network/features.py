@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import DataError
+from aladin.files import write_whole
 from aladin.network.detections import RegionSet
 from aladin.network.grid import MAP_SHRINKAGE, GridNetwork, top_classes
 from aladin.network.model import Aladin
@@ -292,10 +293,8 @@ def _allocate(path: Path, size: int) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
     try:
-        partial.write_text(text)
-        partial.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}; make room on its disk and go on") from None
 

@@ -3,7 +3,6 @@
 Nothing is ever unpickled here.
 """
 
-import hashlib
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,18 +12,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aladin.errors import ModelError
+from aladin.files import replacing, sha256_of
 from aladin.old_names import renamed_weight
 
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all, with the permissions that every new file has here."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.touch()
-    mode = stat.S_IMODE(partial.stat().st_mode)
-    save_file(state, partial, metadata)  # puts a file in its place that only its owner may read
-    partial.chmod(mode)
-    partial.replace(path)
+    with replacing(path) as draft:
+        draft.touch()
+        mode = stat.S_IMODE(draft.stat().st_mode)
+        save_file(state, draft, metadata)  # puts a file in its place that only its owner may read
+        draft.chmod(mode)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -57,8 +55,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 def weights_fingerprint(path: Path) -> str:
     """The SHA-256 of a file of weights, as `sha256sum` prints it; ModelError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}; copy the whole model folder, or train it again") from None
 

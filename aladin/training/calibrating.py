@@ -30,6 +30,7 @@ from aladin.encoder.pooling import searchable
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
 from aladin.evaluation.evaluate import Stages, alignment_matrix, encode_dataset
+from aladin.files import write_whole
 from aladin.network.backbone import Backbone
 from aladin.network.minilm import load_minilm, minilm_folder
 from aladin.network.tensors import Tokens
@@ -190,9 +191,7 @@ def write_calibration(model: Path, calibration: Calibration) -> None:
     """Put the table into the folder's model.toml, in the place of an older one; the rest of the file stays as it is."""
     path = model / "model.toml"
     text = re.sub(r"(?ms)^\[calibration\]\n.*?(?=^\[|\Z)", "", path.read_text(encoding="utf-8"))
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(f"{text.rstrip()}\n\n[calibration]\n{tomli_w.dumps(asdict(calibration))}", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, f"{text.rstrip()}\n\n[calibration]\n{tomli_w.dumps(asdict(calibration))}")
 
 
 def _half(asked: Asked, half: int | None) -> Int64[np.ndarray, " queries"]:

@@ -1,6 +1,5 @@
 """Relevance as one number for each caption and image: read from a file, or computed once and kept on disk."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from aladin.errors import DataError
+from aladin.files import sha256_of, write_whole
 from aladin.measures.recalls import Direction
 from aladin.measures.relevance.sources import RelevanceRows, Rows
 from aladin.progress import SILENT, Progress
@@ -55,9 +55,7 @@ def computed_matrix(
         rows = slice(start, min(start + block, shape[0]))
         matrix[rows] = compute(rows)
         matrix.flush()
-        partial = state.with_suffix(".partial")
-        partial.write_text(str(rows.stop))
-        partial.replace(state)
+        write_whole(state, str(rows.stop))
         progress(rows.stop, shape[0])
     return matrix
 
@@ -70,8 +68,7 @@ def read_matrix(path: Path, shape: tuple[int, int]) -> tuple[Matrix, str]:
     try:
         with path.open("rb") as file:
             bare = file.read(len(NPY)) != NPY
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
         matrix = _bare(path, shape) if bare else np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"there is no relevance matrix {path}; give a .npy of captions x images") from None
