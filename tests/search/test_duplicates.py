@@ -22,17 +22,10 @@ from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.progress import SILENT
 from aladin.search.duplicates import ALIKE_COSINE, LEVELS, Level, find_duplicates
-from aladin.search.fingerprints import fingerprint, read_fingerprints
+from aladin.search.fingerprints import read_fingerprints
 from tests.conftest import fill
+from tests.search.test_fingerprints import picture
 from tests.tiny_model import COLOURS
-
-GREY = (1.0, 1.0, 1.0)
-
-
-def picture(seed: int, tint: tuple[float, float, float] = GREY) -> Image.Image:
-    """Soft noise with the structure of a photograph, in one of the colours that the tiny model tells apart."""
-    noise = np.random.default_rng(seed).uniform(60, 250, (6, 8, 1)) * np.array(tint)
-    return Image.fromarray(noise.astype(np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +158,7 @@ def test_images_whose_files_are_gone_are_no_copies(indexed: CollectionWriter, en
     assert (len(found.groups[0].images), found.changed) == (4, ())
 
 
-# Fingerprints and their cache.
+# The cache of fingerprints.
 
 
 def test_fingerprints_are_read_once(indexed: CollectionWriter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,36 +188,6 @@ def test_a_cache_that_cannot_be_used_is_done_without(indexed: CollectionWriter, 
         cache.mkdir()
         (cache / aladin.search.fingerprints.NAME).write_text(content, encoding="latin-1")
     assert [len(images) for _, images in names(indexed, "same")] == [len(COPIES)]
-
-
-@pytest.mark.parametrize("change", ["half", "dark", "jpeg", "colour"])
-def test_a_fingerprint_survives_what_people_do_to_pictures(change: str, tmp_path: Path) -> None:
-    for seed in range(20):
-        original = picture(seed)
-        original.save(tmp_path / "a.jpg", quality=30)
-        with Image.open(tmp_path / "a.jpg") as saved:
-            changed = {
-                "half": original.resize((160, 120)),
-                "dark": ImageEnhance.Brightness(original).enhance(0.7),
-                "jpeg": saved,
-                "colour": original.convert("L").convert("RGB"),
-            }[change]
-            one, other = fingerprint(np.asarray(original)), fingerprint(np.asarray(changed))
-        assert one is not None
-        assert other is not None
-        assert (one ^ other).bit_count() <= 6
-
-
-def test_different_pictures_have_different_fingerprints() -> None:
-    prints = [found for seed in range(60) if (found := fingerprint(np.asarray(picture(seed)))) is not None]
-    assert min((a ^ b).bit_count() for place, a in enumerate(prints) for b in prints[:place]) > 10
-
-
-@pytest.mark.parametrize("colours", [("white", "white"), ("black", "white")])
-def test_a_picture_without_structure_has_none(colours: tuple[str, str]) -> None:
-    plain = Image.new("RGB", (64, 64), colours[0])
-    plain.paste(colours[1], (0, 0, 64, 20))
-    assert fingerprint(np.asarray(plain)) is None
 
 
 # What hangs together.

@@ -18,13 +18,11 @@ from aladin.encoder.word_pieces import TypedWord
 from aladin.errors import DataError
 from aladin.pictures.boxes import Box
 from aladin.search.alignment import alignment_scores, token_similarity
-from aladin.search.drawing import drawn
 from aladin.search.encoding import EncodedPart, EncodedQuery, encode_query
 from aladin.search.explain import by_region, explain, explain_file
 from aladin.search.query import ImagePart, Query, TextPart
 from aladin.search.search import SearchConfig, Searcher
 from tests.conftest import paint
-from tests.tiny_model import COLOURS
 
 
 @pytest.fixture
@@ -149,43 +147,3 @@ def test_a_file_that_is_no_image_is_named(encoder: Encoder, tmp_path: Path, name
 def test_an_unknown_id_is_a_key_error(indexed: Collection, encoder: Encoder) -> None:
     with pytest.raises(KeyError):
         Searcher(indexed, encoder).explain(Query((TextPart("red"),)), 99)
-
-
-@settings(max_examples=5)
-@given(
-    width=st.integers(1, 400), height=st.integers(1, 400), words=st.lists(st.sampled_from([*COLOURS, "\u202ex"]), min_size=1)
-)
-def test_a_drawing_shows_the_whole_picture(encoder_once: Encoder, width: int, height: int, words: list[str]) -> None:
-    query = encode_query(Query((TextPart(" ".join(words)),)), encoder_once)
-    regions = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
-    sheet = drawn(
-        Image.new("RGB", (width, height), "red"), explain(query, regions, Box(0, 0, width, height).cells(2), 8), "a title"
-    )
-    assert sheet.width > 900 * width / max(width, height)
-    assert sheet.height >= 900 * height / max(width, height)
-
-
-@pytest.fixture(scope="module")
-def encoder_once(model_path: Path) -> Encoder:
-    return Encoder.load(model_path, threads=1)
-
-
-def test_a_drawing_frames_the_chosen_regions(encoder: Encoder, tmp_path: Path) -> None:
-    path = paint(tmp_path / "both.png", "red", "blue", size=(90, 45))
-    query = encode_query(Query((TextPart("red blue"),)), encoder)
-    with Image.open(path) as image:
-        sheet = np.asarray(drawn(image, explain_file(query, path, encoder), "red blue")).astype(int)
-        plain = np.asarray(image.convert("RGB").resize((900, 450), Image.Resampling.LANCZOS)).astype(int)
-    changed = np.abs(sheet[16:466, 16:916] - plain).sum(axis=2) > 60
-    assert changed[0, :450].all() or changed[224, :450].all()
-    assert changed[:, 450:].any()
-    assert not changed[100:200, 200:400].any()
-
-
-def test_of_an_image_query_the_agreeing_regions_stay_light(encoder: Encoder, tmp_path: Path) -> None:
-    path, red = paint(tmp_path / "both.png", "red", "blue"), paint(tmp_path / "red.png", "red")
-    explanation = explain_file(encode_query(Query((ImagePart(red, box=Box(0, 0, 30, 20)),)), encoder), path, encoder)
-    assert {share.box.x for share in explanation.shares} == {0}
-    with Image.open(path) as image:
-        sheet = np.asarray(drawn(image, explanation, "red"))
-    assert sheet[100:200, 100:300].mean() > 1.5 * sheet[100:200, 600:800].mean()
