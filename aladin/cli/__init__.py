@@ -101,11 +101,11 @@ def main(arguments: list[str] | None = None) -> Any:
         print_line(f"aladin: the output cannot be written ({error.strerror}); make room, or send it elsewhere", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
-        _say_stopped(stops)
+        _print_stopped(stops)
     except Exception:
         if not stops:
             raise
-        _say_stopped(stops)  # a library that was being loaded has made an error of its own of it
+        _print_stopped(stops)  # a library that was being loaded has made an error of its own of it
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -133,6 +133,6 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(128 + number)
 
 
-def _say_stopped(stops: list[int]) -> NoReturn:
+def _print_stopped(stops: list[int]) -> NoReturn:
     print_line("aladin: interrupted; what was done so far is kept", err=True)
     sys.exit(128 + (stops[0] if stops else signal.SIGINT))

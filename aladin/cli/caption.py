@@ -54,11 +54,11 @@ def caption(
     from aladin.search.search import as_json as plain
 
     encoder = Encoder.load(model or shipped_model())
-    with progress_shown("reading texts", quiet) as tell:
+    with progress_shown("reading texts", quiet) as progress:
         if str(source) == "-":
-            captions = captions_of(sys.stdin.buffer.read(), "stdin", encoder, tell)
+            captions = captions_of(sys.stdin.buffer.read(), "stdin", encoder, progress)
         else:
-            captions = read_captions(source, encoder, tell)
+            captions = read_captions(source, encoder, progress)
     hits = rank_captions(ImagePart(image, box=box), captions, encoder, SearchConfig(top, rerank, why=why))
     if as_json:
         write_bytes(json_line({"image": str(image), "texts": len(captions.texts), "hits": plain(hits)}, indent=2))

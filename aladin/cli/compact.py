@@ -24,11 +24,11 @@ def compact(folder: Path, as_json: bool, collection: Path | None, quiet: bool) -
 
     Meanwhile what remains is on the disk twice more: in the folder for temporary files (TMPDIR), and beside the collection.
     """
-    place = existing(folder, collection)
-    before = place.stat().st_size
-    with CollectionWriter.create(place, folder) as opened:
+    file = existing(folder, collection)
+    before = file.stat().st_size
+    with CollectionWriter.create(file, folder) as opened:
         opened.compact()
-    after = place.stat().st_size
+    after = file.stat().st_size
     if as_json:
         write_bytes(json_line({"bytes_before": before, "bytes_after": after}, indent=2))
     elif not quiet:

@@ -20,8 +20,8 @@ SHOWN_LEFT_OUT = 20  # files named on stderr; all are in the JSON
 @click.command
 @FOLDER
 @click.option("--level", type=click.Choice(LEVELS), default="same", show_default=True, help="How alike is enough.")
-@form_option("--json", form="json", told="One JSON object.")
-@form_option("-0", "--print0", form="print0", told="All but the best of each group, NUL-ended, for xargs -0.")
+@form_option("--json", form="json", line="One JSON object.")
+@form_option("-0", "--print0", form="print0", line="All but the best of each group, NUL-ended, for xargs -0.")
 @PLACE
 @QUIET
 def dupes(folder: Path, level: Level, form: str | None, collection: Path | None, quiet: bool) -> int:
@@ -40,9 +40,9 @@ def dupes(folder: Path, level: Level, form: str | None, collection: Path | None,
     aladin dupes ~/Pictures --level exact -0 | xargs -0 -n 1 echo
     """
     check_folder(folder)
-    with Collection.open(existing(folder, collection)) as stored, progress_shown("comparing", quiet) as tell:
+    with Collection.open(existing(folder, collection)) as stored, progress_shown("comparing", quiet) as progress:
         stored.check_root(folder)
-        found = find_duplicates(stored, level, tell)
+        found = find_duplicates(stored, level, progress)
     if form == "json":
         write_bytes(json_line(_summary(folder, level, found), indent=2))
     elif form == "print0":
@@ -50,7 +50,7 @@ def dupes(folder: Path, level: Level, form: str | None, collection: Path | None,
     else:
         _print(folder, found.groups)
     if not quiet:
-        _tell(folder, found)
+        _print_remarks(folder, found)
     return SKIPPED_SOME if found.changed or found.unreadable else 0
 
 
@@ -75,7 +75,7 @@ def _print(folder: Path, groups: tuple[Group, ...]) -> None:
             print_line(f"  {row.width} x {row.height}", f"{row.size:,} bytes", str(folder / row.path))
 
 
-def _tell(folder: Path, found: Duplicates) -> None:
+def _print_remarks(folder: Path, found: Duplicates) -> None:
     """On stderr: how much there is, and what was left out."""
     others = [row for group in found.groups for row in group.images[1:]]
     if others:

@@ -32,19 +32,19 @@ def megabytes(text: str) -> int:
 
 
 def brought_up_to_date(
-    folder: Path, place: Path, encoder: Encoder, quiet: bool, config: IndexConfig | None = None, rebuild: bool = False
+    folder: Path, file: Path, encoder: Encoder, quiet: bool, config: IndexConfig | None = None, rebuild: bool = False
 ) -> IndexReport:
-    """Read what is new in the folder into the collection at `place`, made when there is none and there are images."""
+    """Read what is new in the folder into the collection at `file`, made when there is none and there are images."""
     config = config or IndexConfig()
-    if not place.is_file():
+    if not file.is_file():
         check_folder(folder)
         if not holds_images(folder, config):
             kinds = ", ".join(sorted(EXTENSIONS))
             raise DataError(f"there are no images in {folder}; expected files ending in {kinds}, outside hidden folders")
-    with CollectionWriter.create(place, folder) as collection, progress_shown("indexing", quiet) as tell:
+    with CollectionWriter.create(file, folder) as collection, progress_shown("indexing", quiet) as progress:
         if rebuild:
             collection.rebuild(encoder.model)
-        return index_folder(collection, encoder, config, tell)
+        return index_folder(collection, encoder, config, progress)
 
 
 def holds_images(folder: Path, config: IndexConfig) -> bool:
@@ -62,9 +62,9 @@ def check_folder(folder: Path) -> None:
 
 def existing(folder: Path, collection: Path | None) -> Path:
     """Where the folder's collection is; DataError when there is none."""
-    place = collection or default_file(folder)
-    if not place.is_file():
+    file = collection or default_file(folder)
+    if not file.is_file():
         named = "" if collection is None else f" --collection {shlex.quote(printable(str(collection)))}"
         command = f"aladin index {shlex.quote(printable(str(folder)))}{named}"
-        raise DataError(f"there is no collection at {place}; make one with `{command}`")
-    return place
+        raise DataError(f"there is no collection at {file}; make one with `{command}`")
+    return file

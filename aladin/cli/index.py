@@ -38,11 +38,11 @@ def index(
 
     Files that are gone stay known, for when they come back. Ends with 3 when some files could not be read.
     """
-    place = collection or default_file(folder)
+    file = collection or default_file(folder)
     config = index_config(**options)
-    report = brought_up_to_date(folder, place, Encoder.load(model or shipped_model()), quiet, config, rebuild)
+    report = brought_up_to_date(folder, file, Encoder.load(model or shipped_model()), quiet, config, rebuild)
     if not quiet:
-        print_failures(folder, place, report)
+        print_failures(folder, file, report)
     if report.warning:
         print_line(f"aladin: {report.warning}", err=True)
     if as_json:

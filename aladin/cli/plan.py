@@ -32,8 +32,8 @@ def plan(folder: Path, as_json: bool, model: Path | None, collection: Path | Non
     from aladin.collection.plan import plan_for
 
     check_folder(folder)
-    place = collection or default_file(folder)
-    found = plan_for(folder, place, Encoder.load(model or shipped_model()), index_config(**options))
+    file = collection or default_file(folder)
+    found = plan_for(folder, file, Encoder.load(model or shipped_model()), index_config(**options))
     if as_json:
         write_bytes(json_line(asdict(found), indent=2))
     else:

@@ -47,13 +47,13 @@ def index_config(
     return IndexConfig(workers=workers or 0, max_memory_mb=max_memory or 0, frames=frames or 0, **flags)
 
 
-def print_failures(folder: Path, place: Path, report: IndexReport, named: set[str] | None = None) -> None:
+def print_failures(folder: Path, file: Path, report: IndexReport, named: set[str] | None = None) -> None:
     """The first files that could not be read, with why; of those in `named`, which grows, nothing more."""
     if not report.skipped:
         return
     named = set() if named is None else named
     shown = 0
-    with Collection.open(place) as collection:
+    with Collection.open(file) as collection:
         for row in collection.images("failed"):
             line = f"skipped: {picture_name(str(folder / row.path), row.frame)} {row.reason}"
             if line in named:

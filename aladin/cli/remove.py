@@ -37,8 +37,8 @@ def remove(
         raise click.UsageError("give PATHS to remove, or --offline for all whose files are gone")
     if offline and undo:
         raise click.UsageError("what --offline forgets cannot be taken back; leave out --undo")
-    place = existing(folder, collection)
-    with CollectionWriter.create(place, folder) as opened:
+    file = existing(folder, collection)
+    with CollectionWriter.create(file, folder) as opened:
         if offline:
             count = opened.forget_offline()
         else:

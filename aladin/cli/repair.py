@@ -24,8 +24,8 @@ from aladin.encoder.folder import ModelFolder, shipped_model
 @with_options((JSON, MODEL, PLACE, QUIET))
 def repair(folder: Path, as_json: bool, model: Path | None, collection: Path | None, quiet: bool) -> None:
     """Make a damaged collection of FOLDER whole: keep what checksums confirm, have the rest read again by `aladin index`."""
-    place = existing(folder, collection)
-    done = mend(place, folder, ModelFolder.open(model or shipped_model()))
+    file = existing(folder, collection)
+    done = mend(file, folder, ModelFolder.open(model or shipped_model()))
     if as_json:
         table = asdict(done) | {"damaged_copy": str(done.damaged_copy) if done.damaged_copy else None}
         write_bytes(json_line(table, indent=2))

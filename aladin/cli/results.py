@@ -76,8 +76,8 @@ def in_words(explanation: Explanation) -> str:
     words = [share for share in explanation.shares if share.word is not None]
     if not words:
         words = sorted(explanation.shares, key=lambda share: -share.contribution)[:3]
-    told = [f"{share.word or 'region'} {share.contribution:+.3f} at {share.box}" for share in words]
-    return ", ".join([*told, f"as a whole {explanation.whole:+.3f}"] if explanation.whole else told)
+    added = [f"{share.word or 'region'} {share.contribution:+.3f} at {share.box}" for share in words]
+    return ", ".join([*added, f"as a whole {explanation.whole:+.3f}"] if explanation.whole else added)
 
 
 def _tsv(answer: Answer) -> bytes:

@@ -42,13 +42,13 @@ SEARCHING = (
         help="Leave out hits that show what was asked less likely than that.  [default: leave out none]",
     ),
     click.option("--why", is_flag=True, help="For each hit, which region each word chose and what it added to the score."),
-    form_option("--json", form="json", told="One JSON object."),
-    form_option("--jsonl", form="jsonl", told="One JSON object a hit."),
-    form_option("--coco", form="coco", told="A COCO captions JSON: each hit with the query as its caption."),
+    form_option("--json", form="json", line="One JSON object."),
+    form_option("--jsonl", form="jsonl", line="One JSON object a hit."),
+    form_option("--coco", form="coco", line="A COCO captions JSON: each hit with the query as its caption."),
     form_option(
-        "--tsv", form="tsv", told="Score, tab, path (with --why: tab, words): the default where stdout is no terminal."
+        "--tsv", form="tsv", line="Score, tab, path (with --why: tab, words): the default where stdout is no terminal."
     ),
-    form_option("-0", "--print0", form="print0", told="Paths only, each ended by NUL, for xargs -0."),
+    form_option("-0", "--print0", form="print0", line="Paths only, each ended by NUL, for xargs -0."),
     click.option("--no-index", is_flag=True, help="Do not look for new and changed files."),
     click.option("--fail-empty", is_flag=True, help="Exit with 4 when nothing matches."),
     MODEL,
@@ -93,19 +93,19 @@ def answer(folder: Path, query: Query, within: list[str], options: SearchOptions
     if options.why and options.form == "print0":
         raise click.UsageError("-0 has no room for what --why tells; leave out one of them")
     check_folder(folder)
-    place = existing(folder, options.collection) if options.no_index else options.collection or default_file(folder)
+    file = existing(folder, options.collection) if options.no_index else options.collection or default_file(folder)
     encoder = Encoder.load(options.model or shipped_model())
     if not options.no_index:
-        _update(folder, place, encoder, options)
-    with Collection.open(place) as collection, progress_shown("reading vectors", options.quiet) as tell:
+        _update(folder, file, encoder, options)
+    with Collection.open(file) as collection, progress_shown("reading vectors", options.quiet) as progress:
         collection.check_root(folder)
         started = time.perf_counter()
-        results = engine.Searcher(collection, encoder, tell).search(query, options.config)
+        results = engine.Searcher(collection, encoder, progress).search(query, options.config)
         took_ms = 1000 * (time.perf_counter() - started)
         model = collection.fingerprint or encoder.model.fingerprint
         unknown = [name for name in within if not collection.has_folder(name)]
         offline = 0 if results.searched else collection.counts().get("offline", 0)
-    answer = Answer(str(query), str(folder), str(place), model, took_ms, results)
+    answer = Answer(str(query), str(folder), str(file), model, took_ms, results)
     if offline:
         options.note(f"nothing is there to be searched: {offline:,} images are offline; is their disk there?")
     _remark(query, answer, unknown, options)
@@ -129,15 +129,15 @@ def _remark(query: Query, answer: Answer, unknown: list[str], options: SearchOpt
         options.note("nothing here seems to match; these are the nearest")
 
 
-def _update(folder: Path, place: Path, encoder: Encoder, options: SearchOptions) -> None:
+def _update(folder: Path, file: Path, encoder: Encoder, options: SearchOptions) -> None:
     """Bring the collection up to date where it can be written; where not, what is there is searched."""
-    if place.is_file() and not (os.access(place, os.W_OK) and os.access(place.parent, os.W_OK)):
-        options.note(f"{place} cannot be written; searching it as it is")
+    if file.is_file() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        options.note(f"{file} cannot be written; searching it as it is")
         return
     try:
-        report = brought_up_to_date(folder, place, encoder, options.quiet)
+        report = brought_up_to_date(folder, file, encoder, options.quiet)
     except CollectionLocked as error:
-        if not place.is_file():
+        if not file.is_file():
             raise
         options.note(f"{error}; searching what is there so far")
         return

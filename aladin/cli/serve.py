@@ -42,14 +42,14 @@ def serve(
     from aladin.server.settings import Limits, ServeConfig, Tokens
 
     check_folder(folder)
-    place = collection or default_file(folder)
-    if place.is_file():
-        with Collection.open(place) as opened:
+    file = collection or default_file(folder)
+    if file.is_file():
+        with Collection.open(file) as opened:
             opened.check_root(folder)
     limits = Limits(workers=workers, waiting=waiting)
     config = ServeConfig(
         folder=folder,
-        place=place,
+        file=file,
         model=model or shipped_model(),
         host=host,
         port=port,

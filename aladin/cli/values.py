@@ -37,10 +37,10 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on 
 PATH_OR_STDIN = _NamedPath(path_type=Path, allow_dash=True)
 
 
-def form_option(*names: str, form: str, told: str) -> Callable[[Command], Command]:
+def form_option(*names: str, form: str, line: str) -> Callable[[Command], Command]:
     """An option that chooses a form of output: the command's argument `form` is that of the one given, or None.
 
-    UsageError where two are given: the last one would win, and nobody would be told.
+    UsageError where two are given: the last one would win, and nobody would know.
     """
 
     def choose(ctx: click.Context, param: click.Parameter, given: bool) -> None:
@@ -50,7 +50,7 @@ def form_option(*names: str, form: str, told: str) -> Callable[[Command], Comman
         if given:
             ctx.params["form"] = form
 
-    return click.option(*names, is_flag=True, expose_value=False, callback=choose, help=told)
+    return click.option(*names, is_flag=True, expose_value=False, callback=choose, help=line)
 
 
 def with_options(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:

@@ -25,19 +25,19 @@ SHOWN_DAMAGE = 20  # rows named; all are in the JSON
 @with_options((JSON, PLACE))
 def verify(folder: Path, as_json: bool, collection: Path | None) -> int:
     """Read everything that the collection of FOLDER stores and hold it against its checksums. Ends with 1 on damage."""
-    place = existing(folder, collection)
-    found = check(place)
+    file = existing(folder, collection)
+    found = check(file)
     if as_json:
         write_bytes(json_line(asdict(found) | {"whole": found.whole}, indent=2))
     else:
-        print_lines(_verdict(place, found))
+        print_lines(_verdict(file, found))
     return 0 if found.whole else DAMAGED
 
 
-def _verdict(place: Path, found: Verification) -> str:
+def _verdict(file: Path, found: Verification) -> str:
     if found.whole:
-        return f"{printable(str(place))} is whole: {found.rows:,} images, {found.bytes / 1e6:,.1f} MB read"
-    lines = [f"{printable(str(place))} is damaged; `aladin repair` keeps what is whole"]
+        return f"{printable(str(file))} is whole: {found.rows:,} images, {found.bytes / 1e6:,.1f} MB read"
+    lines = [f"{printable(str(file))} is damaged; `aladin repair` keeps what is whole"]
     lines += [f"  {printable(line)}" for line in found.structure]
     for damage in found.damage[:SHOWN_DAMAGE]:
         lines.append(f"  image {damage.id}{f' ({printable(damage.path)})' if damage.path else ''}: {damage.what}")

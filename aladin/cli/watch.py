@@ -36,20 +36,20 @@ def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool
     from aladin.collection.watch import ticks
 
     check_folder(folder)
-    place, encoder, config = collection or default_file(folder), Encoder.load(model or shipped_model()), index_config(**options)
+    file, encoder, config = collection or default_file(folder), Encoder.load(model or shipped_model()), index_config(**options)
     behind = waiting = False
     named: set[str] = set()
     for changed in ticks(folder):
-        why = _nothing_to_read(folder, place, config)
+        why = _nothing_to_read(folder, file, config)
         if not why and (changed or behind):
             behind = False
             try:
-                report = brought_up_to_date(folder, place, encoder, quiet, config)
-                _print_report(folder, place, report, quiet, named)
+                report = brought_up_to_date(folder, file, encoder, quiet, config)
+                _print_report(folder, file, report, quiet, named)
             except CollectionLocked as error:
                 why, behind = str(error), True
             except DataError:
-                why = _nothing_to_read(folder, place, config)  # it went meanwhile
+                why = _nothing_to_read(folder, file, config)  # it went meanwhile
                 if not why:
                     raise
         if why and not waiting and not quiet:
@@ -57,17 +57,17 @@ def watch(folder: Path, model: Path | None, collection: Path | None, quiet: bool
         waiting = bool(why)
 
 
-def _nothing_to_read(folder: Path, place: Path, config: IndexConfig) -> str:
+def _nothing_to_read(folder: Path, file: Path, config: IndexConfig) -> str:
     """Why the folder cannot be indexed now, but may be later."""
     if not folder.is_dir():
         return f"the folder {folder} is not there"
-    return "" if place.is_file() or holds_images(folder, config) else f"there are no images in {folder} yet"
+    return "" if file.is_file() or holds_images(folder, config) else f"there are no images in {folder} yet"
 
 
-def _print_report(folder: Path, place: Path, report: IndexReport, quiet: bool, named: set[str]) -> None:
+def _print_report(folder: Path, file: Path, report: IndexReport, quiet: bool, named: set[str]) -> None:
     """What a run found, with those of the skipped files that are not yet `named`."""
     if report.warning:
         print_line(f"aladin: {report.warning}", err=True)
     if not quiet:
-        print_failures(folder, place, report, named)
+        print_failures(folder, file, report, named)
         print_line(summary(report), err=True)

@@ -98,7 +98,7 @@ def _readable(
     """Of all texts those with a word that the model can read."""
     texts, lines = tuple(first), tuple(first.values())
     vectors, words = encoded
-    readable = [place for place, blob in enumerate(words) if blob]
+    readable = [position for position, blob in enumerate(words) if blob]
     if not readable:
         raise DataError(f"{name} has no text that the model can read; write in letters")
     chosen = np.array(readable)
@@ -125,9 +125,9 @@ def rank_captions(
     else:
         order = np.arange(len(nearest))[: config.top]
     hits = []
-    for rank, place in enumerate(order.tolist(), 1):
-        row = int(nearest[place])
-        matched, score = float(matching[row]), None if aligned is None else float(aligned[place])
+    for rank, position in enumerate(order.tolist(), 1):
+        row = int(nearest[position])
+        matched, score = float(matching[row]), None if aligned is None else float(aligned[position])
         why = _explained(captions.texts[row], asked, encoder) if config.why else None
         final = matched if score is None else score
         hits.append(CaptionHit(rank, captions.lines[row], captions.texts[row], final, matched, score, why))

@@ -35,17 +35,17 @@ def drawn(photograph: Image.Image, explanation: Explanation, title: str) -> Imag
 
 
 def _draw_regions(picture: Image.Image, shares: list[Share], scale: float) -> None:
-    """A frame for each region, with the words that chose it; words that share one are told in its label."""
+    """A frame for each region, with the words that chose it; words that share one stand in its label."""
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
     of_region: dict[int, list[int]] = {}
-    for place, share in enumerate(shares):
-        of_region.setdefault(share.region, []).append(place)
-    for places in reversed(of_region.values()):  # the strongest on top
-        box, colour = shares[places[0]].box, COLOURS[places[0] % len(COLOURS)]
+    for position, share in enumerate(shares):
+        of_region.setdefault(share.region, []).append(position)
+    for positions in reversed(of_region.values()):  # the strongest on top
+        box, colour = shares[positions[0]].box, COLOURS[positions[0] % len(COLOURS)]
         left, top = box.x * scale, box.y * scale
         right, bottom = left + box.width * scale, top + box.height * scale
         draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=4)
-        text = " ".join(_plain(shares[place].word or "") for place in places)[:60]
+        text = " ".join(_plain(shares[position].word or "") for position in positions)[:60]
         corner = draw.textbbox((left + 6, top + 5), text, font=font)
         draw.rectangle((left, top, corner[2] + 4, corner[3] + 4), fill=colour)
         draw.text((left + 6, top + 5), text, fill=_ink(colour), font=font)
@@ -71,11 +71,11 @@ def _draw_list(draw: ImageDraw.ImageDraw, left: int, shares: list[Share], explan
     whole = f", {explanation.whole:+.3f} of it as a whole" if explanation.whole else ""
     draw.text((left, MARGIN + LINE - 4), f"score {explanation.score:.4f}{whole}", fill="#555555", font=small)
     longest = max((abs(share.contribution) for share in shares), default=1.0) or 1.0
-    for place, share in enumerate(shares):
-        top = MARGIN + (place + 2) * LINE
+    for position, share in enumerate(shares):
+        top = MARGIN + (position + 2) * LINE
         draw.text((left, top), _plain(share.word or "")[:18], fill="#111111", font=small)
         length = round((PANEL - 190) * abs(share.contribution) / longest)
-        colour = COLOURS[place % len(COLOURS)]
+        colour = COLOURS[position % len(COLOURS)]
         if share.contribution >= 0:
             draw.rectangle((left + 130, top + 2, left + 130 + length, top + 15), fill=colour)
         else:
@@ -85,7 +85,7 @@ def _draw_list(draw: ImageDraw.ImageDraw, left: int, shares: list[Share], explan
 
 def _ink(colour: str) -> str:
     """Black or white, whichever can be read on the colour."""
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    red, green, blue = (int(colour[position : position + 2], 16) for position in (1, 3, 5))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
 
 

@@ -34,7 +34,7 @@ ALIKE_COSINE = 0.93
 BLOCK_CELLS = 2**24  # pairs compared at once: 64 MB
 
 Likeness = tuple[Float32[np.ndarray, "images _"], float]  # what is multiplied, and the least product that counts
-Near = Iterator[Int64[np.ndarray, " near"]]  # places of images that belong together, two or more
+Near = Iterator[Int64[np.ndarray, " near"]]  # positions of images that belong together, two or more
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def find_duplicates(collection: Collection, level: Level = "same", progress: Pro
     labels = {"exact": _by_content(rows)}
     if level != "exact":
         first = np.unique(labels["exact"])  # one of each content
-        ids, found = collection.findable_vectors(np.array([rows[place].id for place in first], dtype=np.int64))
-        places, vectors = _places(rows, ids), found.astype(np.float32)
-        signs = _signs([prints.get(content_of(rows[place])) for place in places])
-        labels["same"] = _joined(labels["exact"], places, _near([(signs, LEAST_SIGNS), (vectors, MIN_COSINE)], progress))
+        ids, found = collection.findable_vectors(np.array([rows[position].id for position in first], dtype=np.int64))
+        positions, vectors = _positions(rows, ids), found.astype(np.float32)
+        signs = _signs([prints.get(content_of(rows[position])) for position in positions])
+        labels["same"] = _joined(labels["exact"], positions, _near([(signs, LEAST_SIGNS), (vectors, MIN_COSINE)], progress))
         if level == "alike":
-            labels["alike"] = _joined(labels["same"], places, _near([(vectors, ALIKE_COSINE)], progress))
+            labels["alike"] = _joined(labels["same"], positions, _near([(vectors, ALIKE_COSINE)], progress))
     return Duplicates(tuple(_groups(rows, labels)), tuple(changed), unreadable)
 
 
@@ -109,12 +109,14 @@ def _sidecar_has(path: str, mtime_ns: int) -> bool:
 
 
 def _by_content(rows: list[ImageRow]) -> Int64[np.ndarray, " rows"]:
-    """For each row the place of the first one with its content."""
+    """For each row the position of the first one with its content."""
     first: dict[bytes, int] = {}
-    return np.array([first.setdefault(row.sha256 or b"%d" % row.id, place) for place, row in enumerate(rows)], dtype=np.int64)
+    return np.array(
+        [first.setdefault(row.sha256 or b"%d" % row.id, position) for position, row in enumerate(rows)], dtype=np.int64
+    )
 
 
-def _places(rows: list[ImageRow], ids: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " some"]:
+def _positions(rows: list[ImageRow], ids: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " some"]:
     """Where the rows with these ids stand; both are in the order of ids."""
     return np.searchsorted(np.array([row.id for row in rows], dtype=np.int64), ids)
 
@@ -122,9 +124,9 @@ def _places(rows: list[ImageRow], ids: Int64[np.ndarray, " some"]) -> Int64[np.n
 def _signs(prints: list[int | None]) -> Float32[np.ndarray, "images bits"]:
     """Bits as 1 and -1, so that a product counts how many agree; all 0 where there is no fingerprint."""
     signs = np.zeros((len(prints), SIDE**2), dtype=np.float32)
-    for place, value in enumerate(prints):
+    for position, value in enumerate(prints):
         if value is not None:
-            signs[place] = np.unpackbits(np.frombuffer(value.to_bytes(SIDE, "big"), dtype=np.uint8)) * 2.0 - 1.0
+            signs[position] = np.unpackbits(np.frombuffer(value.to_bytes(SIDE, "big"), dtype=np.uint8)) * 2.0 - 1.0
     return signs
 
 
@@ -149,12 +151,12 @@ def _near(likenesses: list[Likeness], progress: Progress) -> Near:
 
 
 def _joined(
-    labels: Int64[np.ndarray, " rows"], places: Int64[np.ndarray, " images"], links: Near
+    labels: Int64[np.ndarray, " rows"], positions: Int64[np.ndarray, " images"], links: Near
 ) -> Int64[np.ndarray, " rows"]:
-    """New labels, equal for all that hangs together by these links among some places; a label is its lowest place."""
+    """New labels, equal for all that hangs together by these links among some positions; a label is its lowest position."""
     labels = labels.copy()
     for link in links:
-        found = labels[places[link]]
+        found = labels[positions[link]]
         if (found != found[0]).any():  # thousands of copies are one group after the first of them
             found = np.unique(found)
             labels[np.isin(labels, found)] = found[0]
@@ -165,13 +167,13 @@ def _groups(rows: list[ImageRow], labels: dict[str, Int64[np.ndarray, " rows"]])
     """What has the same label on the loosest level."""
     loosest = list(labels.values())[-1]
     members: dict[int, list[int]] = defaultdict(list)
-    for place, label in enumerate(loosest.tolist()):
-        members[label].append(place)
+    for position, label in enumerate(loosest.tolist()):
+        members[label].append(position)
     groups = []
-    for places in members.values():
-        if len(places) > 1:
-            level = next(level for level in LEVELS if len(set(labels[level][places].tolist())) == 1)
-            groups.append(Group(level, tuple(sorted((rows[place] for place in places), key=_best_first))))
+    for positions in members.values():
+        if len(positions) > 1:
+            level = next(level for level in LEVELS if len(set(labels[level][positions].tolist())) == 1)
+            groups.append(Group(level, tuple(sorted((rows[position] for position in positions), key=_best_first))))
     return sorted(groups, key=lambda group: group.images[0].id)
 
 

@@ -117,8 +117,8 @@ def _words(part: EncodedPart, alignment: Alignment, boxes: tuple[Box, ...]) -> l
 def _regions(part: EncodedPart, alignment: Alignment, boxes: tuple[Box, ...]) -> list[Share]:
     """First what each region of the query image chose; then, where both sides choose, what each region of the image did."""
 
-    def share(asked: int, region: int, choices: Choices, place: int, factor: float) -> Share:
-        cosine, adds = float(choices.cosine[place]), factor * float(choices.unshared[place])
+    def share(asked: int, region: int, choices: Choices, position: int, factor: float) -> Share:
+        cosine, adds = float(choices.cosine[position]), factor * float(choices.unshared[position])
         return Share(part.name, None, part.boxes[asked], boxes[region], region, cosine, adds)
 
     chosen, of_regions = alignment.of_words, alignment.of_regions

@@ -101,7 +101,7 @@ def read_calibration(encoder: Encoder) -> Calibration | None:
 
 
 def background_of(collection: Collection, encoder: Encoder, calibration: Calibration) -> Background:
-    """The background of a collection: of a sample of its images, joined with the model's own.
+    """The background of a collection: of a sample of its images, joined with the model's prior.
 
     It is kept in the collection's cache, and found again when the collection has grown or shrunk much.
     """
@@ -110,8 +110,8 @@ def background_of(collection: Collection, encoder: Encoder, calibration: Calibra
         return calibration.background
     found = _kept(collection, len(ids), calibration)
     if found is None:
-        places = np.linspace(0, len(ids) - 1, min(len(ids), SAMPLED_IMAGES)).astype(np.int64)
-        found = background_scores(collection.tokens(ids[places].tolist()), encoder)
+        positions = np.linspace(0, len(ids) - 1, min(len(ids), SAMPLED_IMAGES)).astype(np.int64)
+        found = background_scores(collection.tokens(ids[positions].tolist()), encoder)
         _keep(found, collection, len(ids), calibration)
     return _joined(found, min(len(ids), SAMPLED_IMAGES), calibration.background)
 
@@ -125,12 +125,12 @@ def background_scores(tokens: QuantizedTokens, encoder: Encoder) -> Background:
     return Background(float(np.mean(scores)), max(float(np.std(scores)), MIN_DEVIATION))
 
 
-def _joined(found: Background, images: int, own: Background) -> Background:
-    """Mean and deviation over the images of a collection and `PRIOR_IMAGES` of the model's own."""
+def _joined(found: Background, images: int, prior: Background) -> Background:
+    """Mean and deviation over the images of a collection and `PRIOR_IMAGES` of the model's prior."""
     share = images / (images + PRIOR_IMAGES)
-    mean = share * found.mean + (1 - share) * own.mean
-    between = share * (found.mean - mean) ** 2 + (1 - share) * (own.mean - mean) ** 2
-    return Background(mean, math.sqrt(share * found.deviation**2 + (1 - share) * own.deviation**2 + between))
+    mean = share * found.mean + (1 - share) * prior.mean
+    between = share * (found.mean - mean) ** 2 + (1 - share) * (prior.mean - mean) ** 2
+    return Background(mean, math.sqrt(share * found.deviation**2 + (1 - share) * prior.deviation**2 + between))
 
 
 def _kept(collection: Collection, images: int, calibration: Calibration) -> Background | None:

@@ -143,19 +143,19 @@ class Searcher:
         order = np.arange(len(ids))[: config.top] if aligned is None else ranked(aligned.scores, ids)[: config.top]
         probabilities = None if aligned is None else self._probabilities(query, aligned.by_part[:, order])
         hits = []
-        for place, row in enumerate(self.collection.images_of(ids[order].tolist())):
-            score = None if aligned is None else float(aligned.scores[order[place]])
-            matched = float(matching[order[place]])
+        for position, row in enumerate(self.collection.images_of(ids[order].tolist())):
+            score = None if aligned is None else float(aligned.scores[order[position]])
+            matched = float(matching[order[position]])
             chosen = None if aligned is None else aligned.chosen.get(row.id)
             hits.append(
                 Hit(
-                    rank=place + 1,
+                    rank=position + 1,
                     id=row.id,
                     path=row.path,
                     score=matched if score is None else score,
                     matching_score=matched,
                     alignment_score=score,
-                    probability=None if probabilities is None else float(probabilities[place]),
+                    probability=None if probabilities is None else float(probabilities[position]),
                     width=row.width or 0,
                     height=row.height or 0,
                     explanation=None if chosen is None else explanation_of(query, chosen, self._boxes(row)),

@@ -40,8 +40,8 @@ def align(
     for block in _blocks(collection, query, ids, clock or Clock()):
         scores.append(block.by_part)
         if explained:  # the best of all are among the best of each block
-            for place in ranked(_combined(query, block.by_part), block.ids)[:explained].tolist():
-                chosen[int(block.ids[place])] = block.chosen(query, place, token_dim)
+            for position in ranked(_combined(query, block.by_part), block.ids)[:explained].tolist():
+                chosen[int(block.ids[position])] = block.chosen(query, position, token_dim)
     by_part = np.concatenate(scores, axis=1)
     return Aligned(by_part, _combined(query, by_part), chosen)
 
@@ -61,10 +61,10 @@ class _Block:
     similarity: tuple[Float32[np.ndarray, "images regions _"], ...]  # with the tokens of each part of the query
     by_part: Float64[np.ndarray, "parts images"]
 
-    def chosen(self, query: EncodedQuery, place: int, token_dim: int) -> tuple[Alignment, ...]:
-        real = self.tokens.mask[place]
+    def chosen(self, query: EncodedQuery, position: int, token_dim: int) -> tuple[Alignment, ...]:
+        real = self.tokens.mask[position]
         return tuple(
-            Alignment.of(similarity[place][real], self.regions[place][real], part.tokens, token_dim, part.pooling)
+            Alignment.of(similarity[position][real], self.regions[position][real], part.tokens, token_dim, part.pooling)
             for part, similarity in zip(query.parts, self.similarity, strict=True)
         )
 

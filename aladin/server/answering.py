@@ -12,7 +12,7 @@ from aladin.search.timing import Seconds
 from aladin.server.browsing import shown, version
 from aladin.server.cursors import cursor_of
 from aladin.server.engine import Engine
-from aladin.server.ids import OpaqueIds
+from aladin.server.ids import PublicIds
 from aladin.server.leafing import Position, Span
 from aladin.server.rendering import Picture
 from aladin.server.schemas import (
@@ -39,10 +39,10 @@ def query_of(engine: Engine, body: QueryIn, pictures: Pictures) -> tuple[Query, 
     wanted += [TextPart(text.text, text.weight) for text in body.texts]
     cut: set[int] = set()
     for image, picture in zip(body.images, pictures, strict=True):
-        part, number = _image_part(engine, image, picture)
+        part, image_id = _image_part(engine, image, picture)
         wanted.append(part)
-        if number is not None:
-            cut.add(number)
+        if image_id is not None:
+            cut.add(image_id)
     return Query(tuple(wanted), tuple(body.without), condition_of(body.filter)), frozenset(cut)
 
 
@@ -95,13 +95,13 @@ def page(engine: Engine, after: Position | None, limit: int, wanted: FilterIn) -
     return PageOut(images=[image_out(row, engine.ids) for row in found.rows], next=following).model_dump_json().encode()
 
 
-def image_out(row: ImageRow, ids: OpaqueIds) -> ImageOut:
+def image_out(row: ImageRow, ids: PublicIds) -> ImageOut:
     """An image as clients see it."""
-    opaque = ids.of(row.id)
+    public_id = ids.of(row.id)
     camera = row.metadata.get("camera")
-    link = f"/v1/images/{opaque}/{{}}?v={version(row)}"
+    link = f"/v1/images/{public_id}/{{}}?v={version(row)}"
     return ImageOut(
-        id=opaque,
+        id=public_id,
         name=shown(row.path),
         frame=row.frame,
         width=row.width or 0,
@@ -133,7 +133,7 @@ def explanation_out(found: Explanation) -> ExplanationOut:
     )
 
 
-def _hits(hits: tuple[Hit, ...], rows: dict[int, ImageRow], cut: frozenset[int], ids: OpaqueIds) -> list[HitOut]:
+def _hits(hits: tuple[Hit, ...], rows: dict[int, ImageRow], cut: frozenset[int], ids: PublicIds) -> list[HitOut]:
     kept = [hit for hit in hits if hit.id not in cut]
     return [
         HitOut(
@@ -150,7 +150,7 @@ def _hits(hits: tuple[Hit, ...], rows: dict[int, ImageRow], cut: frozenset[int],
 
 
 def _image_part(engine: Engine, image: ImageIn, picture: Picture | None) -> tuple[ImagePart, int | None]:
-    """The part of a query, and the number of the image that it cuts something out of, if it does."""
+    """The part of a query, and the stored id of the image that it cuts something out of, if it does."""
     if image.id is None:
         assert picture is not None, "what was sent comes with the query"
         return ImagePart(picture.jpeg, image.weight, _box(image.box)), None

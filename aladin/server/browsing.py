@@ -43,7 +43,7 @@ class BrowsedCollection(Collection):
     def page(self, after: Position | None, count: int, span: Span, condition: Condition | None) -> Page:
         """The next `count` images by date, the newest first, after the one with that date and id."""
         found = leaf(self, after, span, condition, count + 1)
-        shown_now = [number for _, number in found[:count]]
+        shown_now = [image_id for _, image_id in found[:count]]
         return Page(tuple(self.images_of(shown_now)), found[count - 1] if len(found) > count else None)
 
 

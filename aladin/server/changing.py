@@ -26,12 +26,12 @@ def add(served: Served, data: bytes) -> ImageRow:
     DataError when it is none, CollectionLocked while somebody else writes.
     """
     served.renderer.threads.submit(served.renderer.render, data, 64, 50).result()  # whether it is an image at all
-    ending = next((ending for magic, place, ending in KINDS if data[place : place + len(magic)] == magic), None)
+    ending = next((ending for magic, position, ending in KINDS if data[position : position + len(magic)] == magic), None)
     if ending is None:
         raise DataError("the image is of no format that is kept; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF")
     name = hashlib.sha256(data).hexdigest()[:40] + ending
     # Opened before the file is written: while somebody else writes, nothing is left behind.
-    with CollectionWriter.create(served.config.place, served.config.folder) as collection:
+    with CollectionWriter.create(served.config.file, served.config.folder) as collection:
         _write_once(collection.root, name, data)
         known = collection.image_at(f"{FOLDER}/{name}")
         if known is not None and known.status == "removed":
@@ -43,15 +43,15 @@ def add(served: Served, data: bytes) -> ImageRow:
     return row
 
 
-def remove(served: Served, opaque: str) -> None:
+def remove(served: Served, public_id: str) -> None:
     """Take an image out of the collection; its file stays as it is. Problem 404 when there is none."""
-    with CollectionWriter.create(served.config.place, served.config.folder) as collection:
+    with CollectionWriter.create(served.config.file, served.config.folder) as collection:
         try:
-            row = collection.image(served.number(opaque))
+            row = collection.image(served.stored_id(public_id))
         except KeyError:
-            raise no_image(opaque) from None
+            raise no_image(public_id) from None
         if row.status == "removed":
-            raise no_image(opaque)
+            raise no_image(public_id)
         with collection.transaction():
             collection.remove([row.id])
 

@@ -15,10 +15,10 @@ def cursor_of(position: Position) -> str:
 def position_of(cursor: str) -> Position:
     """The position that a cursor names; Problem 422 for one that was never given out."""
     try:
-        date, number = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if isinstance(date, str) and type(number) is int and 0 <= number < 1 << 62:
+        date, image_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if isinstance(date, str) and type(image_id) is int and 0 <= image_id < 1 << 62:
             date.encode()
-            return date, number
+            return date, image_id
     except (ValueError, TypeError):
         pass
     raise Problem(422, "the cursor is none of this server's; begin without one")

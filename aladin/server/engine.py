@@ -7,51 +7,51 @@ from aladin.collection.store import ImageRow
 from aladin.encoder.encoder import Encoder
 from aladin.search.search import Searcher
 from aladin.server.browsing import BrowsedCollection
-from aladin.server.ids import OpaqueIds
+from aladin.server.ids import PublicIds
 from aladin.server.problems import NoCollection, no_image
 
 
 class Engine:
     """One collection's file, open and ready to be searched, and what clients call its images."""
 
-    def __init__(self, place: Path, encoder: Encoder, identity: tuple[int, int]) -> None:
-        self.collection = BrowsedCollection.open(place)
+    def __init__(self, file: Path, encoder: Encoder, identity: tuple[int, int]) -> None:
+        self.collection = BrowsedCollection.open(file)
         self.encoder = encoder
         self.searcher = Searcher(self.collection, encoder)
-        self.ids = OpaqueIds(place)
+        self.ids = PublicIds(file)
         self.identity = identity  # of the file: device and inode
 
-    def row(self, opaque: str) -> ImageRow:
+    def row(self, public_id: str) -> ImageRow:
         """The image with that id; Problem 404 when there is none."""
-        return named_row(self.collection, self.ids, opaque)
+        return named_row(self.collection, self.ids, public_id)
 
-    def encoded(self, opaque: list[str]) -> list[int]:
-        """The numbers of images that have tokens; Problem 404 for the first that has none."""
-        rows = [self.row(name) for name in opaque]
-        for name, row in zip(opaque, rows, strict=True):
+    def encoded(self, public_ids: list[str]) -> list[int]:
+        """The stored ids of images that have tokens; Problem 404 for the first that has none."""
+        rows = [self.row(name) for name in public_ids]
+        for name, row in zip(public_ids, rows, strict=True):
             if row.status not in ("ok", "offline"):
                 raise no_image(name)
         return [row.id for row in rows]
 
 
 class CurrentEngine:
-    """The engine for the collection's file that lies in its place now."""
+    """The engine for the collection's file that is there now."""
 
-    def __init__(self, place: Path, model: Path) -> None:
-        self._place = place
+    def __init__(self, file: Path, model: Path) -> None:
+        self._file = file
         self.encoder = Encoder.load(model)
         self._engine: Engine | None = None
 
     def get(self) -> Engine:
         """NoCollection before the first index."""
         try:
-            stat = os.stat(self._place)  # noqa: PTH116, its errors are wanted
+            stat = os.stat(self._file)  # noqa: PTH116, its errors are wanted
         except OSError:
             raise NoCollection from None
         identity = (stat.st_dev, stat.st_ino)
         if self._engine is None or self._engine.identity != identity:
             self.close()
-            self._engine = Engine(self._place, self.encoder, identity)
+            self._engine = Engine(self._file, self.encoder, identity)
         return self._engine
 
     def close(self) -> None:
@@ -60,15 +60,15 @@ class CurrentEngine:
             engine.collection.close()
 
 
-def named_row(collection: BrowsedCollection, ids: OpaqueIds, opaque: str) -> ImageRow:
+def named_row(collection: BrowsedCollection, ids: PublicIds, public_id: str) -> ImageRow:
     """The image of the collection with that id; Problem 404 when there is none."""
-    number = ids.number(opaque)
-    if number is None:
-        raise no_image(opaque)
+    image_id = ids.stored(public_id)
+    if image_id is None:
+        raise no_image(public_id)
     try:
-        row = collection.image(number)
+        row = collection.image(image_id)
     except KeyError:
-        raise no_image(opaque) from None
+        raise no_image(public_id) from None
     if row.status == "removed":
-        raise no_image(opaque)
+        raise no_image(public_id)
     return row

@@ -57,10 +57,10 @@ def _methods_here(request: Request) -> set[str]:
 
 
 def _sentence(error: RequestValidationError) -> str:
-    """The first complaint, with its place but without the value, which may be private."""
+    """The first complaint, with its position but without the value, which may be private."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+    position = ".".join(str(part) for part in first["loc"][1:]) or "the body"
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be parsed')}; send an object"
-    said = str(first["msg"])
-    return f"{place[:80]}: {said[:1].lower()}{said[1:160]}; see /openapi.json".encode("utf-8", "replace").decode()
+    complaint = str(first["msg"])
+    return f"{position[:80]}: {complaint[:1].lower()}{complaint[1:160]}; see /openapi.json".encode("utf-8", "replace").decode()

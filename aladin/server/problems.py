@@ -38,9 +38,9 @@ class Interrupted(Problem):
         super().__init__(503, "the process that searched has ended; try again in 1 s", {"Retry-After": "1"})
 
 
-def no_image(opaque: str) -> Problem:
+def no_image(public_id: str) -> Problem:
     """That an id means nothing."""
-    return Problem(404, f"there is no image {opaque[:20]}; search again, for it may have been removed")
+    return Problem(404, f"there is no image {public_id[:20]}; search again, for it may have been removed")
 
 
 def problem_body(status: int, detail: str) -> dict[str, Any]:

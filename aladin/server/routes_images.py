@@ -26,7 +26,7 @@ from aladin.server.service import (
 )
 
 router = APIRouter(prefix="/v1", responses=REFUSALS, tags=["images"])
-OpaqueId = Annotated[str, Path(pattern=ids.PATTERN, description="An image's id, as searches give it.")]
+PublicId = Annotated[str, Path(pattern=ids.PATTERN, description="An image's id, as searches give it.")]
 UploadId = Annotated[str, Path(pattern=uploads.PATTERN)]
 Version = Annotated[str | None, Query(max_length=64, description="The content's version: with it the picture can be kept.")]
 JPEG: dict[int | str, dict[str, Any]] = {
@@ -63,20 +63,20 @@ async def images(
 
 
 @router.get("/images/{image}", response_model=ImageOut, dependencies=[allowed("search")])
-async def image(image: OpaqueId, request: Request) -> Response:
+async def image(image: PublicId, request: Request) -> Response:
     """What is known of an image."""
     served: Served = request.app.state.served
     return reply(await served.searches.run(image_facts, image))
 
 
 @router.get("/images/{image}/thumbnail", responses=JPEG, response_class=Response, dependencies=[allowed("search")])
-async def thumbnail(image: OpaqueId, request: Request, v: Version = None) -> Response:
+async def thumbnail(image: PublicId, request: Request, v: Version = None) -> Response:
     """The image at no more than 640 px a side."""
     return await _picture(image, request, v, THUMBNAIL_SIDE, THUMBNAIL_QUALITY)
 
 
 @router.get("/images/{image}/preview", responses=JPEG, response_class=Response, dependencies=[allowed("search")])
-async def preview(image: OpaqueId, request: Request, v: Version = None) -> Response:
+async def preview(image: PublicId, request: Request, v: Version = None) -> Response:
     """The image at no more than 1600 px a side."""
     return await _picture(image, request, v, PREVIEW_SIDE, PREVIEW_QUALITY)
 
@@ -110,27 +110,27 @@ async def add_image(request: Request) -> Response:
     served: Served = request.app.state.served
     data = await _image_body(request)
     row = await asyncio.to_thread(add, served, data)
-    opaque = served.ids.of(row.id)
-    return reply(AddedOut(id=opaque, status=row.status, reason=row.reason), {"Location": f"/v1/images/{opaque}"}, 201)
+    public_id = served.ids.of(row.id)
+    return reply(AddedOut(id=public_id, status=row.status, reason=row.reason), {"Location": f"/v1/images/{public_id}"}, 201)
 
 
 @router.delete(
     "/images/{image}", status_code=204, response_class=Response, responses=problems(409), dependencies=[allowed("write")]
 )
-async def remove_image(image: OpaqueId, request: Request) -> Response:
+async def remove_image(image: PublicId, request: Request) -> Response:
     """Take an image out of the collection. Its file stays, and is not read again."""
     served: Served = request.app.state.served
-    if served.ids.number(image) is None or not served.config.place.is_file():
+    if served.ids.stored(image) is None or not served.config.file.is_file():
         raise no_image(image)
     await asyncio.to_thread(remove, served, image)
-    served.pictures.forget(served.number(image))
+    served.pictures.forget(served.stored_id(image))
     return Response(status_code=204)
 
 
 async def _picture(image: str, request: Request, v: str | None, side: int, quality: int) -> Response:
     served: Served = request.app.state.served
-    number = served.number(image)
-    kept = served.pictures.get((number, v, side, quality))
+    image_id = served.stored_id(image)
+    kept = served.pictures.get((image_id, v, side, quality))
     if kept is not None and v is not None:
         picture, version = kept, v
     else:

@@ -8,27 +8,15 @@ from fastapi.responses import Response
 
 from aladin.server import comparing, ids
 from aladin.server.answering import answer
+from aladin.server.comparing import EmbeddingsIn, EmbeddingsOut, ExplainIn, RerankIn, RerankOut, ScoreIn, ScoreOut
 from aladin.server.responses import REFUSALS, reply
-from aladin.server.schemas import (
-    MAX_TOP,
-    EmbeddingsIn,
-    EmbeddingsOut,
-    ExplainIn,
-    ExplanationOut,
-    ImageIn,
-    RerankIn,
-    RerankOut,
-    ScoreIn,
-    ScoreOut,
-    SearchIn,
-    SearchOut,
-)
+from aladin.server.schemas import MAX_TOP, ExplanationOut, ImageIn, SearchIn, SearchOut
 from aladin.server.searching import SearchPool
 from aladin.server.security import allowed
 from aladin.server.service import Served
 
 router = APIRouter(prefix="/v1", dependencies=[allowed("search")], responses=REFUSALS, tags=["search"])
-OpaqueId = Annotated[str, Path(pattern=ids.PATTERN, description="An image's id, as searches give it.")]
+PublicId = Annotated[str, Path(pattern=ids.PATTERN, description="An image's id, as searches give it.")]
 
 
 @router.post("/search", response_model=SearchOut)
@@ -39,7 +27,7 @@ async def search(body: SearchIn, request: Request) -> Response:
 
 @router.get("/similar/{image}", response_model=SearchOut)
 async def similar(
-    image: OpaqueId, request: Request, top: Annotated[int, Query(ge=1, le=MAX_TOP)] = 50, why: bool = False
+    image: PublicId, request: Request, top: Annotated[int, Query(ge=1, le=MAX_TOP)] = 50, why: bool = False
 ) -> Response:
     """The images most like one of the collection, without itself."""
     body = SearchIn(images=[ImageIn(id=image)], top=top, why=why)

@@ -103,13 +103,6 @@ class SearchIn(QueryIn):
     why: bool = Field(default=False, description="With each hit: which region each word chose and what it added.")
 
 
-class ExplainIn(QueryIn):
-    """Why one image has its score for a query."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "a dog", "image": "aaaaaaaaaaaaa"}]})
-    image: ImageId
-
-
 class ShareOut(BaseModel):
     """What one word of the query, or one region of a query image, adds to the score."""
 
@@ -222,78 +215,6 @@ class AddedOut(BaseModel):
     id: str
     status: str
     reason: str | None
-
-
-class ScoreIn(Strict):
-    """Texts and images to compare, each with each."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["a dog", "a cat"], "images": ["aaaaaaaaaaaaa"]}]})
-    texts: Annotated[list[Text], Field(min_length=1, max_length=16)]
-    images: Annotated[list[ImageId], Field(min_length=1, max_length=256)]
-
-
-class ScoreOut(BaseModel):
-    """A row for each text, a column for each image."""
-
-    alignment: list[list[float]]
-    matching: list[list[float]]
-
-
-class EmbeddingsIn(Strict):
-    """As of OpenAI's embeddings."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["a dog runs through snow"]}]})
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
-    model: str = "aladin"
-    encoding_format: Literal["float", "base64"] = "float"
-
-
-class EmbeddingOut(BaseModel):
-    """One text's vector: numbers, or little-endian fp32 in base64."""
-
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
-class UsageOut(BaseModel):
-    """What was read."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingsOut(BaseModel):
-    """As of OpenAI's embeddings."""
-
-    object: Literal["list"] = "list"
-    data: list[EmbeddingOut]
-    model: str
-    usage: UsageOut
-
-
-class RerankIn(Strict):
-    """As of Cohere's rerank, where documents are ids of images."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "a dog", "documents": ["aaaaaaaaaaaaa"], "top_n": 3}]})
-    query: Text
-    documents: Annotated[list[ImageId], Field(min_length=1, max_length=1000)]
-    top_n: Annotated[int, Field(ge=1, le=1000), Whole] | None = None
-    model: str = "aladin"
-
-
-class RerankedOut(BaseModel):
-    """A document by its place in the request, and its alignment score."""
-
-    index: int
-    relevance_score: float
-
-
-class RerankOut(BaseModel):
-    """As of Cohere's rerank: the best first."""
-
-    id: str
-    results: list[RerankedOut]
 
 
 class StateOut(BaseModel):

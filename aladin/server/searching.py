@@ -30,7 +30,7 @@ class SearchPool:
     def __init__(self, config: ServeConfig) -> None:
         self._most = config.limits.searches_taken
         self._count = config.limits.searches
-        paths = [str(config.place.absolute()), str(config.model.absolute())]
+        paths = [str(config.file.absolute()), str(config.model.absolute())]
         self.children = Children(lambda: Child(WORKER, Limits(), paths), self._count, "search")
         self.taken = 0  # waiting or at work
 

@@ -15,7 +15,7 @@ from aladin.errors import AladinError
 from aladin.server.browsing import BrowsedCollection, Facets, version
 from aladin.server.engine import named_row
 from aladin.server.files import read_below
-from aladin.server.ids import OpaqueIds
+from aladin.server.ids import PublicIds
 from aladin.server.metrics import Metrics
 from aladin.server.problems import Busy, NoCollection, Problem, no_image
 from aladin.server.rendering import Picture, Renderer
@@ -61,7 +61,7 @@ class Served:
         self.renderer = Renderer(config.limits)
         self.uploads = Uploads(config.limits)
         self.pictures = PictureCache(config.limits)
-        self.ids = OpaqueIds(config.place)
+        self.ids = PublicIds(config.file)
         self.metrics = Metrics()
         self.metrics.queue.set_function(lambda: self.searches.taken)
         self.ready = False
@@ -81,11 +81,11 @@ class Served:
         self.renderer.close()
         self._aside.shutdown(cancel_futures=True)
 
-    def number(self, opaque: str) -> int:
-        """The number of an image's id; Problem 404 for one that was never given out."""
-        found = self.ids.number(opaque)
+    def stored_id(self, public_id: str) -> int:
+        """The stored id of a public one; Problem 404 for one that was never given out."""
+        found = self.ids.stored(public_id)
         if found is None:
-            raise no_image(opaque)
+            raise no_image(public_id)
         return found
 
     async def aside(self, work: Callable[[], Result]) -> Result:
@@ -94,9 +94,9 @@ class Served:
 
     def counts(self) -> Counts:
         """What the collection holds; NoCollection when there is none. Call it `aside`."""
-        if not self.config.place.is_file():
+        if not self.config.file.is_file():
             raise NoCollection
-        with BrowsedCollection.open(self.config.place) as collection, collection.snapshot():
+        with BrowsedCollection.open(self.config.file) as collection, collection.snapshot():
             now, known = time.monotonic(), self._counts
             if known is None or (known.generation != collection.generation and now >= known.until):
                 images, reasons, facets = collection.counts(), collection.failure_counts(), collection.facets()
@@ -125,22 +125,22 @@ class Served:
         return tuple([await self._query_picture(image) for image in images])
 
     async def _query_picture(self, image: ImageIn) -> Picture | None:
-        opaque = image.id
-        if (opaque is None) == (image.upload is None):
+        public_id = image.id
+        if (public_id is None) == (image.upload is None):
             raise Problem(422, "an image of the query is named by its id or by its upload; give one of the two")
-        if opaque is None:
+        if public_id is None:
             assert image.upload is not None
             return self.uploads.get(image.upload)
         if image.box is None:
             return None
-        return await self.rendered(lambda: self.picture_of(opaque, PREVIEW_SIDE, QUERY_QUALITY)[0])
+        return await self.rendered(lambda: self.picture_of(public_id, PREVIEW_SIDE, QUERY_QUALITY)[0])
 
-    def picture_of(self, opaque: str, side: int, quality: int) -> tuple[Picture, str]:
+    def picture_of(self, public_id: str, side: int, quality: int) -> tuple[Picture, str]:
         """An image of the collection re-encoded, and the version of its content. Call it in `renderer.threads`."""
-        if not self.config.place.is_file():
+        if not self.config.file.is_file():
             raise NoCollection
-        with BrowsedCollection.open(self.config.place) as collection:
-            row, root = named_row(collection, self.ids, opaque), collection.root
+        with BrowsedCollection.open(self.config.file) as collection:
+            row, root = named_row(collection, self.ids, public_id), collection.root
         key = (row.id, version(row), side, quality)
         picture = self.pictures.get(key)
         if picture is None:
@@ -160,7 +160,7 @@ class Served:
             if not self.config.folder.is_dir():
                 self.indexing = Indexing("failed", message="the folder is not there now; its images are kept")
                 return
-            with CollectionWriter.create(self.config.place, self.config.folder) as collection:
+            with CollectionWriter.create(self.config.file, self.config.folder) as collection:
                 report = index_folder(collection, self.encoder, None, self._progress)
             skipped = sum(report.skipped.values())
             note = f"{skipped:,} {'file' if skipped == 1 else 'files'} could not be read" if skipped else None

@@ -110,7 +110,7 @@ class ServeConfig:
     """One folder, its collection, a model, and where they are served."""
 
     folder: Path
-    place: Path  # of the collection
+    file: Path  # of the collection
     model: Path
     host: str = "127.0.0.1"
     port: int = 8321

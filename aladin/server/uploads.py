@@ -52,7 +52,7 @@ class Uploads:
 
 
 class PictureCache:
-    """The pictures made last, up to a number of bytes; a key begins with the image's number."""
+    """The pictures made last, up to a number of bytes; a key begins with the stored id."""
 
     def __init__(self, limits: Limits) -> None:
         self._most = limits.picture_cache_bytes
@@ -74,8 +74,8 @@ class PictureCache:
             while self._bytes > self._most:
                 self._bytes -= len(self._kept.popitem(last=False)[1].jpeg)
 
-    def forget(self, number: int) -> None:
+    def forget(self, image_id: int) -> None:
         """Drop all pictures of an image."""
         with self._lock:
-            for key in [key for key in self._kept if key[0] == number]:
+            for key in [key for key in self._kept if key[0] == image_id]:
                 self._bytes -= len(self._kept.pop(key).jpeg)

@@ -24,7 +24,7 @@ from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError
 from aladin.search.query import Query, TextPart
 from aladin.search.search import SearchConfig, Searcher
-from aladin.server.ids import OpaqueIds
+from aladin.server.ids import PublicIds
 from aladin.server.rendering import Picture
 from aladin.server.settings import Limits, ServeConfig, Tokens
 from aladin.server.uploads import PictureCache
@@ -196,9 +196,9 @@ def test_status_tells_folders_and_days(client: TestClient) -> None:
 
 @given(number=st.integers(1, 2**40 - 1))
 def test_opaque_ids_come_back_and_others_mean_nothing(number: int) -> None:
-    ids, others = OpaqueIds(Path("/a")), OpaqueIds(Path("/b"))
-    assert ids.number(ids.of(number)) == number
-    assert others.number(ids.of(number)) != number
+    ids, others = PublicIds(Path("/a")), PublicIds(Path("/b"))
+    assert ids.stored(ids.of(number)) == number
+    assert others.stored(ids.of(number)) != number
 
 
 # Pictures.
