@@ -25,9 +25,10 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from aladin.collection import store as storage
 from aladin.collection.indexing import IndexReport, index_folder
+from aladin.collection.opening import open_store
 from aladin.collection.settings import IndexConfig
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
@@ -64,7 +65,7 @@ class Collection:
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder; expected one of images")
-        place = Path(collection) if collection is not None else storage.default_file(folder)
+        place = Path(collection) if collection is not None else default_file(folder)
         return cls(folder, place, Encoder.load(Path(model) if model is not None else shipped_model()))
 
     def index(self, config: IndexConfig | None = None, progress: Progress = SILENT) -> IndexReport:
@@ -120,7 +121,7 @@ class Collection:
 
     def _opened(self) -> Searcher:
         if self._searcher is None:
-            stored = storage.Collection.open(self.place)
+            stored = open_store(self.place)
             try:
                 stored.check_root(self.folder)
                 self._searcher = Searcher(stored, self.encoder)

@@ -22,10 +22,10 @@ import click
 import numpy as np
 
 from aladin.collection.filters import parsed, within_folder
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import Span
 from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.encoder.folder import ModelFolder, shipped_model
-from aladin.server.browsing import BrowsedCollection
-from aladin.server.leafing import Span
 
 PAGE = 60
 FOLDER_SIZE = 500  # images
@@ -93,7 +93,7 @@ def _photograph(chance: random.Random, number: int) -> Photograph:
 
 
 def _pages(path: Path, repeat: int) -> dict[str, dict[str, float]]:
-    with BrowsedCollection.open(path) as collection:
+    with Collection.open(path) as collection:
 
         def leaf(after: Any = None, span: Span = Span(), condition: Any = None) -> None:  # noqa: B008, it is frozen
             with collection.snapshot():

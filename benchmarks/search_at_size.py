@@ -33,7 +33,7 @@ from jaxtyping import Float16, Float32, Int64
 import aladin.collection.nearest
 from aladin.collection.cache import cache_folder
 from aladin.collection.nearest import NearestImages
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.datasets import read_dataset
 from aladin.encoder.encoder import Encoder
@@ -113,7 +113,7 @@ def _aladin(
     if as_codes:
         aladin.collection.nearest.EXACT_ROWS = 0
     with Collection.open(place / "c.sqlite") as collection:
-        shutil.rmtree(cache_folder(collection), ignore_errors=True)
+        shutil.rmtree(cache_folder(collection.path), ignore_errors=True)
         before = _resident()
         with collection.snapshot():
             build = _seconds(lambda: NearestImages(collection).refresh())
@@ -125,7 +125,7 @@ def _aladin(
         images = NearestImages(collection)
         with collection.snapshot():
             found = [images.find(vector, 100).ids - 1 for vector in asked]
-        cache = sum(file.stat().st_size for file in cache_folder(collection).glob("*"))
+        cache = sum(file.stat().st_size for file in cache_folder(collection.path).glob("*"))
     return passes | {
         "recall@10": _recall(found, nearest, 10),
         "recall@100": _recall(found, nearest, 100),

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.pictures.listing import FileState

@@ -24,7 +24,8 @@ from PIL import Image
 from aladin.collection.indexing import index_folder
 from aladin.collection.repair import repair
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder

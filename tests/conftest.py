@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from aladin.collection.store import Collection  # noqa: E402
+from aladin.collection.sqlite import Collection  # noqa: E402
 from aladin.collection.writer import CollectionWriter, FileState, Photograph  # noqa: E402
 from aladin.encoder.encoder import Encoder  # noqa: E402
 from aladin.encoder.folder import ModelFolder  # noqa: E402

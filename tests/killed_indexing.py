@@ -23,7 +23,7 @@ from typing import Any
 from aladin.collection import indexing
 from aladin.collection.database import Database
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.pictures.decoding import Decoders

@@ -11,7 +11,8 @@ from aladin.cli.progress import progress_shown
 from aladin.cli.results import json_line, write_bytes
 from aladin.cli.terminal import print_line
 from aladin.cli.values import form_option
-from aladin.collection.store import Collection, ImageRow
+from aladin.collection.opening import open_store
+from aladin.collection.store import ImageRow
 from aladin.search.duplicates import LEVELS, Duplicates, Group, Level, find_duplicates
 
 SHOWN_LEFT_OUT = 20  # files named on stderr; all are in the JSON
@@ -40,7 +41,7 @@ def dupes(folder: Path, level: Level, form: str | None, collection: Path | None,
     aladin dupes ~/Pictures --level exact -0 | xargs -0 -n 1 echo
     """
     check_folder(folder)
-    with Collection.open(existing(folder, collection)) as stored, progress_shown("comparing", quiet) as progress:
+    with open_store(existing(folder, collection)) as stored, progress_shown("comparing", quiet) as progress:
         stored.check_root(folder)
         found = find_duplicates(stored, level, progress)
     if form == "json":

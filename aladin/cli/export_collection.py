@@ -9,7 +9,7 @@ from aladin.cli.folder import FOLDER, PLACE, QUIET, existing
 from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH, with_options
 from aladin.collection import interchange
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 
 
 @click.command

@@ -9,8 +9,8 @@ from aladin.cli.folder import (
 )
 from aladin.cli.terminal import print_line
 from aladin.collection.indexing import IndexReport
+from aladin.collection.opening import open_store
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection
 from aladin.errors import ConfigError
 from aladin.pictures.frames import picture_name
 from aladin.pictures.limits import MOST_FRAMES
@@ -53,7 +53,7 @@ def print_failures(folder: Path, file: Path, report: IndexReport, named: set[str
         return
     named = set() if named is None else named
     shown = 0
-    with Collection.open(file) as collection:
+    with open_store(file) as collection:
         for row in collection.images("failed"):
             line = f"skipped: {picture_name(str(folder / row.path), row.frame)} {row.reason}"
             if line in named:

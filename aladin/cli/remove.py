@@ -14,7 +14,7 @@ from aladin.cli.folder import (
 from aladin.cli.results import json_line, write_bytes
 from aladin.cli.terminal import print_line
 from aladin.cli.values import JSON, PATH, with_options
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.collection.writer import CollectionWriter
 from aladin.errors import DataError
 from aladin.pictures.frames import named_picture
@@ -59,7 +59,7 @@ def _ids_of(opened: Collection, folder: Path, path: Path) -> list[int]:
         ids = opened.ids_below(os.path.normpath(name))
         if ids:
             return ids
-        image = opened.image_at(*named_picture(os.path.normpath(name)))
+        image = opened.row_at(*named_picture(os.path.normpath(name)))
         if image is not None:
             return [image.id]
     raise DataError(f"the collection of {folder} has no image at {path}; see `aladin status`")

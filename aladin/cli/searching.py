@@ -17,7 +17,8 @@ from aladin.cli.query import CONDITIONS, PARTS, QueryOptions
 from aladin.cli.results import Answer, Form, print_answer
 from aladin.cli.terminal import print_line
 from aladin.cli.values import FiniteRange, form_option
-from aladin.collection.store import Collection, default_file
+from aladin.collection.opening import open_store
+from aladin.collection.store import default_file
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
 from aladin.errors import CollectionLocked
@@ -97,7 +98,7 @@ def answer(folder: Path, query: Query, within: list[str], options: SearchOptions
     encoder = Encoder.load(options.model or shipped_model())
     if not options.no_index:
         _update(folder, file, encoder, options)
-    with Collection.open(file) as collection, progress_shown("reading vectors", options.quiet) as progress:
+    with open_store(file) as collection, progress_shown("reading vectors", options.quiet) as progress:
         collection.check_root(folder)
         started = time.perf_counter()
         results = engine.Searcher(collection, encoder, progress).search(query, options.config)

@@ -9,7 +9,8 @@ import click
 from aladin.cli.folder import FOLDER, MODEL, PLACE, QUIET, check_folder
 from aladin.cli.terminal import print_line, printable
 from aladin.cli.values import PATH
-from aladin.collection.store import Collection, default_file
+from aladin.collection.opening import open_store
+from aladin.collection.store import default_file
 from aladin.encoder.folder import shipped_model
 
 
@@ -44,7 +45,7 @@ def serve(
     check_folder(folder)
     file = collection or default_file(folder)
     if file.is_file():
-        with Collection.open(file) as opened:
+        with open_store(file) as opened:
             opened.check_root(folder)
     limits = Limits(workers=workers, waiting=waiting)
     config = ServeConfig(

@@ -4,13 +4,12 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from aladin.collection.store import Collection
 from aladin.files import replacing
 
 
-def cache_folder(collection: Collection) -> Path:
-    """Where what can be computed again is kept; it may be deleted at any time."""
-    return collection.path.with_name(collection.path.name + ".cache")
+def cache_folder(collection: Path) -> Path:
+    """Where what can be computed again of the collection at a path is kept; it may be deleted at any time."""
+    return collection.with_name(collection.name + ".cache")
 
 
 def keep(path: Path, write: Callable[[Path], object], instead_of: Iterable[Path] = ()) -> None:

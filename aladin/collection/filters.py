@@ -1,8 +1,9 @@
 """Which images a search may find: a condition in SQL's words on what is known of them, such as `taken > '2024'`.
 
-The text is parsed here and written anew: names come from a fixed list, every literal becomes a parameter, and nothing else can
-be expressed, so no part of what a user types reaches the database as SQL. That is why this is a parser and not a check by
-SQLite itself, which would also have to be kept from subqueries, comments and functions, and whose complaints name no place.
+The text is parsed here into a tree, which a store compiles. Names come from a fixed list, every literal becomes a parameter,
+and nothing else can be expressed, so no part of what a user types reaches a database as SQL. That is why this is a parser and
+not a check by SQLite itself, which would also have to be kept from subqueries, comments and functions, and whose complaints
+name no place.
 
     condition   = conjunction {OR conjunction}
     conjunction = negation {AND negation}
@@ -22,51 +23,26 @@ import difflib
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
-from aladin.collection.schema import local_time
+from aladin.collection.conditions import (
+    COLUMNS,
+    FUNCTIONS,
+    Column,
+    Condition,
+    Constant,
+    Function,
+    Kind,
+    Metadata,
+    Operation,
+    Operator,
+)
 from aladin.errors import ConfigError
 
 MAX_CHARACTERS = 4000
 MAX_DEPTH = 40  # of brackets and negations inside each other
-PATH = "CAST(path AS TEXT)"  # stored as the bytes of the file system
-FOLDER = f"rtrim({PATH}, replace({PATH}, '/', ''))"  # with its slash: what remains when the last name's letters are taken off
-COLUMNS = {
-    "path": PATH,  # relative to the collection's folder
-    "folder": f"rtrim({FOLDER}, '/')",  # '' for the images that are in no folder below
-    "name": f"substr({PATH}, length({FOLDER}) + 1)",
-    "frame": "frame",  # which of the file's pictures, 0 for the first
-    "size": "size",  # bytes
-    "width": "width",  # px, upright
-    "height": "height",
-    "taken": "taken",  # local time of the camera, as 2026-05-01T12:30:00
-    "modified": local_time("mtime_ns"),  # the file, in the same form
-    "date": "nullif(date, '')",
-    "id": "id",
-} | {
-    fact: f"json_extract(metadata, '$.{fact}')"
-    for fact in ("camera", "lens", "iso", "f_number", "exposure_s", "focal_mm", "latitude", "longitude", "description")
-}  # fmt: skip
-NUMBERS = frozenset(
-    ("frame", "size", "width", "height", "id", "iso", "f_number", "exposure_s", "focal_mm", "latitude", "longitude")
-)  # all other columns are text
+MAX_OPERATIONS = 24  # inside each other: SQLite's parser holds a hundred open pieces
 FREE = "metadata"  # metadata.key.key, metadata."any key": whatever else is known
-Kind = Literal["number", "text"] | None  # None: either, as what others have written beside an image
-# Name -> how it is written, with how many arguments it may be called, and what it gives.
-FUNCTIONS: dict[str, tuple[str, int, int, Kind]] = {
-    "coalesce": ("coalesce({})", 2, 9, None),
-    "date": ("date({})", 1, 1, "text"),
-    "instr": ("instr({})", 2, 2, "number"),
-    "length": ("length({})", 1, 1, "number"),
-    "lower": ("lower({})", 1, 1, "text"),
-    "month": ("CAST(strftime('%m', {}) AS INTEGER)", 1, 1, "number"),
-    "round": ("round({})", 1, 2, "number"),
-    "substr": ("substr({})", 2, 3, "text"),
-    "time": ("time({})", 1, 1, "text"),
-    "trim": ("trim({})", 1, 1, "text"),
-    "upper": ("upper({})", 1, 1, "text"),
-    "year": ("CAST(strftime('%Y', {}) AS INTEGER)", 1, 1, "number"),
-}
 COMPARISONS = ("=", "==", "!=", "<>", "<", "<=", ">", ">=")
 WORDS = frozenset(("and", "or", "not", "like", "glob", "between", "in", "is", "null", "true", "false"))
 TOKEN = re.compile(
@@ -74,16 +50,6 @@ TOKEN = re.compile(
     | (?P<quoted>"[^"]*") | (?P<name>[^\W\d]\w*) | (?P<sign>==|!=|<>|<=|>=|[-=<>+*/%(),.]) | (?P<end>$) )""",
     re.VERBOSE,
 )
-
-Value = str | int | float
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A condition as the database takes it: SQL without a word of the user's, and the values for its question marks."""
-
-    sql: str
-    values: tuple[Value, ...]
 
 
 def parsed(where: str) -> Condition:
@@ -106,22 +72,23 @@ def within_folder(folder: str) -> str:
 class _Token:
     kind: str  # number, text, quoted, name, sign or end
     text: str
-    place: int  # of its first character, from 1
+    start: int  # of its first character, from 1
 
 
 @dataclass(frozen=True)
 class _Term:
-    """What a line of the grammar becomes: SQL, and what it is."""
+    """What a line of the grammar becomes, and of what kind its value is."""
 
-    sql: str
+    tree: Condition
     kind: Kind = "number"  # as truth values are
+    depth: int = 0  # operations inside each other
 
 
-ANYTHING = _Term("", None)
+ANYTHING = _Term(Constant(""), None)
 
 
 class _Parser:
-    """Each method reads one line of the grammar and gives its term; literals gather in `_values` in their order."""
+    """Each method reads one line of the grammar and gives its term; and gives"""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -132,7 +99,6 @@ class _Parser:
         self._tokens = self._split()
         self._next = 0
         self._depth = 0
-        self._values: list[Value] = []
 
     def condition_alone(self) -> Condition:
         if self._peek().kind == "end":
@@ -140,47 +106,51 @@ class _Parser:
         term = self._condition()
         if self._peek().kind != "end":
             raise self._error("expected AND, OR or the end")
-        return Condition(term.sql, tuple(self._values))
+        if term.depth > MAX_OPERATIONS:
+            raise ConfigError(
+                f"the condition has {term.depth} operations inside each other; expected {MAX_OPERATIONS} or fewer"
+            )
+        return term.tree
 
     def _condition(self) -> _Term:
         parts = [self._conjunction()]
         while self._word("or"):
             parts.append(self._conjunction())
-        return _joined(" OR ", parts)
+        return _joined("or", parts)
 
     def _conjunction(self) -> _Term:
         parts = [self._negation()]
         while self._word("and"):
             parts.append(self._negation())
-        return _joined(" AND ", parts)
+        return _joined("and", parts)
 
     def _negation(self) -> _Term:
         if not self._word("not"):
             return self._comparison()
         self._deeper()
-        term = _Term(f"(NOT {self._negation().sql})")
+        term = _operation("not", self._negation())
         self._depth -= 1
         return term
 
     def _comparison(self) -> _Term:
         left = self._sum()
         if sign := self._sign(*COMPARISONS):
-            return _Term(f"({left.sql} {sign} {self._alike(left).sql})")
+            return _operation(sign, left, self._alike(left))
         if self._word("is"):
-            negated = "NOT " if self._word("not") else ""
+            negated = "not " if self._word("not") else ""
             self._expect_word("null")
-            return _Term(f"({left.sql} IS {negated}NULL)")
-        negated = "NOT " if self._word("not") else ""
+            return _operation(f"is {negated}null", left)
+        negated = "not " if self._word("not") else ""
         for word in ("like", "glob"):
             if self._word(word):
-                return _Term(f"({left.sql} {negated}{word.upper()} {self._sum().sql})")
+                return _operation(f"{negated}{word}", left, self._sum())
         if self._word("between"):
             low = self._alike(left)
             self._expect_word("and")
-            return _Term(f"({left.sql} {negated}BETWEEN {low.sql} AND {self._alike(left).sql})")
+            return _operation(f"{negated}between", left, low, self._alike(left))
         if self._word("in"):
             self._expect_sign("(")
-            return _Term(f"({left.sql} {negated}IN ({_listed(self._list(left))}))")
+            return _operation(f"{negated}in", left, *self._list(left))
         if negated:
             raise self._error("expected LIKE, GLOB, BETWEEN or IN after NOT")
         return left
@@ -198,20 +168,20 @@ class _Parser:
     def _sum(self) -> _Term:
         term = self._product()
         while sign := self._sign("+", "-"):
-            term = _Term(f"({term.sql} {sign} {self._product().sql})")
+            term = _operation(sign, term, self._product())
         return term
 
     def _product(self) -> _Term:
         term = self._factor()
         while sign := self._sign("*", "/", "%"):
-            term = _Term(f"({term.sql} {sign} {self._factor().sql})")
+            term = _operation(sign, term, self._factor())
         return term
 
     def _factor(self) -> _Term:
         token = self._peek()
         if self._sign("-"):
             self._deeper()
-            term = _Term(f"(- {self._factor().sql})")
+            term = _operation("negative", self._factor())
             self._depth -= 1
             return term
         if self._sign("("):
@@ -219,7 +189,7 @@ class _Parser:
             term = self._condition()
             self._depth -= 1
             self._expect_sign(")")
-            return _Term(f"({term.sql})", term.kind)
+            return term
         if token.kind in ("number", "text"):
             self._next += 1
             return self._literal(token)
@@ -232,14 +202,14 @@ class _Parser:
 
     def _literal(self, token: _Token) -> _Term:
         if token.kind == "text":
-            return _Term(self._parameter(token.text[1:-1].replace("''", "'")), "text")
+            return _Term(Constant(token.text[1:-1].replace("''", "'")), "text")
         whole = token.text.isdigit() and int(token.text) < 2**63
-        return _Term(self._parameter(int(token.text) if whole else float(token.text)))
+        return _Term(Constant(int(token.text) if whole else float(token.text)))
 
     def _name(self, token: _Token) -> _Term:
         name = token.text.lower()
         if name in ("true", "false"):
-            return _Term(self._parameter(int(name == "true")))
+            return _Term(Constant(int(name == "true")))
         if self._sign("("):
             return self._function(token)
         if name == FREE:
@@ -248,7 +218,7 @@ class _Parser:
             near = difflib.get_close_matches(name, [*COLUMNS, FREE], n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COLUMNS)} and {FREE}.KEY"
             raise self._error(f"there is no column {token.text}; {hint}", token)
-        return _Term(COLUMNS[name], "number" if name in NUMBERS else "text")
+        return _Term(Column(name), COLUMNS[name])
 
     def _free_metadata(self) -> _Term:
         keys: list[str] = []
@@ -260,19 +230,19 @@ class _Parser:
             keys.append(token.text.strip('"'))
         if not keys:
             raise self._error(f"expected .KEY after {FREE}")
-        path = "$" + "".join(f'."{key}"' for key in keys)
-        return _Term(f"json_extract({FREE}, {self._parameter(path)})", None)
+        return _Term(Metadata(tuple(keys)), None)
 
     def _function(self, token: _Token) -> _Term:
         name = token.text.lower()
         if name not in FUNCTIONS:
             raise self._error(f"there is no function {token.text}; known are {', '.join(FUNCTIONS)}", token)
-        form, least, most, kind = FUNCTIONS[name]
+        least, most, kind = FUNCTIONS[name]
         arguments = self._list()
         if not least <= len(arguments) <= most:
             wanted = str(least) if least == most else f"{least} to {most}"
             raise self._error(f"{name} has {len(arguments)} arguments, expected {wanted}", token)
-        return _Term(form.format(_listed(arguments)), kind)
+        depth = 2 + max(argument.depth for argument in arguments)  # twice as dear to SQLite's parser
+        return _Term(Function(name, tuple(argument.tree for argument in arguments)), kind, depth)
 
     def _list(self, left: _Term = ANYTHING) -> list[_Term]:
         """One sum or more, each such as may be compared with `left`, up to a closing bracket; the opening one has been read."""
@@ -284,23 +254,19 @@ class _Parser:
         self._depth -= 1
         return sums
 
-    def _parameter(self, value: Value) -> str:
-        self._values.append(value)
-        return "?"
-
     def _split(self) -> list[_Token]:
         tokens: list[_Token] = []
-        place = 0
+        position = 0
         while not tokens or tokens[-1].kind != "end":
-            found = TOKEN.match(self._where, place)
+            found = TOKEN.match(self._where, position)
             if found is None:
-                rest = self._where[place:].lstrip()
+                rest = self._where[position:].lstrip()
                 reason = "this text has no closing quote" if rest[0] in "'\"" else "this means nothing here"
                 token = _Token("sign", rest[:1], len(self._where) - len(rest) + 1)
                 raise self._error(reason, token)
             assert found.lastgroup is not None
             tokens.append(_Token(found.lastgroup, found[found.lastgroup], found.start(found.lastgroup) + 1))
-            place = found.end()
+            position = found.end()
         return tokens
 
     def _peek(self) -> _Token:
@@ -336,13 +302,15 @@ class _Parser:
 
     def _error(self, reason: str, token: _Token | None = None) -> ConfigError:
         token = token or self._peek()
-        what = "at its end" if token.kind == "end" else f"at character {token.place}, {token.text[:40]!r}"
+        what = "at its end" if token.kind == "end" else f"at character {token.start}, {token.text[:40]!r}"
         return ConfigError(f"the condition is not understood {what}: {reason}")
 
 
-def _joined(operator: str, parts: list[_Term]) -> _Term:
-    return parts[0] if len(parts) == 1 else _Term(f"({operator.join(part.sql for part in parts)})")
+def _joined(operator: Operator, parts: list[_Term]) -> _Term:
+    return parts[0] if len(parts) == 1 else _operation(operator, *parts)
 
 
-def _listed(terms: list[_Term]) -> str:
-    return ", ".join(term.sql for term in terms)
+def _operation(operator: str, *operands: _Term) -> _Term:
+    """An operation, whose value is a number, as truth values are."""
+    depth = 1 + max(operand.depth for operand in operands)
+    return _Term(Operation(cast(Operator, operator), tuple(operand.tree for operand in operands)), depth=depth)

@@ -172,7 +172,7 @@ def _store(collection: CollectionWriter, encoder: Encoder, batch: list[Decoded |
 
 
 def _store_known(collection: CollectionWriter, photograph: Photograph, twin: ImageRow, tally: _Tally) -> None:
-    before = collection.image_at(photograph.file.path, photograph.file.frame)
+    before = collection.row_at(photograph.file.path, photograph.file.frame)
     if follow(collection, photograph, twin):
         tally.moved += 1
         return
@@ -194,7 +194,7 @@ def _store_new(collection: CollectionWriter, encoder: Encoder, new: list[Decoded
             usable.append(item.photograph)
         else:
             collection.mark_failed(item.photograph.file, "has no finite vector from this model")
-    known = sum(collection.image_at(photograph.file.path, photograph.file.frame) is not None for photograph in usable)
+    known = sum(collection.row_at(photograph.file.path, photograph.file.frame) is not None for photograph in usable)
     collection.add(usable, encoded.vectors[good_rows], encoded.regions[good_rows])
     tally.updated += known
     tally.added += len(usable) - known

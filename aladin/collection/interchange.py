@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from aladin.collection.formats import file_and_frame, stored_path
-from aladin.collection.store import Collection, ImageRow
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import ImageRow
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
@@ -203,7 +204,7 @@ def _export_part(collection: Collection, numbers: list[int], out: Path, part: in
                 tokens = collection.tokens(block)
                 values.append(tokens.values)
                 scales.append(tokens.scales)
-            columns = _columns(collection.root, collection.images_of(block))
+            columns = _columns(collection.root, collection.rows(block))
             if table is None:
                 path = out / "metadata" / f"metadata_{part}.parquet"
                 table = stack.enter_context(_parquet().ParquetWriter(path, columns.schema))

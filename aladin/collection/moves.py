@@ -19,12 +19,12 @@ def encoded_twin(collection: CollectionWriter, sha256: bytes) -> ImageRow | None
         "SELECT id FROM images WHERE sha256 = ? AND id IN (SELECT id FROM vectors) ORDER BY status != 'offline', id LIMIT 1",
         (sha256,),
     )
-    return collection.image(found[0][0]) if found else None
+    return collection.row(found[0][0]) if found else None
 
 
 def is_removed(collection: CollectionWriter, photograph: Photograph) -> bool:
     """Whether the image has been removed, here or where its file was; in the latter case the removed row is here now."""
-    known = collection.image_at(photograph.file.path, photograph.file.frame)
+    known = collection.row_at(photograph.file.path, photograph.file.frame)
     if known is not None:
         return known.status == "removed"
     gone = f"status = 'removed' AND NOT {LISTED} AND NOT {UNKNOWN}"
@@ -32,13 +32,13 @@ def is_removed(collection: CollectionWriter, photograph: Photograph) -> bool:
         f"SELECT id FROM images WHERE sha256 = ? AND {gone} ORDER BY id LIMIT 1", (photograph.sha256,)
     )
     if found:
-        _move(collection, collection.image(found[0][0]), photograph.file)
+        _move(collection, collection.row(found[0][0]), photograph.file)
     return bool(found)
 
 
 def follow(collection: CollectionWriter, photograph: Photograph, twin: ImageRow) -> bool:
     """Make the row of `twin`, which has the same content, that of this file, if it is the one that `twin` was read from."""
-    before = collection.image_at(photograph.file.path, photograph.file.frame)
+    before = collection.row_at(photograph.file.path, photograph.file.frame)
     if before is None and (twin.status == "offline" or _has_left(collection, twin, photograph)):
         _move(collection, twin, photograph.file)
         return True

@@ -13,6 +13,7 @@ import importlib
 import json
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 
 from aladin.collection.cache import cache_folder, keep
-from aladin.collection.store import Collection
+from aladin.collection.store import Nearest
 from aladin.progress import SILENT, Progress
 
 EXACT_ROWS = 50_000  # images up to which all are compared
@@ -40,13 +41,30 @@ FORMAT = 1  # of the file
 Ids = Int64[np.ndarray, " rows"]
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """Images by falling matching score, ties by id, and how many were compared."""
+class VectorSource(ABC):
+    """What a collection tells of its vectors."""
 
-    ids: Int64[np.ndarray, " hits"]
-    scores: Float32[np.ndarray, " hits"]
-    searched: int
+    @property
+    @abstractmethod
+    def path(self) -> Path: ...
+    @property
+    @abstractmethod
+    def generation(self) -> int: ...
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str | None: ...
+    @abstractmethod
+    def __len__(self) -> int: ...
+    @abstractmethod
+    def vector_blocks(self) -> Iterator[tuple[Ids, Float16[np.ndarray, "rows dim"]]]: ...
+    @abstractmethod
+    def findable_vectors(self, asked: Ids) -> tuple[Ids, Float16[np.ndarray, "rows dim"]]: ...
+    @abstractmethod
+    def stored_vectors(self, asked: Ids) -> tuple[Ids, Float16[np.ndarray, "rows dim"]]: ...
+    @abstractmethod
+    def ids_changed_since(self, generation: int) -> Ids: ...
+    @abstractmethod
+    def ids_meeting(self, condition: None) -> Ids: ...
 
 
 class _Vectors(Protocol):
@@ -58,7 +76,7 @@ class _Vectors(Protocol):
 class NearestImages:
     """The vectors of a collection, ready to be compared; follows its changes. Use it within a snapshot of the collection."""
 
-    def __init__(self, collection: Collection, progress: Progress = SILENT) -> None:
+    def __init__(self, collection: VectorSource, progress: Progress = SILENT) -> None:
         """`progress` counts the vectors read when codes are built."""
         self._collection = collection
         self._progress = progress
@@ -111,7 +129,7 @@ class _ExactVectors:
     vectors: Float32[np.ndarray, "rows _"]
 
     @classmethod
-    def load(cls, collection: Collection) -> "_ExactVectors":
+    def load(cls, collection: VectorSource) -> "_ExactVectors":
         ids, vectors = [np.empty(0, dtype=np.int64)], []
         for some, block in collection.vector_blocks():
             ids.append(some)
@@ -126,7 +144,7 @@ class _ExactVectors:
 class _Codes:
     """The vectors of a large collection as codes."""
 
-    def __init__(self, collection: Collection, index: Any, ids: Ids, generation: int, trained_on: int) -> None:
+    def __init__(self, collection: VectorSource, index: Any, ids: Ids, generation: int, trained_on: int) -> None:
         self._collection = collection
         self._index = index  # row r of it is the image ids[r]
         self._ids = ids
@@ -137,9 +155,9 @@ class _Codes:
         self._findable = len(ids)
 
     @classmethod
-    def load(cls, collection: Collection) -> "_Codes | None":
+    def load(cls, collection: VectorSource) -> "_Codes | None":
         """The newest file of codes that fits the collection; None when there is none."""
-        for path in sorted(cache_folder(collection).glob("nearest-*.npz"), key=_generation_of, reverse=True):
+        for path in sorted(cache_folder(collection.path).glob("nearest-*.npz"), key=_generation_of, reverse=True):
             try:
                 with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                     header = json.loads(file["header"].tobytes())
@@ -153,10 +171,10 @@ class _Codes:
         return None
 
     @classmethod
-    def build(cls, collection: Collection, rows: int, progress: Progress) -> "_Codes":
+    def build(cls, collection: VectorSource, rows: int, progress: Progress) -> "_Codes":
         """Codes of all images that can be found, kept in a file where one can be written."""
         faiss = _faiss()
-        ids = collection.ids_where("1", ())
+        ids = collection.ids_meeting(None)
         sample = ids[np.linspace(0, rows - 1, min(rows, TRAINING_ROWS)).astype(np.int64)]
         _, training = collection.findable_vectors(sample)
         index = faiss.index_factory(training.shape[1], f"IVF{CELLS},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
@@ -214,7 +232,7 @@ class _Codes:
     def _save(self) -> None:
         """Into a file that takes the place of older ones; nothing where none can be written."""
         self._saved = len(self._ids)  # or tried to
-        folder = cache_folder(self._collection)
+        folder = cache_folder(self._collection.path)
         present = self._ids[self._current]
         header = {
             "format": FORMAT,
@@ -251,21 +269,21 @@ def _one_thread(faiss: Any) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _fits(header: dict[str, Any], collection: Collection) -> bool:
+def _fits(header: dict[str, Any], collection: VectorSource) -> bool:
     """Whether codes with this header were made of this collection, at its present state or an earlier one."""
     if header["format"] != FORMAT or header["fingerprint"] != collection.fingerprint:
         return False
     if header["generation"] > collection.generation:
         return False
     changed = set(collection.ids_changed_since(header["generation"]).tolist())
-    expected = {int(number): checksum for number, checksum in header["checked"].items() if int(number) not in changed}
+    expected = {int(image_id): checksum for image_id, checksum in header["checked"].items() if int(image_id) not in changed}
     present = _checksums(collection, np.array(sorted(expected), dtype=np.int64))
-    return all(expected[int(number)] == checksum for number, checksum in present.items())
+    return all(expected[int(image_id)] == checksum for image_id, checksum in present.items())
 
 
-def _checksums(collection: Collection, ids: Ids) -> dict[str, int]:
+def _checksums(collection: VectorSource, ids: Ids) -> dict[str, int]:
     found, vectors = collection.findable_vectors(ids)
-    return {str(number): zlib.crc32(vector.tobytes()) for number, vector in zip(found.tolist(), vectors, strict=True)}
+    return {str(image_id): zlib.crc32(vector.tobytes()) for image_id, vector in zip(found.tolist(), vectors, strict=True)}
 
 
 def _generation_of(path: Path) -> int:
@@ -274,7 +292,7 @@ def _generation_of(path: Path) -> int:
 
 
 def _compared(
-    collection: Collection, ids: Int64[np.ndarray, " asked"], vector: Float32[np.ndarray, " dim"]
+    collection: VectorSource, ids: Int64[np.ndarray, " asked"], vector: Float32[np.ndarray, " dim"]
 ) -> tuple[Ids, Float32[np.ndarray, " rows"]]:
     """Those of the images with these ids that can be found, and their matching scores."""
     found, vectors = collection.findable_vectors(ids)

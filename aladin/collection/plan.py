@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.collection.tokens import token_blob
 from aladin.encoder.encoder import EncodedImages, Encoder
 from aladin.pictures.decoding import Decoders
@@ -145,7 +145,7 @@ class _Sample:
 
 def _settled(known: Collection, file: FileState, frames: int) -> bool:
     """Whether the file will not be read, when so many pictures of it are wanted."""
-    row = known.image_at(file.path)
+    row = known.row_at(file.path)
     if row is None or row.status == "pending":
         return False
     if row.status == "removed":
@@ -160,7 +160,7 @@ def _settled(known: Collection, file: FileState, frames: int) -> bool:
 
 def _is_known(known: Collection, photograph: Photograph) -> bool:
     """Whether the picture is not encoded again."""
-    row = known.image_at(photograph.file.path, photograph.file.frame)
+    row = known.row_at(photograph.file.path, photograph.file.frame)
     return row is not None and row.status in ("ok", "offline") and row.sha256 == photograph.sha256
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aladin.collection.lock import holder_of
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 
 
 @dataclass(frozen=True)

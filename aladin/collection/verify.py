@@ -17,7 +17,7 @@ from aladin.collection.formats import CHECKED_BY_FORMAT, readable, setting_of
 from aladin.collection.lock import holder_of
 from aladin.collection.log import log_damage
 from aladin.collection.schema import APPLICATION_ID, damaged_values, seal
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.errors import AladinError, DataError, IndexMismatch
 
 BLOBS = {"vectors": "vector", "tokens": "tokens"}  # table -> its column

@@ -15,7 +15,8 @@ from aladin.collection.database import Database, writing_connection
 from aladin.collection.lock import WriterLock
 from aladin.collection.preparing import prepare
 from aladin.collection.schema import date_from
-from aladin.collection.store import Collection, ImageRow
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import ImageRow
 from aladin.collection.tokens import blob_of, token_blob
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError

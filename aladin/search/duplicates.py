@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from aladin.collection.store import Collection, ImageRow
+from aladin.collection.store import ImageRow, Store
 from aladin.pictures.listing import sidecar_names
 from aladin.pictures.long_paths import status_of
 from aladin.progress import SILENT, Progress
@@ -54,7 +54,7 @@ class Duplicates:
     unreadable: tuple[ImageRow, ...]  # their files cannot be read now; compared by content and vector alone
 
 
-def find_duplicates(collection: Collection, level: Level = "same", progress: Progress = SILENT) -> Duplicates:
+def find_duplicates(collection: Store, level: Level = "same", progress: Progress = SILENT) -> Duplicates:
     """Groups of two images or more, of those that can be found and whose files are as the collection knows them; of a file with
     several pictures the first counts.
 

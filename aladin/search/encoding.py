@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from aladin.collection.store import Collection, ImageRow
+from aladin.collection.store import ImageRow, Store
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import MUTUAL, POOLINGS, PoolingMode, searchable
 from aladin.encoder.word_pieces import TypedWord
@@ -49,7 +49,7 @@ class EncodedQuery:
         return total
 
 
-def encode_query(query: Query, encoder: Encoder, collection: Collection | None = None) -> EncodedQuery:
+def encode_query(query: Query, encoder: Encoder, collection: Store | None = None) -> EncodedQuery:
     """All parts of the query, encoded; DataError for one that asks for nothing.
 
     Without a collection no image can be named by its id.
@@ -82,7 +82,7 @@ def _encode_texts(parts: Sequence[TextPart], total: float, encoder: Encoder) -> 
     return encoded, any(rows.truncated)
 
 
-def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: Collection | None) -> EncodedPart:
+def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: Store | None) -> EncodedPart:
     """An image whole is compared both ways, region by region; what is cut out of one may be a part of what is looked for, so
     there only the cut-out's regions choose.
     """
@@ -106,7 +106,7 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: C
 
 
 def _stored_image(
-    image_id: int, collection: Collection
+    image_id: int, collection: Store
 ) -> tuple[ImageRow, Float32[np.ndarray, " dim"], Float32[np.ndarray, "regions token_dim"]]:
     """What the collection knows of one of its images; its file need not be there."""
     row = _image(image_id, collection)
@@ -115,14 +115,14 @@ def _stored_image(
     return row, collection.vectors_of([image_id])[0].astype(np.float32), collection.tokens([image_id]).restored()[0]
 
 
-def _image(image_id: int, collection: Collection) -> ImageRow:
+def _image(image_id: int, collection: Store) -> ImageRow:
     try:
-        return collection.image(image_id)
+        return collection.row(image_id)
     except KeyError:
         raise DataError(f"the collection has no image {image_id}; choose another") from None
 
 
-def _content(source: Path | bytes | int, collection: Collection | None) -> tuple[bytes, int]:
+def _content(source: Path | bytes | int, collection: Store | None) -> tuple[bytes, int]:
     """The content of a file, and which of its pictures is meant."""
     if isinstance(source, bytes):
         return source, 0
@@ -134,13 +134,13 @@ def _content(source: Path | bytes | int, collection: Collection | None) -> tuple
     return content_of_file(path), frame
 
 
-def _opened(collection: Collection | None) -> Collection:
+def _opened(collection: Store | None) -> Store:
     if collection is None:
         raise ConfigError("an image is named by its id only within a collection; give its path")
     return collection
 
 
-def _id_of(source: Path | bytes | int, collection: Collection | None) -> int | None:
+def _id_of(source: Path | bytes | int, collection: Store | None) -> int | None:
     """The id of the image at that path or with that id, if the collection has it."""
     if not isinstance(source, Path) or collection is None:
         return source if isinstance(source, int) else None
@@ -148,5 +148,5 @@ def _id_of(source: Path | bytes | int, collection: Collection | None) -> int | N
     real = path.resolve()
     if not real.is_relative_to(collection.root):
         return None
-    row = collection.image_at(real.relative_to(collection.root).as_posix(), frame)
+    row = collection.row_at(real.relative_to(collection.root).as_posix(), frame)
     return row.id if row else None

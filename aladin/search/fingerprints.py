@@ -16,7 +16,7 @@ from PIL import Image
 
 from aladin.collection.cache import cache_folder, keep
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection, ImageRow
+from aladin.collection.store import ImageRow, Store
 from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Unreadable
@@ -50,12 +50,12 @@ def fingerprint(pixels: UInt8[np.ndarray, "height width 3"]) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def read_fingerprints(collection: Collection, rows: list[ImageRow], progress: Progress = SILENT) -> Fingerprints:
+def read_fingerprints(collection: Store, rows: list[ImageRow], progress: Progress = SILENT) -> Fingerprints:
     """The fingerprints of these images, from the collection's cache where it has that content and else from the files.
 
     They are kept there for the next time, also when this is interrupted. `progress` counts the files that are read.
     """
-    path = cache_folder(collection) / NAME
+    path = cache_folder(collection.path) / NAME
     known = _kept(path)
     unread = [row for row in rows if content_of(row) not in known]
     changed: list[ImageRow] = []

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from aladin.collection.cache import cache_folder, keep
-from aladin.collection.store import Collection
+from aladin.collection.store import Store
 from aladin.collection.tokens import QuantizedTokens
 from aladin.config import from_table, read_toml
 from aladin.encoder.encoder import Encoder
@@ -100,20 +100,19 @@ def read_calibration(encoder: Encoder) -> Calibration | None:
         raise ModelError(f"{path} has no calibration that this version reads: {error}; run `aladin calibrate`") from None
 
 
-def background_of(collection: Collection, encoder: Encoder, calibration: Calibration) -> Background:
+def background_of(collection: Store, encoder: Encoder, calibration: Calibration) -> Background:
     """The background of a collection: of a sample of its images, joined with the model's prior.
 
     It is kept in the collection's cache, and found again when the collection has grown or shrunk much.
     """
-    ids = collection.ids_where("1", ())
-    if not len(ids):
+    images = len(collection)
+    if not images:
         return calibration.background
-    found = _kept(collection, len(ids), calibration)
+    found = _kept(collection, images, calibration)
     if found is None:
-        positions = np.linspace(0, len(ids) - 1, min(len(ids), SAMPLED_IMAGES)).astype(np.int64)
-        found = background_scores(collection.tokens(ids[positions].tolist()), encoder)
-        _keep(found, collection, len(ids), calibration)
-    return _joined(found, min(len(ids), SAMPLED_IMAGES), calibration.background)
+        found = background_scores(collection.tokens(collection.sample(SAMPLED_IMAGES).tolist()), encoder)
+        _keep(found, collection, images, calibration)
+    return _joined(found, min(images, SAMPLED_IMAGES), calibration.background)
 
 
 def background_scores(tokens: QuantizedTokens, encoder: Encoder) -> Background:
@@ -133,9 +132,9 @@ def _joined(found: Background, images: int, prior: Background) -> Background:
     return Background(mean, math.sqrt(share * found.deviation**2 + (1 - share) * prior.deviation**2 + between))
 
 
-def _kept(collection: Collection, images: int, calibration: Calibration) -> Background | None:
+def _kept(collection: Store, images: int, calibration: Calibration) -> Background | None:
     try:
-        kept = json.loads((cache_folder(collection) / NAME).read_bytes())
+        kept = json.loads((cache_folder(collection.path) / NAME).read_bytes())
         drifted = not 1 / MAX_DRIFT <= (images + 1) / (kept["images"] + 1) <= MAX_DRIFT
         if kept["fingerprint"] != collection.fingerprint or kept["calibration"] != asdict(calibration) or drifted:
             return None
@@ -144,9 +143,9 @@ def _kept(collection: Collection, images: int, calibration: Calibration) -> Back
         return None  # missing or damaged
 
 
-def _keep(found: Background, collection: Collection, images: int, calibration: Calibration) -> None:
+def _keep(found: Background, collection: Store, images: int, calibration: Calibration) -> None:
     # A model that is calibrated again may also encode its sentences in another way.
     content = asdict(found) | {
         "images": images, "fingerprint": collection.fingerprint, "calibration": asdict(calibration),
     }  # fmt: skip
-    keep(cache_folder(collection) / NAME, lambda draft: draft.write_text(json.dumps(content), encoding="utf-8"))
+    keep(cache_folder(collection.path) / NAME, lambda draft: draft.write_text(json.dumps(content), encoding="utf-8"))

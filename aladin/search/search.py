@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from aladin.collection import filters
-from aladin.collection.nearest import Ids, Nearest, NearestImages
-from aladin.collection.store import Collection, ImageRow
+from aladin.collection.store import ImageRow, Nearest, Store
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
@@ -80,12 +79,12 @@ class Results:
 class Searcher:
     """A collection and a model, ready for queries. It follows the collection's changes; one thread may use it at a time."""
 
-    def __init__(self, collection: Collection, encoder: Encoder, progress: Progress = SILENT) -> None:
+    def __init__(self, collection: Store, encoder: Encoder, progress: Progress = SILENT) -> None:
         """IndexMismatch where they do not match. `progress` counts vectors while a large collection's cache grows."""
         collection.check_model(encoder.model)
         self.collection = collection
         self.encoder = encoder
-        self._images = NearestImages(collection, progress)
+        self._progress = progress
         self._calibration = read_calibration(encoder)
         self._background: Background | None = None
 
@@ -101,8 +100,9 @@ class Searcher:
             self.collection.check_model(self.encoder.model)
             encoded = encode_query(query, self.encoder, self.collection)
             clock.lap("encode")
-            allowed = None if query.where is None else self._meeting(query.where)
-            found = self._images.find(encoded.vector, max(config.top, config.rerank), allowed, encoded.excluded)
+            condition = None if query.where is None else filters.parsed(query.where)
+            count = max(config.top, config.rerank)
+            found = self.collection.nearest(encoded.vector, count, condition, encoded.excluded, self._progress)
             clock.lap("nearest")
             self._check_probabilities(encoded, config)
             hits = self._hits(encoded, found, config, clock)
@@ -121,7 +121,7 @@ class Searcher:
         """Why the image with that id has its alignment score for the query; KeyError when there is no such image."""
         with self.collection.snapshot():
             encoded = encode_query(query, self.encoder, self.collection)
-            row = self.collection.image(image_id)
+            row = self.collection.row(image_id)
             regions = self.collection.tokens([image_id]).restored()[0]
         return explain(encoded, regions, self._boxes(row), self.encoder.model.config.heads.token_dim)
 
@@ -132,10 +132,6 @@ class Searcher:
         if config.min_probability and not all(part.words for part in query.parts):
             raise ConfigError("probabilities are known for texts only; leave out the least probability, or the image")
 
-    def _meeting(self, where: str) -> Ids:
-        condition = filters.parsed(where)
-        return self.collection.ids_where(condition.sql, condition.values)
-
     def _hits(self, query: EncodedQuery, found: Nearest, config: SearchConfig, clock: Clock) -> tuple[Hit, ...]:
         """The best of the nearest, in their final order."""
         ids, matching = found.ids, found.scores.astype(np.float64)
@@ -143,7 +139,7 @@ class Searcher:
         order = np.arange(len(ids))[: config.top] if aligned is None else ranked(aligned.scores, ids)[: config.top]
         probabilities = None if aligned is None else self._probabilities(query, aligned.by_part[:, order])
         hits = []
-        for position, row in enumerate(self.collection.images_of(ids[order].tolist())):
+        for position, row in enumerate(self.collection.rows(ids[order].tolist())):
             score = None if aligned is None else float(aligned.scores[order[position]])
             matched = float(matching[order[position]])
             chosen = None if aligned is None else aligned.chosen.get(row.id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from aladin.collection.store import Collection
+from aladin.collection.store import Store
 from aladin.collection.tokens import QuantizedTokens
 from aladin.search.alignment import Alignment, alignment_scores, token_similarity
 from aladin.search.encoding import EncodedQuery
@@ -25,7 +25,7 @@ class Aligned:
 
 
 def align(
-    collection: Collection,
+    collection: Store,
     query: EncodedQuery,
     ids: Int64[np.ndarray, " images"],
     explained: int = 0,
@@ -69,7 +69,7 @@ class _Block:
         )
 
 
-def _blocks(collection: Collection, query: EncodedQuery, ids: Int64[np.ndarray, " images"], clock: Clock) -> Iterator[_Block]:
+def _blocks(collection: Store, query: EncodedQuery, ids: Int64[np.ndarray, " images"], clock: Clock) -> Iterator[_Block]:
     for start in range(0, len(ids), BLOCK_TOKEN_SETS):
         some = ids[start : start + BLOCK_TOKEN_SETS]
         tokens = collection.tokens(some.tolist())

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from aladin.collection.filters import parsed, quoted, within_folder
-from aladin.collection.store import ImageRow
+from aladin.collection.store import ImageRow, Position, Span
 from aladin.pictures.boxes import Box
 from aladin.search.explain import Explanation
 from aladin.search.query import ImagePart, Part, Query, TextPart
@@ -13,7 +13,6 @@ from aladin.server.browsing import shown, version
 from aladin.server.cursors import cursor_of
 from aladin.server.engine import Engine
 from aladin.server.ids import PublicIds
-from aladin.server.leafing import Position, Span
 from aladin.server.rendering import Picture
 from aladin.server.schemas import (
     BoxIn,
@@ -66,7 +65,7 @@ def answer(engine: Engine, body: SearchIn, pictures: Pictures) -> tuple[bytes, S
     query, cut = query_of(engine, body, pictures)
     config = SearchConfig(body.top + len(cut), max(body.rerank, body.top), body.min_probability, body.why)
     results = engine.searcher.search(query, config)
-    rows = {row.id: row for row in engine.collection.images_of([hit.id for hit in (*results.hits, *results.nearest)])}
+    rows = {row.id: row for row in engine.collection.rows([hit.id for hit in (*results.hits, *results.nearest)])}
     found = SearchOut(
         query=str(query),
         hits=_hits(results.hits, rows, cut, engine.ids)[: body.top],

@@ -33,12 +33,12 @@ def add(served: Served, data: bytes) -> ImageRow:
     # Opened before the file is written: while somebody else writes, nothing is left behind.
     with CollectionWriter.create(served.config.file, served.config.folder) as collection:
         _write_once(collection.root, name, data)
-        known = collection.image_at(f"{FOLDER}/{name}")
+        known = collection.row_at(f"{FOLDER}/{name}")
         if known is not None and known.status == "removed":
             with collection.transaction():
                 collection.restore([known.id])
         index_folder(collection, served.encoder)
-        row = collection.image_at(f"{FOLDER}/{name}")
+        row = collection.row_at(f"{FOLDER}/{name}")
     assert row is not None, "what was just written is listed"
     return row
 
@@ -47,7 +47,7 @@ def remove(served: Served, public_id: str) -> None:
     """Take an image out of the collection; its file stays as it is. Problem 404 when there is none."""
     with CollectionWriter.create(served.config.file, served.config.folder) as collection:
         try:
-            row = collection.image(served.stored_id(public_id))
+            row = collection.row(served.stored_id(public_id))
         except KeyError:
             raise no_image(public_id) from None
         if row.status == "removed":

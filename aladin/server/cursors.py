@@ -3,7 +3,7 @@
 import base64
 import json
 
-from aladin.server.leafing import Position
+from aladin.collection.store import Position
 from aladin.server.problems import Problem
 
 

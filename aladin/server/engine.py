@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from aladin.collection.store import ImageRow
+from aladin.collection.opening import open_store
+from aladin.collection.store import ImageRow, Store
 from aladin.encoder.encoder import Encoder
 from aladin.search.search import Searcher
-from aladin.server.browsing import BrowsedCollection
 from aladin.server.ids import PublicIds
 from aladin.server.problems import NoCollection, no_image
 
@@ -15,7 +15,7 @@ class Engine:
     """One collection's file, open and ready to be searched, and what clients call its images."""
 
     def __init__(self, file: Path, encoder: Encoder, identity: tuple[int, int]) -> None:
-        self.collection = BrowsedCollection.open(file)
+        self.collection = open_store(file)
         self.encoder = encoder
         self.searcher = Searcher(self.collection, encoder)
         self.ids = PublicIds(file)
@@ -60,13 +60,13 @@ class CurrentEngine:
             engine.collection.close()
 
 
-def named_row(collection: BrowsedCollection, ids: PublicIds, public_id: str) -> ImageRow:
+def named_row(collection: Store, ids: PublicIds, public_id: str) -> ImageRow:
     """The image of the collection with that id; Problem 404 when there is none."""
     image_id = ids.stored(public_id)
     if image_id is None:
         raise no_image(public_id)
     try:
-        row = collection.image(image_id)
+        row = collection.row(image_id)
     except KeyError:
         raise no_image(public_id) from None
     if row.status == "removed":

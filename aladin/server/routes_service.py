@@ -5,8 +5,9 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from aladin import __version__
+from aladin.collection.store import Facets
 from aladin.errors import AladinError
-from aladin.server.browsing import Facets
+from aladin.server.browsing import shown
 from aladin.server.page import PageFiles
 from aladin.server.problems import NoCollection, Problem
 from aladin.server.responses import problems
@@ -79,7 +80,7 @@ async def status(request: Request) -> StatusOut:
         model=served.encoder.model.name,
         fingerprint=served.encoder.model.fingerprint[:16],
         generation=counts.generation if counts else None,
-        folders=[FolderOut(name=name, images=count) for name, count in facets.folders],
+        folders=[FolderOut(name=shown(path), images=count) for path, count in facets.folders],
         first_date=facets.first_date,
         last_date=facets.last_date,
         indexing=_indexing(served.indexing),

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from aladin.collection.indexing import index_folder
+from aladin.collection.opening import open_store
+from aladin.collection.store import Facets
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.errors import AladinError
-from aladin.server.browsing import BrowsedCollection, Facets, version
+from aladin.server.browsing import version
 from aladin.server.engine import named_row
 from aladin.server.files import read_below
 from aladin.server.ids import PublicIds
@@ -96,7 +98,7 @@ class Served:
         """What the collection holds; NoCollection when there is none. Call it `aside`."""
         if not self.config.file.is_file():
             raise NoCollection
-        with BrowsedCollection.open(self.config.file) as collection, collection.snapshot():
+        with open_store(self.config.file) as collection, collection.snapshot():
             now, known = time.monotonic(), self._counts
             if known is None or (known.generation != collection.generation and now >= known.until):
                 images, reasons, facets = collection.counts(), collection.failure_counts(), collection.facets()
@@ -139,7 +141,7 @@ class Served:
         """An image of the collection re-encoded, and the version of its content. Call it in `renderer.threads`."""
         if not self.config.file.is_file():
             raise NoCollection
-        with BrowsedCollection.open(self.config.file) as collection:
+        with open_store(self.config.file) as collection:
             row, root = named_row(collection, self.ids, public_id), collection.root
         key = (row.id, version(row), side, quality)
         picture = self.pictures.get(key)

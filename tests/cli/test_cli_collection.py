@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from aladin.cli import main
-from aladin.collection.store import Collection, ImageRow, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import ImageRow, default_file
 from aladin.collection.writer import CollectionWriter
 from tests.cli.test_cli_search import Outcome, Run, aladin, command_line
 from tests.conftest import paint
@@ -132,7 +133,7 @@ def test_remove_counts_what_has_changed(aladin: Run, bare: Run, photos: Path) ->
     aladin("index", photos)
     assert bare("remove", photos, "red.png", "./red.png").err == "1 removed\n"
     with Collection.open(default_file(photos)) as collection:
-        before = collection.image_at("red.png")
+        before = collection.row_at("red.png")
     assert bare("remove", photos, "--undo", "blue.png").err == "0 taken back\n"
     assert json.loads(bare("remove", photos, ".", "--json").out) == {
         "removed": len(COLOURS) - 1,
@@ -140,7 +141,7 @@ def test_remove_counts_what_has_changed(aladin: Run, bare: Run, photos: Path) ->
         "forgotten": 0,
     }
     with Collection.open(default_file(photos)) as collection:
-        assert collection.image_at("red.png") == before
+        assert collection.row_at("red.png") == before
     bare("remove", photos, "--undo", "blue.png", "pink.png")
     assert bare("remove", photos, "--undo", ".").err == f"{len(COLOURS) - 2} taken back\n"
     refused = bare("remove", photos, "--undo", "--offline")

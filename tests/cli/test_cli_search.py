@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from aladin.cli import main
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from tests.collection.test_collection import NOBODY
 from tests.conftest import paint

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
-import aladin.collection.store
+import aladin.collection.sqlite
 from aladin.collection.database import failures_named
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.tokens import token_blob, tokens_from_blobs
 from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.encoder.folder import ModelFolder
@@ -83,7 +84,7 @@ def test_what_was_added_is_read_back(writer: CollectionWriter, model: ModelFolde
         stored_tokens = collection.tokens(asked)
         restored = stored_tokens.values * stored_tokens.scales[:, :, None]
         assert_allclose(restored, tokens[[number - 1 for number in asked]], atol=0.005)
-        assert [row.id for row in collection.images_of(asked)] == asked
+        assert [row.id for row in collection.rows(asked)] == asked
         assert collection.fingerprint == model.fingerprint
 
 
@@ -93,7 +94,7 @@ def test_block_size_does_not_change_what_is_read(
 ) -> None:
     fill(writer, model, 20)
     whole = np.concatenate([vectors for _, vectors in writer.vector_blocks()])
-    monkeypatch.setattr(aladin.collection.store, "BLOCK_ROWS", block)
+    monkeypatch.setattr(aladin.collection.sqlite, "BLOCK_ROWS", block)
     assert_array_equal(np.concatenate([vectors for _, vectors in writer.vector_blocks()]), whole)
 
 
@@ -102,7 +103,7 @@ def test_an_image_added_again_keeps_its_id_and_metadata(writer: CollectionWriter
     writer.database.execute('UPDATE images SET metadata = \'{"place": "sea"}\' WHERE id = 2')
     fill(writer, model, 3)
     assert [row.id for row in writer.images()] == [1, 2, 3]
-    assert writer.image(2).metadata == {"place": "sea"}
+    assert writer.row(2).metadata == {"place": "sea"}
 
 
 def test_a_transaction_that_fails_leaves_nothing(writer: CollectionWriter, model: ModelFolder) -> None:
@@ -223,7 +224,7 @@ def open_folder() -> Iterator[Path]:
 
 def count_rows_without_write_permission(path: Path) -> subprocess.CompletedProcess[str]:
     script = (
-        "import os, sys; from pathlib import Path; from aladin.collection.store import Collection\n"
+        "import os, sys; from pathlib import Path; from aladin.collection.sqlite import Collection\n"
         f"os.geteuid() or os.setuid({NOBODY})  # root may write everything\n"
         "with Collection.open(Path(sys.argv[1])) as c: print(len(c), sum(len(ids) for ids, _ in c.vector_blocks()))"
     )

@@ -22,7 +22,8 @@ from aladin.collection.lock import WriterLock
 from aladin.collection.preparing import prepare
 from aladin.collection.repair import repair
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter, FileState
 from aladin.encoder.encoder import Encoder

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aladin.collection.filters import COLUMNS, FUNCTIONS, parsed, quoted, within_folder
+from aladin.collection.conditions import COLUMNS, FUNCTIONS, Column, Constant, Operation
+from aladin.collection.filters import parsed, quoted, within_folder
 from aladin.collection.schema import create_tables, date_from
+from aladin.collection.sql_conditions import COLUMN_SQL, FUNCTION_SQL, compiled
 from aladin.errors import ConfigError
 
 PHOTOS = [  # path, size, mtime_ns, width, height, taken, metadata
@@ -28,15 +30,15 @@ def database() -> Iterator[sqlite3.Connection]:
     connection.executemany(insert, PHOTOS)
     # The same with the names that users write, to hold our SQL against SQLite's reading of the user's own words.
     connection.execute(
-        f"CREATE VIEW plain AS SELECT {', '.join(f'{sql} AS {name}' for name, sql in COLUMNS.items())} FROM images"
+        f"CREATE VIEW plain AS SELECT {', '.join(f'{sql} AS {name}' for name, sql in COLUMN_SQL.items())} FROM images"
     )
     yield connection
     connection.close()
 
 
 def found(database: sqlite3.Connection, where: str) -> list[int]:
-    condition = parsed(where)
-    rows = database.execute(f"SELECT id FROM images WHERE {condition.sql} ORDER BY id", condition.values)
+    sql, values = compiled(parsed(where))
+    rows = database.execute(f"SELECT id FROM images WHERE {sql} ORDER BY id", values)
     return [number for (number,) in rows]
 
 
@@ -105,7 +107,7 @@ def test_a_folder_means_what_is_below_it(database: sqlite3.Connection, folder: s
 def test_any_text_can_be_quoted(database: sqlite3.Connection, text: str) -> None:
     if len(text) > 1000:
         return
-    assert parsed(f"name = {quoted(text)}").values == (text,)
+    assert parsed(f"name = {quoted(text)}") == Operation("=", (Column("name"), Constant(text)))
 
 
 @pytest.mark.parametrize(
@@ -160,18 +162,16 @@ def test_whatever_is_typed_is_a_condition_that_the_database_takes_or_a_config_er
     database: sqlite3.Connection, where: str
 ) -> None:
     try:
-        condition = parsed(where)
+        sql, values = compiled(parsed(where))
     except ConfigError:
         return
-    assert set(condition.sql) <= set("?") | set(parsed_alphabet())
-    database.execute(f"SELECT id FROM images WHERE {condition.sql}", condition.values).fetchall()
+    assert set(sql) <= set("?") | set(alphabet())
+    database.execute(f"SELECT id FROM images WHERE {sql}", values).fetchall()
 
 
-def parsed_alphabet() -> str:
+def alphabet() -> str:
     """The characters of our own SQL; nothing of a user's text is among them."""
-    return "".join(
-        [*COLUMNS.values(), *(form for form, *_ in FUNCTIONS.values()), " ()=<>!+-*/%,?ANDORNOTLIKEGLOBBETWEENINISNULL"]
-    )
+    return "".join([*COLUMN_SQL.values(), *FUNCTIONS, *FUNCTION_SQL.values(), " ()=<>!+-*/%,?ANDORNOTLIKEGLOBBETWEENINISNULL"])
 
 
 ARITHMETIC = ("{} + {}", "{} - {}", "{} * {}", "{} / {}", "{} % {}", "({0})")
@@ -211,3 +211,17 @@ def conditions() -> st.SearchStrategy[str]:
 def test_a_condition_means_what_sqlite_reads_in_it(database: sqlite3.Connection, where: str) -> None:
     expected = [number for (number,) in database.execute(f"SELECT id FROM plain WHERE {where} ORDER BY id")]
     assert found(database, where) == expected
+
+
+def test_every_column_can_be_compiled() -> None:
+    assert COLUMN_SQL.keys() == COLUMNS.keys()
+
+
+@pytest.mark.parametrize(("link", "most"), [("{} + 1", 23), ("1 - ({})", 23), ("coalesce(1, {})", 11), ("round({}, 1)", 11)])
+def test_what_lies_too_deep_is_refused_in_a_sentence(database: sqlite3.Connection, link: str, most: int) -> None:
+    term = "size"
+    for _ in range(most):
+        term = link.format(term)
+        found(database, f"{term} IS NULL")
+    with pytest.raises(ConfigError, match=r"2[56] operations inside each other; expected 24 or fewer"):
+        parsed(f"NOT ({link.format(term)} IS NULL)")

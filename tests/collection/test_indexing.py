@@ -17,7 +17,8 @@ from aladin.collection import indexing
 from aladin.collection.comparison import compare
 from aladin.collection.indexing import IndexReport, index_folder
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import EncodedImages, Encoder
@@ -447,7 +448,7 @@ def test_odd_names_are_stored_without_loss(tmp_path: Path, encoder: Encoder, nam
     with Collection.open(default_file(path.parent)) as collection:
         row = next(collection.images())
         assert os.fsencode(row.path) == name
-        assert collection.image_at(row.path) == row
+        assert collection.row_at(row.path) == row
         assert (path.parent / row.path).is_file()
 
 

@@ -12,7 +12,8 @@ import pytest
 import aladin.collection.interchange
 from aladin.collection.indexing import index_folder
 from aladin.collection.interchange import export_clip_retrieval, export_coco, import_clip_retrieval, import_coco
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.datasets import read_dataset
@@ -164,7 +165,7 @@ def test_coco_has_every_image_and_caption_and_captions_come_back(
         index_folder(collection, encoder)
         found = import_coco(collection, out)
         assert (found.encoded, found.described, found.outside) == (0, len(COLOURS) + 1, 0)
-        row = collection.image_at("blue.png")
+        row = collection.row_at("blue.png")
         assert row is not None
         assert (row.status, row.metadata["captions"]) == ("ok", ["a blue picture", "the sky"])
         assert next(collection.vector_blocks())[1].shape[1] == DIM

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from aladin.collection.database import Database
 from aladin.collection.filters import parsed
+from aladin.collection.leafing import leaf
 from aladin.collection.schema import create_tables, date_from
-from aladin.server.browsing import BrowsedCollection
-from aladin.server.leafing import Order, Position, Span, leaf
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import Order, Position, Span
 
 # In words that the C library knows without a list of zones; clocks go back at 3:00, at midnight, by half an hour, and never.
 ZONES = ("CET-1CEST,M3.5.0,M10.5.0/3", "<-03>3<-02>,M10.3.0/0,M2.3.0/0", "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0", "UTC0")
@@ -69,7 +70,7 @@ def local_clock(zone: str) -> Iterator[None]:
 
 
 @contextmanager
-def collection_of(images: list[Image]) -> Iterator[BrowsedCollection]:
+def collection_of(images: list[Image]) -> Iterator[Collection]:
     """Images with the ids 1, 2 and so on."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         create_tables(connection.execute)
@@ -78,7 +79,7 @@ def collection_of(images: list[Image]) -> Iterator[BrowsedCollection]:
             f"VALUES (CAST(?1 AS BLOB), 1, ?2, ?3, ?4, 1, {date_from('?3', '?2')})",
             [(str(n), image.second * 10**9 + n % 7, image.taken, image.status) for n, image in enumerate(images)],
         )
-        yield BrowsedCollection(Database(Path("memory"), connection))
+        yield Collection(Database(Path("memory"), connection))
 
 
 def by_date(images: list[Image], span: Span) -> list[Position]:
@@ -97,7 +98,7 @@ def by_date(images: list[Image], span: Span) -> list[Position]:
 def test_pages_are_a_plain_sort_by_date_cut_in_pieces(scene: Scene, limit: int, order: Order) -> None:
     with local_clock(scene.zone), collection_of(scene.images) as collection:
         found: list[Position] = []
-        while page := leaf(collection, found[-1] if found else None, scene.span, None, limit, order):
+        while page := leaf(collection.database, found[-1] if found else None, scene.span, None, limit, order):
             found += page
         expected = by_date(scene.images, scene.span)
         assert found == (expected if order == "newest first" else expected[::-1])
@@ -110,9 +111,9 @@ def test_a_page_begins_after_any_position(scene: Scene, limit: int) -> None:
     with local_clock(scene.zone), collection_of(scene.images) as collection:
         images = by_date(scene.images, scene.span)
         after = [(d, n) for d, n in images if d < date or (d == date and n > image_id)]
-        assert leaf(collection, scene.after, scene.span, None, limit) == after[:limit]
+        assert leaf(collection.database, scene.after, scene.span, None, limit) == after[:limit]
         before = [(d, n) for d, n in images[::-1] if d > date or (d == date and n < image_id)]
-        assert leaf(collection, scene.after, scene.span, None, limit, "oldest first") == before[:limit]
+        assert leaf(collection.database, scene.after, scene.span, None, limit, "oldest first") == before[:limit]
 
 
 # The night in which clocks went back from 3:00 to 2:00: the later 2:30, the earlier one, the later 2:00, the earlier one.
@@ -138,7 +139,7 @@ def test_the_hour_that_comes_twice_is_in_order(
     images: list[Image], after: Position | None, span: Span, expected: list[int], limit: int
 ) -> None:
     with local_clock(ZONES[0]), collection_of(images) as collection:
-        assert [image_id for _, image_id in leaf(collection, after, span, None, limit)] == expected[:limit]
+        assert [image_id for _, image_id in leaf(collection.database, after, span, None, limit)] == expected[:limit]
 
 
 @settings(max_examples=30)
@@ -146,7 +147,7 @@ def test_the_hour_that_comes_twice_is_in_order(
 def test_a_condition_leaves_the_order_as_it_is(scene: Scene, limit: int) -> None:
     with local_clock(scene.zone), collection_of(scene.images) as collection:
         expected = [position for position in by_date(scene.images, scene.span) if position[1] % 2]
-        assert leaf(collection, None, scene.span, parsed("id % 2 = 1"), limit) == expected[:limit]
+        assert leaf(collection.database, None, scene.span, parsed("id % 2 = 1"), limit) == expected[:limit]
 
 
 @pytest.mark.parametrize("span", [Span(), Span("2010-01-01", "2011-12-31")])
@@ -161,7 +162,7 @@ def test_a_page_is_one_query_that_walks_the_index_and_sorts_nothing(
     with local_clock("UTC0"), collection_of(images) as collection:
         connection = collection.database.connection
         connection.set_trace_callback(statements.append)
-        assert len(leaf(collection, after, span, None if where is None else parsed(where), 9, order)) == 9
+        assert len(leaf(collection.database, after, span, None if where is None else parsed(where), 9, order)) == 9
         connection.set_trace_callback(None)
         (statement,) = statements
         plan = [str(step[3]) for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
@@ -178,15 +179,15 @@ def test_a_page_among_many_images_of_one_date_is_found_by_the_index_alone() -> N
             steps[0] += 1
 
         collection.database.connection.set_progress_handler(count, 1)
-        assert leaf(collection, (str(images[0].taken), 15_000), Span(), None, 3)[0][1] == 15_001
-        assert leaf(collection, (str(images[0].taken), 15_000), Span(), None, 3, "oldest first")[0][1] == 14_999
+        assert leaf(collection.database, (str(images[0].taken), 15_000), Span(), None, 3)[0][1] == 15_001
+        assert leaf(collection.database, (str(images[0].taken), 15_000), Span(), None, 3, "oldest first")[0][1] == 14_999
         assert steps[0] < 500
 
 
 def test_a_date_stays_as_it_was_written_where_another_clock_reads_it() -> None:
     images = [Image(None, MOMENTS[0] + hours * 3600) for hours in range(5)]
     with local_clock(ZONES[0]), collection_of(images) as collection:
-        written = leaf(collection, None, Span(), None, 9)
+        written = leaf(collection.database, None, Span(), None, 9)
         os.environ["TZ"] = ZONES[2]
         time.tzset()
-        assert leaf(collection, None, Span(), None, 9) == written
+        assert leaf(collection.database, None, Span(), None, 9) == written

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aladin.collection.log import FRAME, HEADER, log_damage
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder

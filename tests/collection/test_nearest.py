@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import aladin.collection.nearest
-import aladin.collection.store
+import aladin.collection.sqlite
 from aladin.collection.cache import cache_folder
 from aladin.collection.nearest import NearestImages
-from aladin.collection.store import Collection
+from aladin.collection.sqlite import Collection
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
@@ -52,7 +52,7 @@ def full_sort(collection: Collection, vector: np.ndarray) -> list[int]:
 
 
 def code_files(collection: Collection) -> list[str]:
-    return sorted(file.name for file in cache_folder(collection).glob("*"))
+    return sorted(file.name for file in cache_folder(collection.path).glob("*"))
 
 
 # Every vector compared.
@@ -69,7 +69,7 @@ def test_the_nearest_are_those_of_a_full_sort(rows: CollectionWriter, count: int
 @pytest.mark.parametrize("block", [1, 77, ROWS])
 def test_block_size_does_not_change_the_nearest(rows: CollectionWriter, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = NearestImages(rows).find(asked(), 20)
-    monkeypatch.setattr(aladin.collection.store, "BLOCK_ROWS", block)
+    monkeypatch.setattr(aladin.collection.sqlite, "BLOCK_ROWS", block)
     found = NearestImages(rows).find(asked(), 20)
     assert_array_equal(found.ids, whole.ids)
     assert_array_equal(found.scores, whole.scores)
@@ -192,7 +192,7 @@ def test_cells_are_found_again_when_much_has_changed(
             rows.change("reason = NULL", "TRUE")
     expected = full_sort(rows, asked())
     assert images.find(asked(), 10).ids.tolist() == expected[:10]
-    with np.load(cache_folder(rows) / f"nearest-{rows.generation}.npz") as stored:
+    with np.load(cache_folder(rows.path) / f"nearest-{rows.generation}.npz") as stored:
         assert json.loads(stored["header"].tobytes())["trained_on"] == len(rows) == len(stored["ids"])
 
 
@@ -241,7 +241,7 @@ def test_a_changed_image_is_compared_as_it_is_now(rows: CollectionWriter) -> Non
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "foreign", "future"])
 def test_a_file_of_codes_that_cannot_be_trusted_is_made_again(rows: CollectionWriter, damage: str) -> None:
     NearestImages(rows).find(asked(), 10)
-    (file,) = cache_folder(rows).iterdir()
+    (file,) = cache_folder(rows.path).iterdir()
     content = file.read_bytes()
     if damage == "foreign":  # as of a collection that was deleted and made anew
         with np.load(file) as stored:
@@ -259,14 +259,14 @@ def test_a_file_of_codes_that_cannot_be_trusted_is_made_again(rows: CollectionWr
         file.write_bytes({"cut": content[:middle], "flipped": flipped, "emptied": b""}[damage])
     images = NearestImages(rows)
     assert images.find(asked(), 10).ids.tolist() == full_sort(rows, asked())[:10]
-    (made,) = cache_folder(rows).iterdir()
+    (made,) = cache_folder(rows.path).iterdir()
     with np.load(made) as stored:
         assert json.loads(stored["header"].tobytes())["generation"] == rows.generation
 
 
 @pytest.mark.usefixtures("coded")
 def test_without_a_place_for_the_codes_there_are_still_hits(rows: CollectionWriter) -> None:
-    cache_folder(rows).write_text("in the way")
+    cache_folder(rows.path).write_text("in the way")
     assert NearestImages(rows).find(asked(), 10).ids.tolist() == full_sort(rows, asked())[:10]
 
 

@@ -11,14 +11,15 @@ import pytest
 
 from aladin.collection.database import Database, Values
 from aladin.collection.filters import parsed
+from aladin.collection.leafing import leaf
 from aladin.collection.repair import repair
 from aladin.collection.schema import APPLICATION_ID, CHECKED, INDEXES, SCHEMA_VERSION, date_from, row_checksum, seal
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import Span, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
-from aladin.server.leafing import Span, leaf
 from tests.collection.test_collection import count_rows_without_write_permission, open_folder
 from tests.conftest import fill
 
@@ -118,7 +119,7 @@ def everything(collection: Collection) -> list[object]:
     with collection.snapshot():
         blobs = collection.database.rows("SELECT * FROM vectors JOIN tokens USING (id) ORDER BY id")
         dates = collection.database.rows("SELECT id, date FROM images ORDER BY id")
-        return [list(collection.images()), blobs, dates, leaf(collection, None, Span(), None, 99)]
+        return [list(collection.images()), blobs, dates, leaf(collection.database, None, Span(), None, 99)]
 
 
 def test_an_older_format_can_be_read_as_it_is(old: Path, new: Path) -> None:
@@ -126,9 +127,9 @@ def test_an_older_format_can_be_read_as_it_is(old: Path, new: Path) -> None:
     with Collection.open(old) as collection, Collection.open(new) as present:
         assert everything(collection) == everything(present)
         film = os.fsdecode(b"film\xff")
-        assert [collection.image_at(film, frame) for frame in range(4)] == [*collection.images_of([20, 21, 22]), None]
+        assert [collection.row_at(film, frame) for frame in range(4)] == [*collection.rows([20, 21, 22]), None]
         assert collection.ids_below(film) == [20, 21, 22]
-        assert collection.ids_where(*sql_of("frame = 2 OR date < '2000'")).tolist() == [1, 4, 5, 7, 8, 22]
+        assert collection.ids_meeting(parsed("frame = 2 OR date < '2000'")).tolist() == [1, 4, 5, 7, 8, 22]
         assert verify(old).whole
         assert collection.format in (1, 2)
     assert old.read_bytes() == before
@@ -239,11 +240,6 @@ def test_a_migration_that_is_interrupted_has_changed_nothing(
     monkeypatch.undo()
     with Collection.open(old) as collection:
         assert (collection.format, everything(collection)) == (version, before)
-
-
-def sql_of(where: str) -> tuple[str, tuple[object, ...]]:
-    condition = parsed(where)
-    return condition.sql, condition.values
 
 
 @pytest.mark.parametrize("version", [0, 4, 99, "two", None])

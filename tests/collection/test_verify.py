@@ -11,7 +11,8 @@ import pytest
 
 from aladin.collection.indexing import index_folder
 from aladin.collection.repair import Repair, repair
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
@@ -196,7 +197,10 @@ def test_damage_in_one_place_costs_few_images_more_than_their_reading(
     before = contents(large)
     with Collection.open(large) as collection:
         ids = {row.path: row.id for row in collection.images()}
-        roots = [f"page {page - 1}" for (page,) in collection.select("SELECT rootpage FROM sqlite_master WHERE type = 'table'")]
+        roots = [
+            f"page {page - 1}"
+            for (page,) in collection.database.rows("SELECT rootpage FROM sqlite_master WHERE type = 'table'")
+        ]
     large.write_bytes(DAMAGES[damage](large.read_bytes()))
     with suppress(DataError):  # it is not even a collection
         if verify(large).whole:

@@ -19,7 +19,8 @@ from aladin.collection.plan import plan_for
 from aladin.collection.repair import repair
 from aladin.collection.salvage import salvage
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError

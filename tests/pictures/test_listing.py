@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from aladin.cli.remove import _ids_of
 from aladin.collection.indexing import index_folder
 from aladin.collection.settings import IndexConfig
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
@@ -78,7 +79,7 @@ def test_an_image_at_a_path_longer_than_the_system_takes_is_as_good_as_any(tmp_p
     with CollectionWriter.create(place, root) as collection:
         assert index_folder(collection, encoder).added == 2
         assert index_folder(collection, encoder).unchanged == 2
-        row = collection.image_at(path)
+        row = collection.row_at(path)
         assert row is not None
         assert (row.status, row.metadata) == ("ok", {"sidecar": {"place": "sea"}})
         searcher = Searcher(collection, encoder)

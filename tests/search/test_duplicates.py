@@ -17,7 +17,8 @@ import aladin.search.fingerprints
 from aladin.cli import main
 from aladin.collection.cache import cache_folder
 from aladin.collection.indexing import index_folder
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.progress import SILENT
@@ -175,13 +176,13 @@ def test_what_was_read_before_an_interrupt_is_kept(indexed: CollectionWriter) ->
 
     with pytest.raises(KeyboardInterrupt):
         find_duplicates(indexed, "same", interrupt)
-    assert len(json.loads((cache_folder(indexed) / aladin.search.fingerprints.NAME).read_bytes())) == 3
+    assert len(json.loads((cache_folder(indexed.path) / aladin.search.fingerprints.NAME).read_bytes())) == 3
     assert [len(images) for _, images in names(indexed, "same")] == [5]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": "b"}', '{"a": -1}', '{"a": []}', "\xff", "in the way"])
 def test_a_cache_that_cannot_be_used_is_done_without(indexed: CollectionWriter, content: str) -> None:
-    cache = cache_folder(indexed)
+    cache = cache_folder(indexed.path)
     if content == "in the way":
         cache.write_text(content)
     else:

@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from aladin.collection.indexing import index_folder
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.tokens import token_blob, tokens_from_blobs
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
@@ -130,7 +131,7 @@ def test_boxes_are_in_the_coordinates_that_a_viewer_shows(encoder: Encoder, tmp_
 
 def test_a_file_is_explained_as_in_a_collection(indexed: Collection, encoder: Encoder, photos: Path) -> None:
     query = Query((TextPart("red and blue"),))
-    row = indexed.image_at("both.png")
+    row = indexed.row_at("both.png")
     assert row is not None
     assert explain_file(encode_query(query, encoder), photos / "both.png", encoder) == Searcher(indexed, encoder).explain(
         query, row.id

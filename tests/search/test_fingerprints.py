@@ -106,7 +106,7 @@ def test_each_content_is_read_once_and_its_progress_told(collection: CollectionW
 def test_what_is_known_is_taken_from_the_cache_and_kept_there(collection: CollectionWriter) -> None:
     rows = list(collection.images("ok"))
     first = read_fingerprints(collection, rows[:1])
-    kept = json.loads((cache_folder(collection) / NAME).read_bytes())
+    kept = json.loads((cache_folder(collection.path) / NAME).read_bytes())
     assert kept == first.of_content
     for row in rows:
         (collection.root / row.path).unlink()

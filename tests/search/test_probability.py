@@ -149,7 +149,7 @@ def test_a_background_is_kept_until_the_collection_has_changed_much(
     rows: CollectionWriter, calibrated: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = background_of(rows, calibrated, CALIBRATION)
-    (file,) = cache_folder(rows).iterdir()
+    (file,) = cache_folder(rows.path).iterdir()
     monkeypatch.setattr(aladin.search.probability, "background_scores", lambda *arguments: Background(9.0, 9.0))
     fill(rows, calibrated.model, 5, seed=1)
     assert background_of(rows, calibrated, CALIBRATION).mean == pytest.approx(first.mean, abs=0.02)
@@ -164,12 +164,12 @@ def test_a_background_is_kept_until_the_collection_has_changed_much(
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 40}', '{"images": "many", "fingerprint": 1, "calibration": 2}'])
 def test_a_damaged_cache_is_found_again(rows: CollectionWriter, calibrated: Encoder, content: str) -> None:
     expected = background_of(rows, calibrated, CALIBRATION)
-    (file,) = cache_folder(rows).iterdir()
+    (file,) = cache_folder(rows.path).iterdir()
     file.write_text(content)
     assert background_of(rows, calibrated, CALIBRATION) == expected
     assert json.loads(file.read_text())["images"] == 40
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(rows: CollectionWriter, calibrated: Encoder) -> None:
-    cache_folder(rows).write_text("in the way")
+    cache_folder(rows.path).write_text("in the way")
     assert background_of(rows, calibrated, CALIBRATION).deviation > 0

@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from aladin.collection.indexing import index_folder
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import POOLINGS
@@ -134,7 +135,7 @@ def test_a_query_is_told_in_words(tmp_path: Path) -> None:
 
 
 def test_an_image_is_the_same_by_path_content_and_id(indexed: Collection, encoder: Encoder, photos: Path) -> None:
-    row = indexed.image_at("red.png")
+    row = indexed.row_at("red.png")
     assert row is not None
     by_path, by_content, by_id = (
         encode_query(Query((ImagePart(source),)), encoder, indexed)
@@ -149,7 +150,7 @@ def test_an_image_is_the_same_by_path_content_and_id(indexed: Collection, encode
 
 
 def test_an_image_that_is_offline_can_still_be_asked_by_its_id(indexed: Collection, encoder: Encoder, photos: Path) -> None:
-    row = indexed.image_at("red.png")
+    row = indexed.row_at("red.png")
     assert row is not None
     (photos / "red.png").unlink()
     assert encode_query(Query((ImagePart(row.id),)), encoder, indexed).parts[0].tokens.shape == (4, 8)
@@ -202,7 +203,7 @@ def test_an_image_that_cannot_be_asked_is_named(
 def test_an_image_without_a_vector_is_named(indexed: Collection, encoder: Encoder, photos: Path) -> None:
     (photos / "red.png").write_bytes(b"")
     index_folder(indexed, encoder)  # type: ignore[arg-type]
-    row = indexed.image_at("red.png")
+    row = indexed.row_at("red.png")
     assert row is not None
     with pytest.raises(DataError, match=f"has no vector of image {row.id}, which is failed"):
         encode_query(Query((ImagePart(row.id),)), encoder, indexed)

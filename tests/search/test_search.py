@@ -8,7 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from aladin.collection.indexing import index_folder
-from aladin.collection.store import Collection, default_file
+from aladin.collection.sqlite import Collection
+from aladin.collection.store import default_file
 from aladin.collection.tokens import QuantizedTokens
 from aladin.collection.writer import CollectionWriter, FileState, Photograph
 from aladin.encoder.encoder import Encoder

@@ -1,27 +1,19 @@
 """The images of a collection by date, some at a time: one walk along the index of dates, from wherever the last one ended."""
 
-from dataclasses import dataclass
-from typing import Literal
+import os
 
-from aladin.collection.filters import Condition
-from aladin.collection.store import Collection
+from aladin.collection.conditions import Condition
+from aladin.collection.database import Database
+from aladin.collection.sql_conditions import COLUMN_SQL, compiled
+from aladin.collection.store import Facets, Order, Position, Span
 
-Position = tuple[str, int]  # the date and the id of an image
-Order = Literal["newest first", "oldest first"]
 LATE = "\U0010ffff"  # later than any date, and after a day later than all of that day
 MOST = (1 << 63) - 1  # higher than any id
-
-
-@dataclass(frozen=True)
-class Span:
-    """Images of the days from the first to the last, written as 2026-05-01, without an end where that is None."""
-
-    first: str | None = None
-    last: str | None = None
+FOLDERS_SHOWN = 500
 
 
 def leaf(
-    collection: Collection,
+    database: Database,
     after: Position | None,
     span: Span,
     condition: Condition | None,
@@ -39,11 +31,23 @@ def leaf(
     else:
         (date, image_id), end = max(after or ("", MOST), (first, MOST), key=lambda position: position[0]), last
         equal, beyond, by = "id < ? AND date <= ?", "date > ? AND date <= ?", "date, id DESC"
-    meets, values = (f" AND ({condition.sql})", condition.values) if condition else ("", ())
+    sql, values = compiled(condition)
+    meets = "" if condition is None else f" AND ({sql})"
     # Those of the same date, and those beyond: each half is a range of the index in its order, however many dates are equal.
     found = "SELECT date, id FROM images WHERE status = 'ok' AND"
-    rows = collection.select(
+    rows = database.rows(
         f"{found} date = ? AND {equal}{meets} UNION ALL {found} {beyond}{meets} ORDER BY {by} LIMIT ?",
         (date, image_id, end, *values, date, end, *values, count),
     )
     return [(str(date), int(image_id)) for date, image_id in rows]
+
+
+def facets(database: Database) -> Facets:
+    """The folders that hold images that can be found, and the first and last day of these."""
+    found = database.rows(
+        f"SELECT CAST({COLUMN_SQL['folder']} AS BLOB) AS name, count(*) FROM images WHERE status = 'ok' "
+        f"GROUP BY name ORDER BY name LIMIT {FOLDERS_SHOWN}"
+    )
+    dated = "SELECT substr(date, 1, 10) FROM images WHERE status = 'ok' AND date > '' ORDER BY date"
+    first, last = database.rows(f"SELECT ({dated} LIMIT 1), ({dated} DESC LIMIT 1)")[0]
+    return Facets(tuple((os.fsdecode(name), count) for name, count in found), first, last)
