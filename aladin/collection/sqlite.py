@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
@@ -43,7 +43,7 @@ class Collection(Store, VectorSource):
         self._nearest: NearestImages | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path) -> "Collection":
         """The collection stored at `path`, for reading; also from a folder or a medium that cannot be written."""
         if not path.is_file():
             raise DataError(f"there is no collection at {path}; make one with `aladin index FOLDER`")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
@@ -18,6 +18,7 @@ from aladin.collection.tokens import QuantizedTokens
 from aladin.encoder.folder import ModelFolder
 from aladin.progress import SILENT, Progress
 
+Opened = TypeVar("Opened", bound="Store")
 # failed: cannot be read; offline: the file is gone; pending: known, but not encoded by the present model; removed: not wanted
 Status = Literal["ok", "failed", "offline", "pending", "removed"]
 
@@ -199,7 +200,7 @@ class Store(ABC):
     def close(self) -> None:
         """Let go of what is open."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Opened) -> Opened:
         return self
 
     def __exit__(self, *exception: object) -> None:
