@@ -10,6 +10,7 @@ import click
 from aladin.cli.progress import progress_shown
 from aladin.cli.terminal import print_line, print_lines
 from aladin.cli.values import PATH
+from aladin.datasets.bad_rows import Reason
 from aladin.datasets.vinvl import (
     BOX_NUMBERS,
     FeatureFolder,
@@ -22,7 +23,6 @@ from aladin.datasets.vinvl import (
     write_npz,
 )
 from aladin.datasets.vinvl.npz import npz_files
-from aladin.datasets.vinvl.tables import Kind
 from aladin.errors import ConfigError, DataError
 
 CAPTIONS = "captions.jsonl"
@@ -81,7 +81,7 @@ def convert_features(source: Path, out: Path, keys: Path | None) -> None:
         raise DataError(f"{source} holds no features.tsv, no .npz and no _captions.pt; give a folder or file with one of them")
 
 
-def _print(problems: Sequence[Problem], counts: Counter[Kind], folder: Path) -> None:
+def _print(problems: Sequence[Problem], counts: Counter[Reason], folder: Path) -> None:
     for problem in problems:
         print_line(str(problem))
     by_kind = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common())

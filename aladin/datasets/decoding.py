@@ -1,4 +1,4 @@
-"""The images of a data set that cannot be decoded: left out, or named with their place in the data."""
+"""The images of a data set that cannot be decoded: left out, or named with their position in the data."""
 
 import os
 from collections import Counter
@@ -36,10 +36,10 @@ def placing_undecodable(dataset: Dataset) -> Iterator[None]:
     try:
         yield
     except DataError:
-        # Who decodes knows nothing of rows; the image is looked for again rather than carry its place through all of that.
+        # Who decodes knows nothing of rows; the image is looked for again rather than carry its position through all of that.
         for example in dataset.examples:
             if problem := _problem(example, f"image {example.id!r}"):
-                raise DataError(f"{example.place}: {problem}; replace it or pass --skip-bad") from None
+                raise DataError(f"{example.position}: {problem}; replace it or pass --skip-bad") from None
         raise
 
 

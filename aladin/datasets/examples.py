@@ -17,7 +17,7 @@ class Example:
     captions: tuple[str, ...]  # at least one, none blank, without white space around
     split: str  # "train", "val", "test" or ""; Karpathy's "restval" counts as "train"
     source: ImageSource
-    place: str = field(default="", compare=False)  # where the data first name the image: "captions.jsonl, line 3"
+    position: str = field(default="", compare=False)  # where the data first name the image: "captions.jsonl, line 3"
 
 
 @dataclass(frozen=True)

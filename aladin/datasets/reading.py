@@ -6,21 +6,15 @@ import zlib
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from aladin.datasets.coco import read_coco
 from aladin.datasets.examples import Dataset
-from aladin.datasets.karpathy import read_karpathy
-from aladin.datasets.lines import read_lines
-from aladin.datasets.rows import SPLITS, Gathering, RowError, json_object
-from aladin.datasets.sources import ImagePlace, image_place, open_zip, zip_members
-from aladin.datasets.tables import read_delimited, read_parquet
+from aladin.datasets.formats import readers
+from aladin.datasets.formats.lines import read_lines
+from aladin.datasets.rows import SPLITS, Gathering
+from aladin.datasets.sources import ImageSources, image_sources, open_zip, zip_members
 from aladin.datasets.webdataset import Shards
 from aladin.errors import ConfigError, DataError
 
 CAPTIONS = "captions.jsonl"
-KNOWN = (
-    f"a folder or .zip with {CAPTIONS}, a folder of .tar shards, a .tar, "
-    "a .json of Karpathy's or COCO's, or pairs as .csv, .tsv, .jsonl or .parquet"
-)
 
 
 def read_dataset(path: Path, split: str | None = None, images: Path | None = None, skip_bad: bool = False) -> Dataset:
@@ -44,7 +38,7 @@ def read_dataset(path: Path, split: str | None = None, images: Path | None = Non
     try:
         dataset = _read(path, split, images, skip_bad)
     except FileNotFoundError:
-        raise DataError(f"there is no file or folder {path}; give {KNOWN}") from None
+        raise DataError(f"there is no file or folder {path}; give {_known()}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the disk and its permissions") from None
     return replace(dataset, name=path.resolve().name, split=split or "")
@@ -66,7 +60,7 @@ def _read_folder(path: Path, split: str | None, images: Path | None, skip_bad: b
         return _read_file(captions, split, images, skip_bad)
     shards = sorted(path.glob("*.tar"))
     if not shards:
-        raise DataError(f"{path} has neither {CAPTIONS} nor .tar shards; give {KNOWN}")
+        raise DataError(f"{path} has neither {CAPTIONS} nor .tar shards; give {_known()}")
     return _read_tars(path, shards, split, images, skip_bad)
 
 
@@ -74,14 +68,14 @@ def _read_zip(path: Path, split: str | None, images: Path | None, skip_bad: bool
     with open_zip(path) as archive:
         found = [name for name in archive.namelist() if PurePosixPath(name).name == CAPTIONS]
         if len(found) != 1:
-            raise DataError(f"{path} has {len(found)} files {CAPTIONS} where one was expected; give {KNOWN}")
+            raise DataError(f"{path} has {len(found)} files {CAPTIONS} where one was expected; give {_known()}")
         members = zip_members(archive, found[0].removesuffix(CAPTIONS))
         try:
             lines = io.BytesIO(archive.read(found[0]))
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
             raise DataError(f"{found[0]} in {path} cannot be unpacked ({error}); pack it again") from None
-    place = image_place(images) if images else ImagePlace(path, members.get)
-    gathering = Gathering(place, split, skip_bad)
+    sources = image_sources(images) if images else ImageSources(path, members.get)
+    gathering = Gathering(sources, split, skip_bad)
     read_lines(lines, f"{path}/{found[0]}", gathering)
     return gathering.dataset(path)
 
@@ -90,7 +84,7 @@ def _read_tars(root: Path, tars: list[Path], split: str | None, images: Path | N
     if images:
         raise ConfigError(f"the images of {root} are inside it; leave out --images")
     shards = Shards(root)
-    gathering = Gathering(shards.place, split, skip_bad)
+    gathering = Gathering(shards.sources, split, skip_bad)
     for tar in tars:
         shards.read(tar, gathering)
     return gathering.dataset(root)
@@ -98,37 +92,20 @@ def _read_tars(root: Path, tars: list[Path], split: str | None, images: Path | N
 
 def _read_file(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:
     path.stat()  # before its folder, which is missing too if the path is wrong
-    gathering = Gathering(image_place(images or path.parent), split, skip_bad)
-    match path.suffix.lower():
-        case ".jsonl":
-            with path.open("rb") as lines:
-                read_lines(lines, str(path), gathering)
-        case ".json":
-            _read_document(path, gathering)
-        case ".csv":
-            read_delimited(path, ",", gathering)
-        case ".tsv":
-            read_delimited(path, "\t", gathering)
-        case ".parquet":
-            read_parquet(path, gathering)
-        case ".pt":
-            raise DataError(
-                f"{path} is a pickle; turn captions into lines with `aladin features convert {path} captions.jsonl`"
-            )
-        case _:
-            raise DataError(f"{path} is of no known format; give {KNOWN}")
+    gathering = Gathering(image_sources(images or path.parent), split, skip_bad)
+    read = readers().get(path.suffix.lower())
+    if path.suffix.lower() == ".pt":
+        raise DataError(f"{path} is a pickle; turn captions into lines with `aladin features convert {path} captions.jsonl`")
+    if read is None:
+        raise DataError(f"{path} is of no known format; give {_known()}")
+    read(path, gathering)
     return gathering.dataset(path)
 
 
-def _read_document(path: Path, gathering: Gathering) -> None:
-    try:
-        document = json_object(path.read_bytes())
-    except RowError as bad:
-        raise DataError(f"{path}: {bad.found}; expected the JSON of Karpathy or COCO") from None
-    images, annotations = document.get("images"), document.get("annotations")
-    if isinstance(images, list) and isinstance(annotations, list):
-        read_coco(images, annotations, path, gathering)
-    elif isinstance(images, list) and "annotations" not in document:
-        read_karpathy(images, path, gathering)
-    else:
-        raise DataError(f'{path} lacks the list "images", with "sentences" (Karpathy) or beside the list "annotations" (COCO)')
+def _known() -> str:
+    """The formats, for a sentence."""
+    *some, last = (ending for ending in readers() if ending != ".json")
+    return (
+        f"a folder or .zip with {CAPTIONS}, a folder of .tar shards, a .tar, "
+        f"a .json of Karpathy's or COCO's, or pairs as {', '.join(some)} or {last}"
+    )

@@ -6,67 +6,35 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from aladin.datasets.bad_rows import BadRow, BadRows
 from aladin.datasets.examples import Dataset, Example
-from aladin.datasets.sources import ImagePlace, ImageSource
+from aladin.datasets.sources import ImageSource, ImageSources
 from aladin.errors import DataError
 
 SPLITS: Mapping[str, str] = {"train": "train", "restval": "train", "val": "val", "test": "test", "": ""}
-
-# Scripts and reports count by these names, so they stay as they are.
-Reason = Literal[
-    "blank caption",
-    "damaged tar",
-    "image in two splits",
-    "image is missing",
-    "image is repeated",
-    "missing key",
-    "no captions",
-    "not CSV",
-    "not JSON",
-    "not UTF-8",
-    "path leaves the folder",
-    "unknown image id",
-    "unknown split",
-    "wrong number of columns",
-    "wrong type",
-]
-
-
-class RowError(Exception):
-    """A row that cannot be used: what was found in it and what to do, for `Gathering.row` to place."""
-
-    def __init__(self, reason: Reason, found: str, remedy: str) -> None:
-        super().__init__(f"{found}; {remedy} or pass --skip-bad")
-        self.reason = reason
-        self.found = found
 
 
 class Gathering:
     """Rows added one by one, on their way to a dataset. Of rows outside the wanted split only image and split are checked."""
 
-    def __init__(self, images: ImagePlace, split: str | None, skip_bad: bool) -> None:
+    def __init__(self, images: ImageSources, split: str | None, skip_bad: bool) -> None:
         self._images = images
         self._split = split
-        self._skip_bad = skip_bad
-        self._skipped: Counter[str] = Counter()
+        self._bad = BadRows(skip_bad)
         self._splits: dict[str, str] = {}  # of every image, in whatever split
         self._sources: dict[str, ImageSource] = {}
         self._captions: dict[str, list[str]] = {}
-        self._row = ""  # the place of the row that is being read
-        self._places: dict[str, str] = {}
+        self._row = ""  # the position of the row that is being read
+        self._positions: dict[str, str] = {}
 
     @contextmanager
-    def row(self, place: str) -> Iterator[None]:
-        """Within it a RowError becomes a DataError that begins with `place`, or, if bad rows are skipped, a count."""
-        self._row = place
-        try:
+    def row(self, position: str) -> Iterator[None]:
+        """Within it a BadRow becomes a DataError that begins with `position`, or, if bad rows are skipped, a count."""
+        self._row = position
+        with self._bad.at(position):
             yield
-        except RowError as bad:
-            if not self._skip_bad:
-                raise DataError(f"{place}: {bad}") from None
-            self._skipped[bad.reason] += 1
 
     def add_image(self, name: Any, captions: Any, split: Any) -> None:
         """An image with all its captions; the same again is ignored, the same with other captions is bad."""
@@ -75,7 +43,7 @@ class Gathering:
             return
         texts = _caption_list(image, captions)
         if self._captions.get(image, texts) != texts:
-            raise RowError("image is repeated", f"image {image!r} came before with other captions", "keep one of the two")
+            raise BadRow("image is repeated", f"image {image!r} came before with other captions", "keep one of the two")
         self._locate(image)
         self._captions[image] = texts
 
@@ -93,24 +61,24 @@ class Gathering:
         if not self._captions:
             raise DataError(f"{path}{self._why_empty()}")
         examples = (
-            Example(image, tuple(captions), self._splits[image], self._sources[image], self._places[image])
+            Example(image, tuple(captions), self._splits[image], self._sources[image], self._positions[image])
             for image, captions in self._captions.items()
         )
-        return Dataset(tuple(examples), dict(self._skipped))
+        return Dataset(tuple(examples), dict(self._bad.counts))
 
     def _wanted(self, image: str, value: Any) -> bool:
         split = _split_name(image, value)
         before = self._splits.setdefault(image, split)
         if before != split:
-            raise RowError("image in two splits", f"image {image!r} is in split {split!r}, before in {before!r}", "keep one")
+            raise BadRow("image in two splits", f"image {image!r} is in split {split!r}, before in {before!r}", "keep one")
         return self._split is None or split == self._split
 
     def _locate(self, image: str) -> None:
         if image not in self._sources:
             source = self._images.find(image)
             if source is None:
-                raise RowError("image is missing", f"image {image!r} is not in {self._images.path}", "add it, correct --images")
-            self._sources[image], self._places[image] = source, self._row
+                raise BadRow("image is missing", f"image {image!r} is not in {self._images.path}", "add it, correct --images")
+            self._sources[image], self._positions[image] = source, self._row
 
     def _why_empty(self) -> str:
         sizes = Counter(self._splits.values())
@@ -119,8 +87,8 @@ class Gathering:
                 return f" has no splits, so none called {self._split!r}; read it without --split"
             known = ", ".join(f"{split or 'none'} ({count})" for split, count in sorted(sizes.items()))
             return f" has no split {self._split!r}; its images are in {known}"
-        if self._skipped:
-            counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(self._skipped.items()))
+        if self._bad.counts:
+            counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(self._bad.counts.items()))
             return f" has no row that can be used; skipped were {counts}: read it without --skip-bad to see where"
         return " holds no images with captions; add some or give another path"
 
@@ -131,19 +99,19 @@ def image_name(value: Any) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     # Backslashes and drives count on every system, so that a dataset is as safe on Windows.
     if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
-        raise RowError("path leaves the folder", f"image path {name!r} leads out of the folder", "make it relative to it")
+        raise BadRow("path leaves the folder", f"image path {name!r} leads out of the folder", "make it relative to it")
     if not name.strip() or not parts:
-        raise RowError("missing key", f"the image's path is {name!r}", "name a file")
+        raise BadRow("missing key", f"the image's path is {name!r}", "name a file")
     return "/".join(parts)
 
 
 def caption_text(image: str, value: Any) -> str:
     """The caption without white space around it."""
     if value is None:
-        raise RowError("no captions", f"image {image!r} has no captions", "add at least one")
+        raise BadRow("no captions", f"image {image!r} has no captions", "add at least one")
     text: str = expect(value, str, f"a caption of image {image!r}").strip()
     if not text:
-        raise RowError("blank caption", f"image {image!r} has a blank caption", "write it or remove it,")
+        raise BadRow("blank caption", f"image {image!r} has a blank caption", "write it or remove it,")
     return text
 
 
@@ -152,7 +120,7 @@ def first_of(record: Mapping[str, Any], keys: Iterable[str]) -> Any:
     for key in keys:
         if key in record:
             return record[key]
-    raise RowError("missing key", f"there is no {' or '.join(map(repr, keys))}", "add it")
+    raise BadRow("missing key", f"there is no {' or '.join(map(repr, keys))}", "add it")
 
 
 def expect(value: Any, kind: type, label: str) -> Any:
@@ -161,7 +129,7 @@ def expect(value: Any, kind: type, label: str) -> Any:
         return value
     shown = repr(value)
     names: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
-    raise RowError("wrong type", f"{label} is {shown if len(shown) < 60 else shown[:57] + '...'}", f"make it {names[kind]}")
+    raise BadRow("wrong type", f"{label} is {shown if len(shown) < 60 else shown[:57] + '...'}", f"make it {names[kind]}")
 
 
 def json_object(data: bytes) -> dict[str, Any]:
@@ -169,7 +137,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(utf8(data.removeprefix(codecs.BOM_UTF8)))
     except (ValueError, RecursionError) as error:
-        raise RowError("not JSON", f"this is not JSON ({error})", "correct it") from None
+        raise BadRow("not JSON", f"this is not JSON ({error})", "correct it") from None
     found: dict[str, Any] = expect(value, dict, "this")
     return found
 
@@ -179,12 +147,12 @@ def utf8(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RowError("not UTF-8", f"byte {error.start + 1} is not UTF-8", "save it as UTF-8") from None
+        raise BadRow("not UTF-8", f"byte {error.start + 1} is not UTF-8", "save it as UTF-8") from None
 
 
 def _caption_list(image: str, value: Any) -> list[str]:
     if value is None or value == []:
-        raise RowError("no captions", f"image {image!r} has no captions", "add at least one")
+        raise BadRow("no captions", f"image {image!r} has no captions", "add at least one")
     captions = expect(value, list, f"'captions' of image {image!r}")
     return [caption_text(image, caption) for caption in captions]
 
@@ -192,5 +160,5 @@ def _caption_list(image: str, value: Any) -> list[str]:
 def _split_name(image: str, value: Any) -> str:
     split = "" if value is None else value
     if not isinstance(split, str) or split not in SPLITS:
-        raise RowError("unknown split", f"image {image!r} is in split {split!r}", "write train, restval, val, test or nothing,")
+        raise BadRow("unknown split", f"image {image!r} is in split {split!r}", "write train, restval, val, test or nothing,")
     return SPLITS[split]

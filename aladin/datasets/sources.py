@@ -26,7 +26,7 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
-class ImagePlace:
+class ImageSources:
     """Where a dataset's images are looked for, and how: by path from there, None if there is no such image."""
 
     path: Path
@@ -120,15 +120,15 @@ def byte_count(source: ImageSource) -> int:
             return 0
 
 
-def image_place(path: Path) -> ImagePlace:
+def image_sources(path: Path) -> ImageSources:
     """A folder or a zip of images, or a folder of a detector's features."""
     if is_feature_folder(path):
-        return ImagePlace(path, FeatureFolder.open(path).find)
+        return ImageSources(path, FeatureFolder.open(path).find)
     if path.is_dir():
-        return ImagePlace(path, lambda name: FileOnDisk(path / name) if (path / name).is_file() else None)
+        return ImageSources(path, lambda name: FileOnDisk(path / name) if (path / name).is_file() else None)
     if path.suffix.lower() == ".zip" and path.is_file():
         with open_zip(path) as archive:
-            return ImagePlace(path, zip_members(archive).get)
+            return ImageSources(path, zip_members(archive).get)
     raise ConfigError(f"there is no folder or zip of images {path}; give the one that the dataset's image paths start from")
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from aladin.datasets.rows import Gathering, RowError, json_object, utf8
-from aladin.datasets.sources import ImagePlace, ImageSource, TarMember
+from aladin.datasets.bad_rows import BadRow
+from aladin.datasets.rows import Gathering, json_object, utf8
+from aladin.datasets.sources import ImageSource, ImageSources, TarMember
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 Entry = dict[str, TarMember]  # by extension
@@ -20,8 +21,8 @@ class Shards:
         self._images: dict[str, ImageSource] = {}
 
     @property
-    def place(self) -> ImagePlace:
-        return ImagePlace(self._root, self._images.get)
+    def sources(self) -> ImageSources:
+        return ImageSources(self._root, self._images.get)
 
     def read(self, shard: Path, gathering: Gathering) -> None:
         """Adds every entry of the tar, except those whose json has a status other than success."""
@@ -34,7 +35,7 @@ class Shards:
     def _add(self, shard: Path, entry: Entry, record: Mapping[str, Any], gathering: Gathering) -> None:
         image = next((entry[extension] for extension in IMAGE_EXTENSIONS if extension in entry), None)
         if image is None:
-            raise RowError("image is missing", f"there is no image ({', '.join(IMAGE_EXTENSIONS)})", "add it")
+            raise BadRow("image is missing", f"there is no image ({', '.join(IMAGE_EXTENSIONS)})", "add it")
         # Shards of other tools than img2dataset may use the same names.
         name = image.member if shard == self._root else f"{shard.name}/{image.member}"
         self._images[name] = image
@@ -59,7 +60,7 @@ def _entries(shard: Path, gathering: Gathering) -> Mapping[str, Entry]:
                 if stem and extension.lower() in (*IMAGE_EXTENSIONS, "txt", "json"):
                     entries.setdefault(str(name.with_name(stem)), {})[extension.lower()] = member
         except tarfile.TarError as error:
-            raise RowError("damaged tar", f"not a whole, uncompressed tar ({error})", "fetch it again, unpack .gz,") from None
+            raise BadRow("damaged tar", f"not a whole, uncompressed tar ({error})", "fetch it again, unpack .gz,") from None
     return entries
 
 

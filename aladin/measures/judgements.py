@@ -1,6 +1,5 @@
 """What people said of pairs of an image and a caption (Flickr8k's experts and crowd), and how a model agrees with it."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from aladin.datasets import Dataset
+from aladin.datasets.bad_rows import BadRow, BadRows
 from aladin.errors import ConfigError, DataError
 
 Kind = Literal["expert", "crowd"]
@@ -50,12 +50,6 @@ class Agreement:
         return f"tau-b {self.tau_b:.3f}, tau-c {self.tau_c:.3f}"
 
 
-class _BadRow(Exception):
-    def __init__(self, reason: str, found: str, remedy: str) -> None:
-        super().__init__(f"{found}; {remedy} or pass --skip-bad")
-        self.reason = reason
-
-
 def agreement(scores: Float[np.ndarray, " ratings"], judgements: Judgements) -> Agreement:
     """How well scores of the judged pairs, higher for better, order them as people did."""
     try:
@@ -82,19 +76,15 @@ def read_judgements(path: Path, dataset: Dataset, skip_bad: bool = False) -> Jud
     except UnicodeDecodeError:
         raise DataError(f"{path} is not text; give Flickr8k's ExpertAnnotations.txt or CrowdFlowerAnnotations.txt") from None
     reader = _Reader(dataset, _kind(lines))
-    skipped: Counter[str] = Counter()
+    bad = BadRows(skip_bad)
     for number, line in enumerate(lines, start=1):
-        try:
+        with bad.at(f"{path}, line {number}"):
             if line.strip():
                 reader.read(line)
-        except _BadRow as bad:
-            if not skip_bad:
-                raise DataError(f"{path}, line {number}: {bad}") from None
-            skipped[bad.reason] += 1
     if not reader.rows:
         raise DataError(f"{path} judges no pair of these data; give the split that was judged, Flickr8k's test images")
     images, captions, ratings = zip(*reader.rows, strict=True)
-    return Judgements(reader.kind, np.array(images), np.array(captions), np.array(ratings, float), reader.own, dict(skipped))
+    return Judgements(reader.kind, np.array(images), np.array(captions), np.array(ratings, float), reader.own, dict(bad.counts))
 
 
 class _Reader:
@@ -115,13 +105,13 @@ class _Reader:
     def read(self, line: str) -> None:
         columns = line.strip().split("\t")
         if len(columns) != 5:
-            raise _BadRow("wrong number of columns", f"{len(columns)} columns where 5 were expected", f"write {COLUMNS}")
+            raise BadRow("wrong number of columns", f"{len(columns)} columns where 5 were expected", f"write {COLUMNS}")
         image, _ = self._image(columns[0])
         name, _, number = columns[1].rpartition("#")
         _, captions = self._image(name)
         if not number.isdecimal() or int(number) >= len(captions):
             found = f"caption {columns[1]!r} where {name!r} has 0 to {len(captions) - 1}"
-            raise _BadRow("unknown caption", found, "give the data with all captions")
+            raise BadRow("unknown caption", found, "give the data with all captions")
         ratings = _ratings(self.kind, columns[2:])
         caption = captions[int(number)]
         if self.kind == "expert" and self._captions[caption] in self._own[image]:
@@ -131,7 +121,7 @@ class _Reader:
 
     def _image(self, name: str) -> tuple[int, range]:
         if name not in self._images:
-            raise _BadRow("unknown image", f"image {name!r} is not among the data's", "give the split that was judged")
+            raise BadRow("unknown image", f"image {name!r} is not among the data's", "give the split that was judged")
         return self._images[name]
 
 
@@ -144,7 +134,7 @@ def _kind(lines: Sequence[str]) -> Kind:
 def _ratings(kind: Kind, values: Sequence[str]) -> list[float]:
     if kind == "expert":
         if not all(value in EXPERT_RATINGS for value in values):
-            raise _BadRow("wrong rating", f"ratings {', '.join(values)} where 1 to 4 were expected", "correct them")
+            raise BadRow("wrong rating", f"ratings {', '.join(values)} where 1 to 4 were expected", "correct them")
         return [float(value) for value in values]
     try:
         share, yes, no = float(values[0]), int(values[1]), int(values[2])
@@ -153,5 +143,5 @@ def _ratings(kind: Kind, values: Sequence[str]) -> list[float]:
         agrees = False
     if not agrees:
         found = f"{', '.join(values)} where the share of yes and the numbers of yes and no were expected"
-        raise _BadRow("wrong rating", found, "correct them")
+        raise BadRow("wrong rating", found, "correct them")
     return [share]

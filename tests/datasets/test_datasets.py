@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from PIL import Image
 
-from aladin.datasets import Dataset, read_dataset
+from aladin.datasets import Dataset, formats, read_dataset
 from aladin.errors import ConfigError, DataError
 
 Rows = list[tuple[str, list[str], str]]  # image, captions, split
@@ -719,3 +719,27 @@ def test_a_dataset_of_bad_rows_alone_is_an_error_even_when_they_are_skipped(tmp_
     (tmp_path / "captions.jsonl").write_bytes(b'{\n{"image": "gone.jpg", "captions": ["a"]}\n')
     with pytest.raises(DataError, match=r"no row that can be used; skipped were image is missing \(1\), not JSON \(1\)"):
         read_dataset(tmp_path, skip_bad=True)
+
+
+def test_a_format_is_one_module_of_the_folder_of_formats(tmp_path, monkeypatch):
+    added = tmp_path / "formats"
+    added.mkdir()
+    (added / "bars.py").write_text(
+        "def read(path, gathering):\n"
+        "    for number, line in enumerate(path.read_text().splitlines(), 1):\n"
+        "        with gathering.row(f'{path}, line {number}'):\n"
+        "            gathering.add_pair(*line.split('|'), None)\n"
+        "READERS = {'.bars': read}\n"
+    )
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(added)])
+    formats.readers.cache_clear()
+    try:
+        (tmp_path / "a.jpg").write_bytes(jpeg("a.jpg"))
+        (tmp_path / "pairs.bars").write_text("a.jpg|a dog\na.jpg|a cat")
+        assert read_dataset(tmp_path / "pairs.bars").captions == ("a dog", "a cat")
+        (tmp_path / "pairs.bars").write_text("a.jpg| ")
+        with pytest.raises(DataError, match=r"pairs\.bars, line 1: image 'a\.jpg' has a blank caption"):
+            read_dataset(tmp_path / "pairs.bars")
+    finally:
+        formats.readers.cache_clear()
+        sys.modules.pop("aladin.datasets.formats.bars", None)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aladin.datasets.bad_rows import BadRow, Reason
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, check_geometry, image_of, read_boxes, read_objects
 from aladin.datasets.vinvl.folder import FEATURES, PREDICTIONS, ROWS, read_row_numbers
-from aladin.datasets.vinvl.tables import BadRow, Kind, columns_of, read_offsets
+from aladin.datasets.vinvl.tables import columns_of, read_offsets
 from aladin.errors import DataError
 from aladin.progress import SILENT, Progress
 
@@ -20,7 +21,7 @@ class Problem:
     file: str
     line: int | None  # from 1; None: the file as a whole
     image: str | None
-    kind: Kind
+    kind: Reason
     found: str
     expected: str
     remedy: str
@@ -91,7 +92,7 @@ class _Reading:
             image = image_of(columns)
             if self.lines.setdefault(image, number) != number:
                 found = f"the image of line {self.lines[image]} again"
-                yield self._problem(number, image, BadRow("duplicate image", found, "each image once", "remove one of the two"))
+                yield self._problem(number, image, BadRow("duplicate image", found, "remove one of the two", "each image once"))
             check(columns)
         except BadRow as bad:
             yield self._problem(number, image, bad)
@@ -117,7 +118,7 @@ class _Reading:
             yield Problem(index.name, line, None, "wrong offset", found, f"{other}, where the row starts", NEEDLESS)
 
     def _problem(self, line: int, image: str | None, bad: BadRow) -> Problem:
-        return Problem(self.path.name, line, image, bad.kind, bad.found, bad.expected, bad.remedy)
+        return Problem(self.path.name, line, image, bad.reason, bad.found, bad.expected, bad.remedy)
 
 
 def _wrong_row_numbers(path: Path, lines: dict[str, int]) -> Iterator[Problem]:

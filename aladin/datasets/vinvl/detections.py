@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from aladin.datasets.vinvl.tables import BadRow
+from aladin.datasets.bad_rows import BadRow
 
 BOX_NUMBERS = 2054  # VinVL's: 2,048 features and six of geometry
 GEOMETRY = 6  # x1/W, y1/H, x2/W, y2/H, w/W, h/H
@@ -53,33 +53,33 @@ def image_of(columns: list[bytes]) -> str:
     try:
         return columns[0].decode("utf-8")
     except UnicodeDecodeError:
-        raise BadRow("not UTF-8", f"image id {columns[0]!r}", "text", "write the id in UTF-8") from None
+        raise BadRow("not UTF-8", f"image id {columns[0]!r}", "write the id in UTF-8", "text") from None
 
 
 def read_boxes(columns: list[bytes], numbers: int | None) -> Float32[np.ndarray, "boxes numbers"]:
     """The boxes of a row of features.tsv; BadRow unless it holds at least one box of `numbers` (any if None) finite ones."""
     count, encoded = _count_and_data(columns)
     if count == 0:
-        raise BadRow("no boxes", "0 boxes", "at least one", "leave the image out, or lower the detector's threshold")
+        raise BadRow("no boxes", "0 boxes", "leave the image out, or lower the detector's threshold", "at least one")
     try:
         data = base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
         expected = "base64 in the last column"
         raise BadRow(
-            "bad base64", f"text that ends too early or is no base64 ({error})", expected, "copy the row again"
+            "bad base64", f"text that ends too early or is no base64 ({error})", "copy the row again", expected
         ) from None
     found, left = divmod(len(data), 4 * count)
     if left:
         expected = f"{numbers or BOX_NUMBERS} x 4 bytes a box, {(numbers or BOX_NUMBERS) * 4 * count:,} in all"
-        raise BadRow("wrong size", f"{len(data):,} bytes for {count} boxes", expected, "copy the row again")
+        raise BadRow("wrong size", f"{len(data):,} bytes for {count} boxes", "copy the row again", expected)
     if numbers is not None and found != numbers:
         remedy = APPEND if found == numbers - GEOMETRY else "copy the row again, or say with --numbers what a box has"
-        raise BadRow("wrong size", f"{found:,} numbers a box", f"{numbers:,}", remedy)
+        raise BadRow("wrong size", f"{found:,} numbers a box", remedy, f"{numbers:,}")
     boxes = np.frombuffer(data, dtype="<f4").reshape(count, found).astype(np.float32)
     if not np.isfinite(boxes).all():
         box, number = np.argwhere(~np.isfinite(boxes))[0]
         found_text = f"{boxes[box, number]}, number {number + 1} of box {box + 1}"
-        raise BadRow("not a number", found_text, "finite numbers", "run the detector on the image again")
+        raise BadRow("not a number", found_text, "run the detector on the image again", "finite numbers")
     return boxes
 
 
@@ -94,26 +94,26 @@ def check_geometry(boxes: Float32[np.ndarray, "boxes numbers"]) -> None:
         first = int(wrong.argmax())
         shown = ", ".join(f"{value:.3g}" for value in geometry[first])
         found = f"({shown}) at the end of box {first + 1}, and {wrong.sum() - 1} more boxes like it"
-        raise BadRow("geometry", found, "x1, y1, x2, y2, width, height as shares of the image", f"there {APPEND}")
+        raise BadRow("geometry", found, f"there {APPEND}", "x1, y1, x2, y2, width, height as shares of the image")
 
 
 def read_objects(columns: list[bytes]) -> Objects:
     """The objects of a row of predictions.tsv: a bare list of them, or an object with the image's size."""
     if len(columns) < 2:
-        raise BadRow("wrong columns", "1 column", "an image id and JSON", "write the row again")
+        raise BadRow("wrong columns", "1 column", "write the row again", "an image id and JSON")
     try:
         value = json.loads(columns[1])
     except (ValueError, RecursionError) as error:
-        raise BadRow("not JSON", f"no JSON ({error})", "JSON in the second column", "copy the row again") from None
+        raise BadRow("not JSON", f"no JSON ({error})", "copy the row again", "JSON in the second column") from None
     height, width = BARE_SIZE
     if isinstance(value, dict):
         height, width = _size(value, "image_h", height), _size(value, "image_w", width)
         value = value.get("objects")
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise BadRow("not JSON", "something else", 'a list of objects, or one under "objects"', "write the row again")
+        raise BadRow("not JSON", "something else", "write the row again", 'a list of objects, or one under "objects"')
     names = [item.get("class") for item in value]
     if not all(isinstance(name, str) for name in names):
-        raise BadRow("not JSON", "an object without a name", '"class" with text in every object', "write the row again")
+        raise BadRow("not JSON", "an object without a name", "write the row again", '"class" with text in every object')
     return Objects(tuple(map(str, names)), height, width, *_rects_and_confidences(value))
 
 
@@ -145,24 +145,24 @@ def _count_and_data(columns: list[bytes]) -> tuple[int, bytes]:
             return _whole(str(value["num_boxes"]).encode()), str(value["features"]).encode()
         except (ValueError, KeyError) as error:
             expected = '"num_boxes" and "features"'
-            raise BadRow("not JSON", f"no such JSON ({error})", expected, "copy the row again") from None
+            raise BadRow("not JSON", f"no such JSON ({error})", "copy the row again", expected) from None
     if len(columns) < 3:
         expected = "an image id, the number of boxes and base64, with tabs between"
-        raise BadRow("wrong columns", f"{len(columns)} columns", expected, "copy the row again")
+        raise BadRow("wrong columns", f"{len(columns)} columns", "copy the row again", expected)
     return _whole(columns[1]), columns[-1]
 
 
 def _whole(text: bytes) -> int:
     if not text.isdigit():
         shown = text[:20].decode("utf-8", "replace")
-        raise BadRow("wrong columns", f"{shown!r} as the number of boxes", "a whole number", "write the row again")
+        raise BadRow("wrong columns", f"{shown!r} as the number of boxes", "write the row again", "a whole number")
     return int(text)
 
 
 def _size(value: dict[str, Any], key: str, default: float) -> float:
     size = value.get(key, default)
     if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
-        raise BadRow("not JSON", f"{key} {size!r}", "a number above 0", "write the row again")
+        raise BadRow("not JSON", f"{key} {size!r}", "write the row again", "a number above 0")
     return float(size)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from aladin.datasets.bad_rows import BadRow
 from aladin.datasets.vinvl.detections import Detections, image_of, read_boxes, read_objects
-from aladin.datasets.vinvl.tables import BadRow, Row, Table
+from aladin.datasets.vinvl.tables import Row, Table
 from aladin.errors import DataError
 
 FEATURES, PREDICTIONS, ROWS = "features.tsv", "predictions.tsv", "imageid2idx.json"
@@ -43,7 +44,7 @@ class FeatureRow:
         found = image_of(columns)
         if found != self.image:
             remedy = f"delete {ROWS}, it is not needed"
-            raise BadRow("wrong row", f"the row of image {found}", f"that of image {self.image}", remedy)
+            raise BadRow("wrong row", f"the row of image {found}", remedy, f"that of image {self.image}")
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,13 @@
-"""Tab-separated files whose rows are found by their offset, and what is wrong with a row of them."""
+"""Tab-separated files whose rows are found by their offset."""
 
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from aladin.errors import DataError
-
-# Scripts count by these names, so they stay as they are.
-Kind = Literal[
-    "bad base64",
-    "duplicate image",
-    "geometry",
-    "missing file",
-    "missing image",
-    "no boxes",
-    "not a number",
-    "not JSON",
-    "not UTF-8",
-    "unknown image",
-    "wrong columns",
-    "wrong offset",
-    "wrong row",
-    "wrong size",
-]
-
-
-class BadRow(Exception):
-    """What was found in a row, what was expected and what to do; whoever reads the file says where it was."""
-
-    def __init__(self, kind: Kind, found: str, expected: str, remedy: str) -> None:
-        super().__init__(f"{found}; expected {expected}; {remedy}")
-        self.kind, self.found, self.expected, self.remedy = kind, found, expected, remedy
 
 
 @dataclass(frozen=True, slots=True)

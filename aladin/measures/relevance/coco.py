@@ -6,18 +6,18 @@ its name, a caption's is found by its text in a JSON of COCO or Karpathy.
 
 import hashlib
 import importlib.util
-import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from aladin.datasets import Dataset
+from aladin.datasets.coco import captions_with_ids, coco_labels, content_of, json_document
 from aladin.errors import ConfigError, DataError
 from aladin.measures.recalls import Direction
 from aladin.measures.relevance.sources import RelevanceRows, RelevanceSets, Rows
@@ -59,7 +59,7 @@ def coco_ids(dataset: Dataset, path: Path) -> CocoIds:
     """Ids of all images and captions; those of captions from `path`, COCO's captions JSON or Karpathy's dataset_coco.json."""
     images = image_ids(dataset)
     known: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
-    for image, caption, text in _captions(path):
+    for image, caption, text in captions_with_ids(path):
         known[image, _plain(text)].append(caption)
     captions = []
     for image, example in zip(images.tolist(), dataset.examples, strict=True):
@@ -86,7 +86,7 @@ def read_sets(folder: Path, name: str, ids: CocoIds) -> CocoSets:
     five, people take different ones.
     """
     image_rows, caption_rows = (
-        {number: row for row, number in enumerate(some.tolist())} for some in (ids.images, ids.captions)
+        {some_id: row for row, some_id in enumerate(some.tolist())} for some in (ids.images, ids.captions)
     )
     right: dict[Direction, Mapping[int, Sequence[int]]] = {}
     missing: set[int] = set()
@@ -95,7 +95,7 @@ def read_sets(folder: Path, name: str, ids: CocoIds) -> CocoSets:
         path = folder / f"{name}_{file}.json"
         of_query, content = _id_sets(path)
         sha256.update(content)
-        every = {*of_query}, {number for some in of_query.values() for number in some}
+        every = {*of_query}, {answer for some in of_query.values() for answer in some}
         needed_images, needed_captions = every if direction == "image_to_text" else every[::-1]
         if strangers := needed_images - image_rows.keys():
             raise DataError(
@@ -107,7 +107,7 @@ def read_sets(folder: Path, name: str, ids: CocoIds) -> CocoSets:
         right[direction] = {
             queries[query]: rows
             for query, some in of_query.items()
-            if query in queries and (rows := [answers[number] for number in some if number in answers])
+            if query in queries and (rows := [answers[answer] for answer in some if answer in answers])
         }
     return CocoSets(RelevanceSets(right), len(missing), sha256.hexdigest())
 
@@ -142,72 +142,24 @@ class PlausibleMatch:
 
 def plausible_match(dataset: Dataset, path: Path) -> tuple[PlausibleMatch, str]:
     """Plausible Match by COCO's instances JSON, such as instances_val2014.json, and the SHA-256 of the file."""
-    content = _content(path)
-    rows = {number: row for row, number in enumerate(image_ids(dataset).tolist())}
+    content = content_of(path)
+    rows = {image_id: row for row, image_id in enumerate(image_ids(dataset).tolist())}
     labels = np.zeros((len(dataset), CLASSES), dtype=np.bool_)
-    for number, record in enumerate(_list(_document(path, content), "annotations", path)):
-        try:
-            image, category = int(record["image_id"]), int(record["category_id"])
-            if image in rows:
-                labels[rows[image], range(1, CLASSES + 1).index(category)] = True
-        except (KeyError, TypeError, ValueError):
-            raise DataError(
-                f"{path}, annotations[{number}]: an image_id and a category_id of 1 to {CLASSES} were expected; "
-                "give COCO's instances JSON"
-            ) from None
+    for image, category in coco_labels(path, content, CLASSES):
+        if image in rows:
+            labels[rows[image], category - 1] = True
     if not labels.any():
         raise DataError(f"{path} labels none of the data's images; give the instances of the same part of COCO")
     return PlausibleMatch(labels, dataset.owners), hashlib.sha256(content).hexdigest()
 
 
-def _captions(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Image id, caption id and text of every caption in the file."""
-    document = _document(path, _content(path))
-    try:
-        if "annotations" in document:
-            for record in _list(document, "annotations", path):
-                yield int(record["image_id"]), int(record["id"]), str(record["caption"])
-        else:
-            for image in _list(document, "images", path):
-                for sentence in image["sentences"]:
-                    yield int(image["cocoid"]), int(sentence["sentid"]), str(sentence["raw"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} has a record without the key or number {error}; give COCO's captions JSON or Karpathy's dataset_coco.json"
-        ) from None
-
-
 def _id_sets(path: Path) -> tuple[dict[int, list[int]], bytes]:
     """The ids that the file has for each id, and its bytes."""
-    content = _content(path)
+    content = content_of(path)
     try:
-        return {int(query): [int(number) for number in some] for query, some in _document(path, content).items()}, content
+        return {int(query): [int(answer) for answer in some] for query, some in json_document(path, content).items()}, content
     except (TypeError, ValueError):
         raise DataError(f"{path} is no object of lists of ids; fetch it again") from None
-
-
-def _list(document: dict[str, Any], key: str, path: Path) -> list[Any]:
-    if not isinstance(document.get(key), list):
-        raise DataError(f"{path} has no list {key!r}; give the JSON of COCO or of Karpathy's split")
-    found: list[Any] = document[key]
-    return found
-
-
-def _document(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); fetch it again") from None
-    if not isinstance(document, dict):
-        raise DataError(f"{path} holds no JSON object; give the JSON of COCO or of Karpathy's split")
-    return document
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; give another file") from None
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,7 @@
 """JSON Lines: one object a line, which is an image with its `captions` or a pair of an image and one caption."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from aladin.datasets.rows import Gathering, first_of, json_object
 
@@ -20,3 +21,12 @@ def read_lines(lines: Iterable[bytes], name: str, gathering: Gathering) -> None:
                     gathering.add_image(image, found, split)
                 else:
                     gathering.add_pair(image, found, split)
+
+
+def read_file(path: Path, gathering: Gathering) -> None:
+    """Adds every line of the file."""
+    with path.open("rb") as lines:
+        read_lines(lines, str(path), gathering)
+
+
+READERS = {".jsonl": read_file}

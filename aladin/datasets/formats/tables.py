@@ -1,16 +1,18 @@
 """Tables of pairs: CSV, TSV and Parquet, one row for each caption."""
 
 import csv
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from aladin.datasets.lines import CAPTION_KEYS, IMAGE_KEYS
-from aladin.datasets.rows import Gathering, RowError, utf8
+from aladin.datasets.bad_rows import BadRow
+from aladin.datasets.formats.lines import CAPTION_KEYS, IMAGE_KEYS
+from aladin.datasets.rows import Gathering, utf8
 from aladin.errors import ConfigError, DataError
 
 
-def read_delimited(path: Path, delimiter: str, gathering: Gathering) -> None:
+def read_delimited(path: Path, gathering: Gathering, delimiter: str = ",") -> None:
     """Adds every row of a CSV or TSV, whose first row names the columns; fields are quoted as spreadsheets do."""
     # surrogateescape: bytes that are not UTF-8 spoil their own row, not the rows beside it.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -21,7 +23,7 @@ def read_delimited(path: Path, delimiter: str, gathering: Gathering) -> None:
             columns = [header.index(name) for name in _columns(header, path)]
         except csv.Error as error:
             raise DataError(f"{path}, line 1: the fields cannot be told apart ({error}); correct the quotes") from None
-        except RowError as bad:
+        except BadRow as bad:
             raise DataError(f"{path}, line 1: {bad.found}; save the file as UTF-8") from None
         while True:
             with gathering.row(f"{path}, line {reader.line_num + 1}"):
@@ -30,7 +32,7 @@ def read_delimited(path: Path, delimiter: str, gathering: Gathering) -> None:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    raise RowError("not CSV", f"the fields cannot be told apart ({error})", "correct the quotes") from None
+                    raise BadRow("not CSV", f"the fields cannot be told apart ({error})", "correct the quotes") from None
                 if fields:
                     _check_row(fields, header)
                     gathering.add_pair(*_three([fields[column] for column in columns]))
@@ -78,7 +80,7 @@ def _three(values: list[Any]) -> tuple[Any, Any, Any]:
 
 def _check_row(fields: list[str], header: list[str]) -> None:
     if len(fields) != len(header):
-        raise RowError(
+        raise BadRow(
             "wrong number of columns",
             f"{len(fields)} columns where the first line names {len(header)}",
             "quote fields that hold a delimiter,",
@@ -102,3 +104,10 @@ def _raw_values(column: Any) -> list[Any]:
         column = column.cast(pyarrow.large_binary())
     values: list[Any] = column.to_pylist()
     return values
+
+
+READERS = {
+    ".csv": read_delimited,
+    ".tsv": functools.partial(read_delimited, delimiter="\t"),
+    ".parquet": read_parquet,
+}
