@@ -20,7 +20,14 @@ SETTINGS = {
 
 VALUES = {"pair_head": "cross_encoder"}  # of settings that choose among names
 
-WEIGHTS = {"pair_head.": "cross_encoder.", "whole_head.": "global_head."}  # how names of weights begin
+WEIGHTS = {  # how names of weights begin
+    "pair_head.": "cross_encoder.",
+    "whole_head.": "global_head.",
+    "image_network.": "backbone.image_network.",
+    "name_pieces": "backbone.name_pieces",
+    "name_mask": "backbone.name_mask",
+    "special_pieces": "backbone.special_pieces",
+}
 
 
 def renamed_weight(name: str) -> str:

@@ -36,10 +36,10 @@ from aladin.encoder.folder import model_config
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder
 from aladin.evaluation.evaluate import MEMORY, Stages, ThirdStage, encode_dataset, evaluate
 from aladin.measures.report import head_figures
-from aladin.network.backbone import Backbone
 from aladin.network.heads import AlignmentHead, CrossEncoderHead, MatchingHead
 from aladin.network.scores import alignment_scores
-from aladin.network.tensors import Tokens
+from aladin.network.tensors import Regions, Tokens
+from aladin.network.transformer import Transformer
 
 IMAGES = (1_000, 5_000, 100_000)
 MARKERS = dict(zip(IMAGES, "os^", strict=True))  # of the plot
@@ -87,15 +87,15 @@ class Models:
     def __init__(self, sizes: Sizes) -> None:
         torch.manual_seed(0)
         heads, dim = dataclasses.replace(sizes.heads, pooling="MrSw"), sizes.backbone.dim
-        self.backbone = Backbone(sizes.backbone).eval()
+        self.backbone = Transformer(sizes.backbone).eval()
         self.alignment = AlignmentHead(heads, dim).eval()
         self.matching = MatchingHead(heads, dim).eval()
         self.pairs = CrossEncoderHead(dim).eval()
         self.caption = torch.randint(1000, 2000, (1, WORDS))
         self.mask = torch.ones(1, WORDS, dtype=torch.bool)
-        numbers = sizes.backbone.region_features + sizes.backbone.region_geometry
-        features = torch.randn(PAIRS_AT_ONCE, sizes.regions, numbers)
-        self.regions = Tokens(features, torch.ones(features.shape[:2], dtype=torch.bool))
+        features = torch.randn(PAIRS_AT_ONCE, sizes.regions, sizes.backbone.region_features)
+        boxes = torch.randn(PAIRS_AT_ONCE, sizes.regions, sizes.backbone.region_geometry)
+        self.regions = Regions(features, boxes, torch.ones(features.shape[:2], dtype=torch.bool))
         self.tags = torch.randint(1000, 2000, (PAIRS_AT_ONCE, TAGS))
         self.vectors = torch.nn.functional.normalize(torch.randn(max(IMAGES), dim), dim=1)
         tokens = torch.nn.functional.normalize(torch.randn(MEASURED_ALIGNED, sizes.regions, heads.token_dim), dim=2)

@@ -14,7 +14,7 @@ from aladin.errors import ModelError
 from aladin.evaluation.evaluate import Stages, precision_context
 from aladin.network.checkpoints import load_model
 from aladin.network.detections import RegionSet, check_photographs, region_set
-from aladin.network.features import Features, cached_features, image_input
+from aladin.network.features import Features, cached_features
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
 from aladin.progress import SILENT, Progress
@@ -79,7 +79,7 @@ class CrossEncoder:
                 progress(before + within, len(images))
 
             with precision_context(self.precision):
-                read = image_input(self.model, self.images, wanted[start : start + IMAGES_AT_ONCE])
+                read = self.model.backbone.batch(self.images, wanted[start : start + IMAGES_AT_ONCE])
                 scores[some] = scored_pairs(self.model, read, self.captions, pairs, tell).float().numpy()
             done = int(last)
         return scores

@@ -29,7 +29,7 @@ from aladin.measures.relevance import Judge
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.checkpoints import is_exported, load_model
 from aladin.network.detections import RegionSet, check_photographs, region_set
-from aladin.network.features import Features, cached_features, image_input
+from aladin.network.features import Features, cached_features
 from aladin.network.model import Aladin, Encoded
 from aladin.network.scores import alignment_scores, matching_scores
 from aladin.network.tensors import Tokens, concatenate
@@ -120,7 +120,7 @@ def encode_images(
     parts = []
     for rows in _blocks(len(images), BATCH):
         with precision_context(precision):
-            encoded = model.images(image_input(model, images, np.arange(rows.start, rows.stop)))
+            encoded = model.images(model.backbone.batch(images, np.arange(rows.start, rows.stop)))
         parts.append(EncodedSet(encoded.vectors, encoded.tokens))  # and not its states
         progress(rows.stop, len(images))
     return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))

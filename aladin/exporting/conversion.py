@@ -34,6 +34,7 @@ from aladin.encoder.config import (
 )
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.files import sha256_of
+from aladin.network.backbones import new_backbone
 from aladin.network.checkpoints import save_model
 from aladin.network.minilm import bert_name
 from aladin.network.model import Aladin
@@ -95,7 +96,7 @@ def convert_checkpoint(checkpoint: Path, vinvl: Path, out: Path) -> ModelConfig:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(FRESH_SEED)
-            model = Aladin(config, None)
+            model = Aladin(config, new_backbone(config))
     except ConfigError as error:
         raise ModelError(f"{vinvl / 'config.json'} describes no model: {error}") from None
     fill(model, original, checkpoint)

@@ -21,10 +21,10 @@ from aladin.evaluation.evaluate import MEMORY, EncodedData, Stages, encode_datas
 from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
 from aladin.exporting.smoothing import smoothed
+from aladin.exporting.weight_names import stored_weights, write_names
 from aladin.measures.protocols import digest
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import fingerprint, load_model, provenance
-from aladin.network.grid import top_classes
 from aladin.network.model import Aladin
 from aladin.network.onnx_graph import to_onnx
 
@@ -64,7 +64,7 @@ def export_model(
     of the card, and where the model is from, part of card and model.toml.
     """
     model, origin = load_model(source), provenance(source)
-    if model.image_network is None:
+    if not model.backbone.reads_photographs:
         raise ModelError(
             f"{source} reads a detector's regions and search reads photographs, so it cannot be exported; evaluate it"
         )
@@ -79,6 +79,7 @@ def export_model(
         draft.mkdir()
         shutil.copyfile(source / "tokenizer.json", draft / "tokenizer.json")
         (draft / "model.toml").write_text(tomli_w.dumps(to_table(model.config) | origin), encoding="utf-8")
+        write_names(stored_weights(model, graphs), draft)
         write_graphs(copy.deepcopy(graphs), draft)
         cosine = _least_cosine(trained, encode_dataset(draft, data.dataset, "fp32", cache, Stages()))
         _gate(cosine >= MIN_COSINE, f"the fp32 graphs differ from PyTorch: cosine {cosine:.6f}, expected {MIN_COSINE} or more")
@@ -146,20 +147,16 @@ class TextGraph(nn.Module):
 
 
 class ImageGraph(nn.Module):
-    """Pixels to the matching vector and the alignment head's regions; tags are found on the way."""
+    """Pixels to the matching vector and the alignment head's regions."""
 
     def __init__(self, model: Aladin) -> None:
         super().__init__()
-        assert model.image_network is not None
         self.model = model
-        self.network = model.image_network
 
     def forward(
         self, pixels: UInt8[Tensor, "images height width 3"]
     ) -> tuple[Float[Tensor, "images dim"], Float[Tensor, "images regions token_dim"]]:
-        maps = self.network.maps(pixels)
-        classes = top_classes(self.network.class_logits(maps), self.model.config.limits.tags)
-        encoded = self.model.images(self.model.image_input(maps, classes))
+        encoded = self.model.images(self.model.backbone.look(pixels))
         return encoded.vectors, encoded.tokens.states
 
 

@@ -1,9 +1,9 @@
 """An exported model folder back to a model that learns: the one that comes with the package can then be fine-tuned.
 
-An exported folder has its weights in two graphs, as int8 or fp16. Most stand there under their own names; the matrix of a
-linear layer has lost its name and is found by the bias that is added to its product.
+An exported folder has its weights in two graphs, as int8 or fp16, and weights.json says where each stands.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from onnx.numpy_helper import to_array
 from aladin.encoder.folder import ModelFolder
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ModelError
-from aladin.exporting.int8 import ROW_PRODUCT
+from aladin.exporting.weight_names import StoredWeight, read_names
 from aladin.network.checkpoints import is_exported, load_model
-from aladin.network.model import NEVER_LEARNED, Aladin, image_network, new_model
+from aladin.network.model import Aladin, new_model
 from aladin.network.variants import as_trained
 
 SEED = 0
@@ -33,42 +33,38 @@ def restored_model(folder: Path) -> Aladin:
     """The model that was exported to `folder`, as well as int8 or fp16 remember its weights, as it was trained.
 
     So it has no global head, and its hubs are not corrected. What never learns of its image networks is as their packages have
-    it. ModelError where the graphs lack a weight, as they do of narrower tokens (token_dim), of a cross-encoder, and of heads
-    that never learned, whose equal weights they keep once.
+    it. ModelError where the graphs lack a weight, as they do of a cross-encoder.
     """
     exported = ModelFolder.open(folder)
+    names = read_names(folder)
     pieces = WordPieces.load(folder / "tokenizer.json", exported.config.limits.caption_pieces)
     model = as_trained(new_model(exported.config, pieces, pretrained=False))
-    model.image_network = image_network(exported.config, pretrained=True)
-    found = _weights(folder / "text.onnx") | _weights(folder / "image.onnx")
+    model.backbone.restart_never_learned()
+    stored = {graph: _in_full(folder / graph) for graph in ("text.onnx", "image.onnx")}
     for name, parameter in model.named_parameters():
-        if name.startswith(NEVER_LEARNED):
+        if name.startswith(model.never_learned):
             continue
-        if name not in found or found[name].shape != tuple(parameter.shape):
+        weight = _weight(names.get(name), stored)
+        if weight is None or weight.shape != tuple(parameter.shape):
             raise ModelError(f"{folder} does not tell its {name}; give the folder that it was exported from, which learns")
-        parameter.data.copy_(torch.from_numpy(found[name]))
+        parameter.data.copy_(torch.from_numpy(weight))
     return model.eval()
 
 
-def _weights(path: Path) -> Weights:
-    """The weights of one graph in fp32, by their names in the model."""
-    graph = onnx.load(path).graph
-    stored = _in_full({tensor.name: to_array(tensor) for tensor in graph.initializer})
-    named = stored | _matrices(graph, stored)
-    # The graphs' module has the model as `model`, and its image network a second time as `network`.
-    prefixes = {"model.": "", "network.": "image_network."}
-    return {
-        new + name.removeprefix(old): weight
-        for old, new in prefixes.items()
-        for name, weight in named.items()
-        if name.startswith(old)
-    }
+def _weight(place: StoredWeight | None, stored: Mapping[str, Weights]) -> Float[np.ndarray, "..."] | None:
+    """A weight as the model has it, or None where the graphs do not."""
+    weights = stored.get(place.graph, {}) if place else {}
+    if place is None or place.initializer not in weights or (place.times and place.times not in weights):
+        return None
+    weight = weights[place.initializer]
+    weight = weight.T if place.transposed else weight
+    return np.ascontiguousarray(weight * weights[place.times] if place.times else weight)
 
 
-def _in_full(stored: Weights) -> Weights:
-    """Each weight under the name that it had before it was made small."""
-    random = np.random.default_rng(SEED)
-    found = {}
+def _in_full(path: Path) -> Weights:
+    """Each weight of a graph in fp32, under the name that it had before it was made small."""
+    random, found = np.random.default_rng(SEED), {}
+    stored = {tensor.name: to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     for name, weight in stored.items():
         whole, scale = name.removesuffix(".small"), stored.get(f"{name.removesuffix('.small')}.scale")
         if scale is not None:
@@ -76,21 +72,4 @@ def _in_full(stored: Weights) -> Weights:
             # what it learns until then, which is mostly less than half a step.
             weight = (weight + random.uniform(-0.5, 0.5, weight.shape)) * scale
         found[whole] = weight.astype(np.float32)
-    return found
-
-
-def _matrices(graph: onnx.GraphProto, stored: Weights) -> Weights:
-    """The matrices of linear layers, out x in, by the names that go with their biases."""
-    makers = {output: node for node in graph.node for output in node.output}
-    found = {}
-    for node in graph.node:
-        bias = next((name for name in node.input if name.endswith("bias")), None)
-        product = next((makers[name] for name in node.input if name in makers), None)
-        if node.op_type != "Add" or bias is None or product is None or product.op_type not in (ROW_PRODUCT.name, "MatMul"):
-            continue
-        matrix = stored[product.input[1].removesuffix(".small")]
-        before = makers.get(product.input[0])
-        if before is not None and before.op_type == "Mul" and before.input[1] in stored:  # evened out (smoothing.py)
-            matrix = matrix * stored[before.input[1]][:, None]
-        found[f"{bias.removesuffix('bias')}weight"] = np.ascontiguousarray(matrix.T)
     return found

@@ -1,14 +1,14 @@
 """The transformer's channels evened out, so that products in int8 lose little of them."""
 
 import copy
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aladin.network.backbone import EncoderLayer
 from aladin.network.model import Aladin
+
+EVENED = "evened"  # the buffer of a block: what its input is multiplied by
 
 
 @torch.no_grad()
@@ -20,29 +20,31 @@ def smoothed(model: Aladin) -> Aladin:
     instead, by as much as makes the channel no larger than the column (SmoothQuant, Xiao et al. 2023, with alpha = 1/2).
     """
     result = copy.deepcopy(model)
-    readers = _readers(result)
+    readers = result.backbone.normalised_readers()
     largest = _largest_states(result, list(readers))
     for block, linears in readers.items():
         column = torch.stack([linear.weight.abs().amax(dim=0) for linear in linears]).amax(dim=0)
         divisor = (largest[block].clamp(min=1e-3) / column.clamp(min=1e-5)).sqrt()
         for linear in linears:
             linear.weight *= divisor
-        block.register_forward_pre_hook(partial(_scale_input, 1 / divisor))
+        block.register_buffer(EVENED, 1 / divisor)
+        block.register_forward_pre_hook(_scale_input)
     return result
 
 
-def _readers(model: Aladin) -> dict[nn.Module, list[nn.Linear]]:
-    """For each module that reads normalised states, the linear layers in it that do."""
-    readers: dict[nn.Module, list[nn.Linear]] = {}
-    for layer in model.backbone.layers:
-        assert isinstance(layer, EncoderLayer)
-        readers[layer.attention] = [layer.attention.query, layer.attention.key, layer.attention.value]
-        readers[layer.intermediate] = [layer.intermediate]
-    return readers
+def channel_factors(model: Aladin) -> dict[str, Float[Tensor, " dim"]]:
+    """Of a smoothed model, what each matrix's columns are to be multiplied by to have the weights of before."""
+    names = {linear: name for name, linear in model.named_modules()}
+    return {
+        f"{names[linear]}.weight": block.get_buffer(EVENED)
+        for block, linears in model.backbone.normalised_readers().items()
+        if EVENED in dict(block.named_buffers(recurse=False))
+        for linear in linears
+    }
 
 
 def _largest_states(model: Aladin, blocks: list[nn.Module]) -> dict[nn.Module, Float[Tensor, " dim"]]:
-    """How large each channel gets before each block while the model reads its class names.
+    """How large each channel gets before each block while the model reads what it knows by heart, such as class names.
 
     Which channels are large is the transformer's own habit: photographs and captions, read instead, give no better scales.
     """
@@ -52,11 +54,11 @@ def _largest_states(model: Aladin, blocks: list[nn.Module]) -> dict[nn.Module, F
         largest[block] = inputs[0].abs().amax(dim=(0, 1))
 
     handles = [block.register_forward_pre_hook(note) for block in blocks]
-    model.caption_states(*model.tags(torch.arange(len(model.name_pieces))[:, None]))
+    model.caption_states(*model.backbone.known_captions())
     for handle in handles:
         handle.remove()
     return largest
 
 
-def _scale_input(factor: Float[Tensor, " dim"], block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs[0] * factor, *inputs[1:])
+def _scale_input(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0] * block.get_buffer(EVENED), *inputs[1:])

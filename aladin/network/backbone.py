@@ -1,163 +1,111 @@
-"""The shared transformer: one BERT-type network, run over a caption alone or over tags and regions alone (spec, section 1).
+"""The seam below the heads: what any backbone is to the rest of the package.
 
-Module names follow BERT's, so that released weights (MiniLM, VinVL) load by name.
+A further backbone is three files: its own, with a subclass of `Backbone`; its settings in aladin/encoder/config.py; and
+`new_backbone` in aladin/network/backbones.py, which chooses by them. Heads, training, export and search know none by name.
 """
 
-import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Bool, Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from aladin.encoder.config import BackboneConfig
-from aladin.network.tensors import Tokens
+from aladin.datasets import Dataset
+from aladin.encoder.config import ModelConfig
+from aladin.encoder.word_pieces import WordPieces
+from aladin.network.tensors import ImageInput, Tokens
+from aladin.progress import Progress
 
 
-class Backbone(nn.Module):
-    """Word pieces, or tag pieces and region features, to contextual token states of `config.dim`.
+@runtime_checkable
+class ImageSet(Protocol):
+    """The images of a data set as a backbone reads them, in its order."""
 
-    With `deep` a token's states after the embedding and after every layer stand side by side, the last ones at the end.
-    """
+    def __len__(self) -> int: ...
 
-    def __init__(self, config: BackboneConfig, deep: bool = False) -> None:
-        super().__init__()
-        self.dim, self.deep = config.dim, deep
-        self.embeddings = WordEmbeddings(config)
-        self.region_embedding = RegionEmbedding(config)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+    @property
+    def views(self) -> int:
+        """How many looks at each image there are; the first is the whole image."""
 
-    def encode_captions(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Weights that learn at one pace, if the part of the model is trained that a recipe calls `part`."""
+
+    part: Literal["backbone", "image_network"]
+    pace: Literal["pretrained", "new", "image"]  # which learning rate of a recipe is theirs
+    parameters: tuple[nn.Parameter, ...]
+    below_top: int = 0  # layers above; each may slow the pace
+
+
+class Backbone(nn.Module, ABC):
+    """Captions and images to states of tokens, which the heads read: first the one that stands for all, then the others."""
+
+    dim: int  # of one state
+    depth: int  # states that stand side by side for each token, the last layer's at the end
+    image_dim: int  # numbers of one region as it is read
+    reads_photographs: bool  # or a detector's regions
+    never_learned: tuple[str, ...] = ()  # how names of weights begin that stay as their maker left them
+
+    @abstractmethod
+    def caption_states(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
         """One state for each word piece, the first one [CLS]'s and the last real one [SEP]'s."""
-        positions = torch.arange(pieces.shape[1], device=pieces.device).expand_as(pieces)
-        return self._contextual(self.embeddings(pieces, positions, torch.zeros_like(pieces)), mask)
 
-    def encode_images(self, tags: Int[Tensor, "images tags"], tag_mask: Bool[Tensor, "images tags"], regions: Tokens) -> Tokens:
-        """One state for [CLS] (the first tag piece) and one for each region, in the order given.
+    @abstractmethod
+    def image_states(self, images: ImageInput) -> Tokens:
+        """One state that stands for the image, then one for each region, in the order given."""
 
-        `regions` holds features with their geometry. The states of the other tag pieces are dropped: tags act on the image
-        through self-attention only (spec, section 1.5). Tag pieces may have gaps; positions count real pieces only.
-        """
-        positions = (tag_mask.cumsum(dim=1) - 1).clamp(min=0)
-        # Types as in OSCAR: 0 for the first token, 1 for the tags and their [SEP].
-        types = torch.ones_like(tags)
-        types[:, 0] = 0
-        words = self.embeddings(tags, positions, types)
-        states = torch.cat([words, self.region_embedding(regions.states).to(words.dtype)], dim=1)
-        encoded = self._contextual(states, torch.cat([tag_mask, regions.mask], dim=1))
-        kept = torch.cat([encoded.states[:, :1], encoded.states[:, tags.shape[1] :]], dim=1)
-        return Tokens(kept, torch.cat([tag_mask[:, :1], regions.mask], dim=1))
-
-    def encode_pairs(
-        self,
-        captions: Int[Tensor, "pairs words"],
-        caption_mask: Bool[Tensor, "pairs words"],
-        tags: Int[Tensor, "pairs tags"],
-        tag_mask: Bool[Tensor, "pairs tags"],
-        regions: Tokens,
+    @abstractmethod
+    def joint_states(
+        self, pieces: Int[Tensor, "pairs words"], mask: Bool[Tensor, "pairs words"], images: ImageInput
     ) -> Float[Tensor, "pairs dim"]:
-        """One state for each caption read together with an image: that of [CLS] (jointly, as OSCAR and VinVL do it).
+        """One state for each caption that is read together with its image."""
 
-        The first tag piece, which stands for the image where it is read alone, is left out. Positions count real pieces of
-        caption and tags.
+    @abstractmethod
+    def read_images(self, dataset: Dataset, tokenizer: Path, views: int, cache: Path, progress: Progress) -> ImageSet:
+        """A data set's images as this backbone reads them; what is dear to compute is kept in `cache`.
+
+        DataError where they are photographs and the backbone reads detections, or the other way round.
         """
-        pieces = torch.cat([captions, tags[:, 1:]], dim=1)
-        mask = torch.cat([caption_mask, tag_mask[:, 1:]], dim=1)
-        types = torch.cat([torch.zeros_like(captions), torch.ones_like(tags[:, 1:])], dim=1)
-        words = self.embeddings(pieces, (mask.cumsum(dim=1) - 1).clamp(min=0), types)
-        states = torch.cat([words, self.region_embedding(regions.states).to(words.dtype)], dim=1)
-        first: Tensor = self._contextual(states, torch.cat([mask, regions.mask], dim=1)).states[:, 0]
-        return first[:, -self.dim :] if self.deep else first
 
-    def _contextual(self, states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tokens:
-        bias = Tokens(states, mask).padding_bias[:, None, None, :]
-        every = [states]
-        for layer in self.layers:
-            states = layer(states, bias)
-            if self.deep:
-                every.append(states)
-        return Tokens(torch.cat(every, dim=-1) if self.deep else states, mask)
+    @abstractmethod
+    def batch(
+        self,
+        images: ImageSet,
+        rows: Int[np.ndarray, " images"],
+        views: int | Int[np.ndarray, " images"] = 0,
+        keep: Int[Tensor, "images kept"] | None = None,
+    ) -> ImageInput:
+        """Some images of a set by these views; with `keep` only those regions of each, by number."""
 
+    @abstractmethod
+    def look(self, pixels: UInt8[Tensor, "images height width 3"]) -> ImageInput:
+        """Photographs as `image_states` reads them; only of a backbone that reads photographs."""
 
-class WordEmbeddings(nn.Module):
-    """Word piece + position + token type, normalised."""
+    @abstractmethod
+    def start(self, tokenizer: WordPieces, pretrained: bool) -> None:
+        """Fill every weight for a run from scratch: pre-trained where there is something, else at random."""
 
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocabulary, config.dim)
-        self.position_embeddings = nn.Embedding(config.positions, config.dim)
-        self.token_type_embeddings = nn.Embedding(2, config.dim)
-        self.LayerNorm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+    @abstractmethod
+    def restart_never_learned(self) -> None:
+        """Fill what never learns as its maker left it."""
 
-    def forward(
-        self, pieces: Int[Tensor, "batch words"], positions: Int[Tensor, "batch words"], types: Int[Tensor, "batch words"]
-    ) -> Float[Tensor, "batch words dim"]:
-        summed = self.word_embeddings(pieces) + self.position_embeddings(positions) + self.token_type_embeddings(types)
-        normalised: Tensor = self.dropout(self.LayerNorm(summed))
-        return normalised
+    @abstractmethod
+    def fresh(self, config: ModelConfig) -> "Backbone":
+        """One of its kind for these settings, its weights at random; what never learns is copied."""
 
+    @abstractmethod
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """What can learn, in the order in which an optimizer lists it."""
 
-class RegionEmbedding(nn.Module):
-    """Region features with geometry to `dim`: linear, then LayerNorm; no position and no type (spec, section 1.4)."""
+    @abstractmethod
+    def normalised_readers(self) -> Mapping[nn.Module, Sequence[nn.Linear]]:
+        """The modules that read normalised states, each with its matrices that multiply them (for int8)."""
 
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.linear = nn.Linear(config.region_features + config.region_geometry, config.dim)
-        self.LayerNorm = nn.LayerNorm(config.dim, config.layer_norm_eps) if config.region_layer_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, regions: Float[Tensor, "images regions features"]) -> Float[Tensor, "images regions dim"]:
-        embedded: Tensor = self.dropout(self.LayerNorm(self.linear(regions)))
-        return embedded
-
-
-class EncoderLayer(nn.Module):
-    """A post-norm BERT layer: self-attention, then a two-layer feed-forward with erf-GELU."""
-
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.attention = SelfAttention(config.dim, config.heads)
-        self.attention_norm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
-        self.intermediate = nn.Linear(config.dim, config.feed_forward)
-        self.output = nn.Linear(config.feed_forward, config.dim)
-        self.output_norm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, states: Float[Tensor, "batch tokens dim"], bias: Float[Tensor, "batch 1 1 tokens"]
-    ) -> Float[Tensor, "batch tokens dim"]:
-        attended = self.attention_norm(states + self.dropout(self.attention(states, bias)))
-        expanded = nn.functional.gelu(self.intermediate(attended))
-        encoded: Tensor = self.output_norm(attended + self.dropout(self.output(expanded)))
-        return encoded
-
-
-class SelfAttention(nn.Module):
-    """Multi-head scaled dot-product attention, written out.
-
-    On a CPU this is faster than the fused kernel in bf16, whose backward pass is slow; attention weights get no dropout,
-    which would cost more than the rest of the layer.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.output = nn.Linear(dim, dim)
-
-    def forward(
-        self, states: Float[Tensor, "batch tokens dim"], bias: Float[Tensor, "batch 1 1 tokens"]
-    ) -> Float[Tensor, "batch tokens dim"]:
-        batch, tokens, dim = states.shape
-        size = dim // self.heads
-
-        def split(projected: Tensor) -> Tensor:
-            return projected.view(batch, tokens, self.heads, size).transpose(1, 2)
-
-        query, key, value = split(self.query(states)), split(self.key(states)), split(self.value(states))
-        weights = (query @ key.transpose(-1, -2) / math.sqrt(size) + bias).softmax(dim=-1)
-        mixed = (weights.to(value.dtype) @ value).transpose(1, 2).reshape(batch, tokens, dim)
-        output: Tensor = self.output(mixed)
-        return output
+    @abstractmethod
+    def known_captions(self) -> tuple[Int[Tensor, "captions words"], Bool[Tensor, "captions words"]]:
+        """Word pieces that the backbone has of itself, to measure how large its states get."""

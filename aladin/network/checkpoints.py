@@ -13,7 +13,8 @@ from aladin.encoder.config import ModelConfig
 from aladin.encoder.folder import ModelFolder, model_config
 from aladin.errors import ConfigError, ModelError
 from aladin.files import write_whole
-from aladin.network.model import Aladin, image_network
+from aladin.network.backbones import new_backbone
+from aladin.network.model import Aladin
 from aladin.network.weights import fill, read_weights, save_weights, weights_fingerprint
 from aladin.old_names import SETTINGS
 
@@ -40,7 +41,7 @@ def load_model(folder: Path) -> Aladin:
     path = folder / "model.safetensors"
     state = read_weights(path)
     try:
-        model = Aladin(config, image_network(config, pretrained=False))
+        model = Aladin(config, new_backbone(config))
     except ConfigError as error:
         raise ModelError(f"{folder / 'model.toml'} describes no model: {error}") from None
     fill(model, state, str(path))

@@ -16,7 +16,7 @@ from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
 from aladin.network import official
-from aladin.network.tensors import ImageInput, Tokens
+from aladin.network.tensors import ImageInput, Regions
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class RegionSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def views(self) -> int:
+        return 1
+
     def batch(self, rows: Int[np.ndarray, " images"] | range) -> ImageInput:
         """The images of these rows: of each the first regions and the first word pieces of its object names, up to the limits.
 
@@ -37,14 +41,15 @@ class RegionSet:
         """
         backbone = self.config.backbone
         numbers = backbone.region_features + backbone.region_geometry
-        found = [self.images[row].detections(numbers) for row in rows]
-        boxes = [torch.from_numpy(image.boxes[: self.config.limits.regions]) for image in found]
-        states = torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True)
-        counts = torch.tensor([len(rows) for rows in boxes])
-        mask = torch.arange(states.shape[1])[None] < counts[:, None]
-        names = [image.objects.names for image in found]
+        detections = [self.images[row].detections(numbers) for row in rows]
+        found = [torch.from_numpy(image.boxes[: self.config.limits.regions]) for image in detections]
+        padded = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+        counts = torch.tensor([len(rows) for rows in found])
+        mask = torch.arange(padded.shape[1])[None] < counts[:, None]
+        features, boxes = padded[:, :, : backbone.region_features], padded[:, :, backbone.region_features :]
+        names = [image.objects.names for image in detections]
         pieces = official.image_pieces(names, self.tokenizer, self.config.quirks)
-        return ImageInput(torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask), Tokens(states, mask))
+        return ImageInput(torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask), Regions(features, boxes, mask))
 
 
 def region_set(dataset: Dataset, tokenizer: Path, config: ModelConfig) -> RegionSet:

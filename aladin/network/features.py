@@ -18,18 +18,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from jaxtyping import Float16, Int, Int16
+from jaxtyping import Float16, Int16
 from PIL import Image
 from torch import Tensor, nn
 
 from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import DataError
 from aladin.files import write_whole
-from aladin.network.detections import RegionSet
 from aladin.network.grid import MAP_SHRINKAGE, GridNetwork, top_classes
-from aladin.network.model import Aladin
 from aladin.network.onnx_graph import to_onnx
-from aladin.network.tensors import ImageInput
 from aladin.pictures.pixels import Pixels, open_image, to_pixels
 from aladin.progress import SILENT, Progress
 
@@ -162,20 +159,6 @@ class _Cached:
             if error.errno in NO_ROOM:
                 raise _no_room(cache, needed, views, error.strerror or "") from None
             raise DataError(f"{self.folder} cannot be written: {error.strerror}; give another folder by --cache") from None
-
-
-def image_input(
-    model: Aladin,
-    images: Features | RegionSet,
-    rows: Int[np.ndarray, " images"],
-    views: int | Int[np.ndarray, " images"] = 0,
-    keep: Int[Tensor, "images kept"] | None = None,
-) -> ImageInput:
-    """Some images as the transformer reads them: photographs by these views and, with `keep`, by these regions alone."""
-    if isinstance(images, RegionSet):
-        return images.batch(rows)
-    maps = torch.from_numpy(images.maps[views, rows]).float()
-    return model.image_input(maps, torch.from_numpy(images.tags[views, rows].astype(np.int64)), keep)
 
 
 def view_pixels(picture: Image.Image, size: int, view: int, seed: int) -> Pixels:

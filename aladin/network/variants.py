@@ -15,7 +15,9 @@ from aladin.network.depth import matching_depth
 from aladin.network.grid import GRID_CHANNELS, grid_network
 from aladin.network.heads import CrossEncoderHead, MatchingHead
 from aladin.network.hubs import HubCorrection, filled
-from aladin.network.model import Aladin, initialise, new_global_head, uncorrected_dim
+from aladin.network.model import Aladin, uncorrected_dim
+from aladin.network.region_transformer import RegionTransformer
+from aladin.network.transformer import initialise
 
 SUMMED_POOLINGS = ("MrSw", "MrAVGw")  # in which dimensions that an item's tokens share add the same to every word's best region
 
@@ -39,7 +41,8 @@ def with_depth(model: Aladin, heads: HeadsConfig) -> Aladin:
         )
     matching, alignment, layers = heads.depth
     deeper = dataclasses.replace(before.heads, matching_depth=matching, alignment_depth=alignment, post_layers=layers)
-    new = Aladin(dataclasses.replace(before, heads=deeper), copy.deepcopy(model.image_network))
+    config = dataclasses.replace(before, heads=deeper)
+    new = Aladin(config, model.backbone.fresh(config))
     new.load_state_dict(new.state_dict() | model.state_dict())
     return new.train(model.training)
 
@@ -91,7 +94,7 @@ def with_global_head(model: Aladin, heads: HeadsConfig) -> Aladin:
     """The model with a fresh global head as `heads`, otherwise its own, describe; ConfigError for what cannot have one."""
     check_addable(model.config)
     new = _with_heads(model, heads)
-    new.global_head = new_global_head(new.config, new.state_dim).train(model.training)
+    new.global_head = new.new_global_head(heads).train(model.training)
     return new
 
 
@@ -141,13 +144,14 @@ def widened(model: Aladin, image: ImageConfig) -> Aladin:
     if networks[: len(old)] != old:
         raise ConfigError(f"networks in [image] are {list(networks)}; expected the model's own first: {list(old)}")
     wide = dataclasses.replace(before.backbone, region_features=GRID_CHANNELS * len(networks))
-    wider = Aladin(dataclasses.replace(before, image=image, backbone=wide), grid_network(networks))
+    config = dataclasses.replace(before, image=image, backbone=wide)
+    wider = Aladin(config, RegionTransformer(config, grid_network(networks)))
     state, own = model.state_dict(), wider.state_dict()
     columns = state["backbone.region_embedding.linear.weight"]
     gap = columns.new_zeros(len(columns), GRID_CHANNELS * (len(networks) - len(old)))
     features = columns.shape[1] - before.backbone.region_geometry
     state["backbone.region_embedding.linear.weight"] = torch.cat([columns[:, :features], gap, columns[:, features:]], dim=1)
-    tags = ("image_network.tag_tail.", "image_network.classifier.")  # now the last network's
+    tags = ("backbone.image_network.tag_tail.", "backbone.image_network.classifier.")  # now the last network's
     wider.load_state_dict({name: weight if name.startswith(tags) else state.get(name, weight) for name, weight in own.items()})
     return wider.train(model.training)
 

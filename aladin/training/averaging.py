@@ -13,7 +13,7 @@ from aladin.encoder.config import ModelConfig
 from aladin.errors import ModelError
 from aladin.exporting.restoring import model_that_learns
 from aladin.network.checkpoints import named_model, provenance_as_trained
-from aladin.network.model import NEVER_LEARNED, Aladin
+from aladin.network.model import Aladin
 from aladin.network.variants import as_trained
 
 
@@ -34,7 +34,7 @@ def average_models(folders: Sequence[Path]) -> Aladin:
             raise ModelError(f"{folder} has another architecture than {folders[0]}; only models of one kind can be averaged")
     states = [model.state_dict() for model in models]
     for name, weight in states[0].items():
-        if weight.is_floating_point() and not name.startswith(NEVER_LEARNED):
+        if weight.is_floating_point() and not name.startswith(models[0].never_learned):
             weight.copy_(torch.stack([state[name] for state in states]).mean(dim=0))
     return models[0]
 

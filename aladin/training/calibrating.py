@@ -31,9 +31,9 @@ from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
 from aladin.evaluation.evaluate import Stages, alignment_matrix, encode_dataset
 from aladin.files import write_whole
-from aladin.network.backbone import Backbone
 from aladin.network.minilm import load_minilm, minilm_folder
 from aladin.network.tensors import Tokens
+from aladin.network.transformer import Transformer
 from aladin.search.probability import BACKGROUND, Background, Calibration, terms
 from aladin.training.caption_teacher import CaptionTeacher
 
@@ -212,7 +212,7 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
 
 def _same_meaning(data: Dataset) -> Bool[np.ndarray, "images captions"]:
     """Whether what is said of each image means about the same as each caption."""
-    backbone = Backbone(BackboneConfig()).eval()
+    backbone = Transformer(BackboneConfig()).eval()
     load_minilm(backbone)
     limit = BackboneConfig().positions
     pieces = WordPieces.load(minilm_folder() / "tokenizer.json", limit).encode(list(data.captions))

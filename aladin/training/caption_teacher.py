@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from aladin.encoder.word_pieces import Pieces
-from aladin.network.backbone import Backbone
 from aladin.network.caption_blocks import caption_blocks
+from aladin.network.transformer import Transformer
 
 BATCH = 256
 
@@ -28,7 +28,7 @@ class CaptionTeacher:
 
     @classmethod
     @torch.no_grad()
-    def build(cls, backbone: Backbone, pieces: Pieces, owners: Int[np.ndarray, " captions"]) -> "CaptionTeacher":
+    def build(cls, backbone: Transformer, pieces: Pieces, owners: Int[np.ndarray, " captions"]) -> "CaptionTeacher":
         """The teacher of a training set: the mean of a caption's token states is its sentence vector, as MiniLM was trained."""
         vectors = torch.empty(len(pieces.ids), backbone.embeddings.word_embeddings.embedding_dim)
         for block in caption_blocks(pieces, BATCH):

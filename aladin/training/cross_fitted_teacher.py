@@ -23,12 +23,12 @@ from torch.nn.functional import normalize
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError, ModelError
 from aladin.evaluation.evaluate import precision_context
-from aladin.network.backbone import Backbone
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features
 from aladin.network.global_head import pooled_mean_and_maximum, standardised
 from aladin.network.grid import GridNetwork
 from aladin.network.tensors import Tokens
+from aladin.network.transformer import Transformer
 from aladin.network.weights import save_weights
 from aladin.progress import SILENT, Progress
 from aladin.training.batches import FOLDS, Plan
@@ -103,7 +103,7 @@ class CrossFitting:
         cls,
         images: Features | RegionSet,
         network: GridNetwork | None,
-        minilm: Backbone,
+        minilm: Transformer,
         pieces: Pieces,
         likeness: CaptionTeacher,
         plan: Plan,
@@ -176,7 +176,7 @@ def pictures_seen(
 
 def _regions(images: Features | RegionSet, network: GridNetwork | None, rows: Int[np.ndarray, " images"]) -> Tokens:
     if isinstance(images, RegionSet):
-        return images.batch(rows).regions
+        return images.batch(rows).regions.tokens
     assert network is not None, "cached maps are those of a network"
     states = network.regions(torch.from_numpy(images.maps[0, rows]).float())
     return Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool))

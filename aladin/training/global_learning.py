@@ -21,7 +21,7 @@ from aladin.errors import DataError
 from aladin.evaluation.evaluate import precision_context
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.detections import RegionSet
-from aladin.network.features import Features, image_input
+from aladin.network.features import Features
 from aladin.network.global_head import GlobalReader, Perceptron, pooled_mean, standardised
 from aladin.network.model import Aladin
 from aladin.network.principal_axes import principal_axes
@@ -98,7 +98,7 @@ def pooled_pictures(
     model: Aladin, images: Features | RegionSet, progress: Progress = SILENT
 ) -> Float[Tensor, "images features"]:
     """What the global head reads of each image; of a photograph its first view, the whole picture."""
-    return pooled_images(len(images), lambda rows: image_input(model, images, rows).regions, pooled_mean, progress)
+    return pooled_images(len(images), lambda rows: model.backbone.batch(images, rows).regions.tokens, pooled_mean, progress)
 
 
 def pooled_sentences(model: Aladin, pieces: Pieces, progress: Progress = SILENT) -> Float[Tensor, "captions features"]:

@@ -37,7 +37,7 @@ from aladin.network import official
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.checkpoints import named_model, save_model
 from aladin.network.detections import RegionSet, check_photographs, region_set
-from aladin.network.features import Features, cached_features, image_input
+from aladin.network.features import Features, cached_features
 from aladin.network.grid import SHRINKAGE, GridNetwork, grid_network
 from aladin.network.minilm import check_minilm_sizes, minilm, minilm_folder
 from aladin.network.model import Aladin, new_model
@@ -390,7 +390,7 @@ class Trainer:
         images = min(PAIR_IMAGES, int(data.owners[-1]) + 1)
         captions = int(np.searchsorted(data.owners, images))
         with torch.inference_mode(), precision_context(self.recipe.precision):
-            found = image_input(model, data.images, np.arange(images))
+            found = model.backbone.batch(data.images, np.arange(images))
             return pair_matrix(model, found, data.pieces[:captions]).float()
 
     @property
@@ -501,7 +501,7 @@ class Trainer:
         loss, data = self.recipe.loss, self.train_set
         listed = listed_pairs(alignment, step.own, loss.pair_teacher_list)
         with torch.inference_mode(), precision_context(self.recipe.precision):
-            images = image_input(teacher, data.images, step.images, step.views, step.keep)
+            images = teacher.backbone.batch(data.images, step.images, step.views, step.keep)
             said = taught_scores(teacher, images, data.pieces, step.captions, listed)
         if loss.pair_teacher_of == "alignment":
             student, scale = alignment, loss.alignment_scale
@@ -582,7 +582,7 @@ class Trainer:
         if self.model.image_network is not None:
             tail_learns = "image_network" in self.recipe.train and step.epoch >= self.recipe.image_network_from_epoch
             self.model.image_network.region_tails.requires_grad_(tail_learns)
-        return image_input(self.model, self.train_set.images, step.images, step.views, step.keep)
+        return self.model.backbone.batch(self.train_set.images, step.images, step.views, step.keep)
 
     def _end_epoch(self, epoch: int, cost: dict[str, float], log: Callable[[Record], None], reporter: Reporter) -> None:
         last = self.next_step == self.total_steps
@@ -698,7 +698,7 @@ class StateBank:
             for view in range(views):
                 for start in range(0, images, size):
                     rows = np.arange(start, min(start + size, images))
-                    states = model.image_states(image_input(model, features, rows, view)).states
+                    states = model.image_states(model.backbone.batch(features, rows, view)).states
                     image_states[view, start : start + size] = states.bfloat16()
                     reporter.progress("frozen states", view * images + start, total)
             done = views * images
@@ -734,17 +734,17 @@ def check_minilm_pieces(tokenizer: Path) -> None:
 def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter, log_variances: nn.Parameter) -> torch.optim.Optimizer:
     """Parameter groups by learning rate; parts that the recipe does not name get no gradient."""
     rates = recipe.optimizer
-    tails = model.image_network.region_tails.parameters() if model.image_network is not None else ()
-    fresh = model.backbone.region_embedding
-    pretrained = [model.backbone.embeddings, *model.backbone.layers]
+    groups = model.backbone.parameter_groups()
+    fresh, tails = ([p for group in groups if group.pace == pace for p in group.parameters] for pace in ("new", "image"))
+    pretrained = [group for group in groups if group.pace == "pretrained"]
     # Both are read by what the backbone is trained for; none of these modules has weights unless the settings ask for it.
     after = [*(model.post_layers.parameters() if model.post_layers else ()), *model.alignment_depth.parameters()]
     matching = [*model.matching_depth.parameters(), *model.matching_head.parameters()]
     parts: list[tuple[bool, float, list[nn.Parameter]]] = [
-        ("backbone" in recipe.train, rates.new_learning_rate, [*fresh.parameters(), *after]),
+        ("backbone" in recipe.train, rates.new_learning_rate, [*fresh, *after]),
         *(
-            ("backbone" in recipe.train, rates.learning_rate * rates.layer_decay**above, list(layer.parameters()))
-            for above, layer in enumerate(reversed(pretrained))
+            ("backbone" in recipe.train, rates.learning_rate * rates.layer_decay**group.below_top, list(group.parameters))
+            for group in pretrained
         ),
         ("projection" in recipe.train, rates.new_learning_rate, list(model.alignment_head.parameters())),
         ("matching_head" in recipe.train, rates.new_learning_rate, matching),
@@ -753,25 +753,25 @@ def _optimizer(recipe: Recipe, model: Aladin, score_fit: nn.Parameter, log_varia
             rates.new_learning_rate,
             list(model.cross_encoder.parameters()) if model.cross_encoder else [],
         ),
-        ("image_network" in recipe.train, rates.image_learning_rate, list(tails)),
+        ("image_network" in recipe.train, rates.image_learning_rate, tails),
         (recipe.loss.distillation_form == "mse", rates.new_learning_rate, [score_fit]),
         (recipe.loss.learned_weights, rates.new_learning_rate, [log_variances]),
     ]
     if "projection" in recipe.train and not any(True for _ in model.alignment_head.parameters()):
         raise ConfigError('train names "projection", but token_dim is that of the backbone, so there is none; leave it out')
-    if "image_network" in recipe.train and model.image_network is None:
+    if "image_network" in recipe.train and not tails:
         raise ConfigError('train names "image_network", but this model reads a detector\'s regions; leave it out')
     model.requires_grad_(False)
-    groups = []
+    learned = []
     for learns, rate, parameters in parts:
         for parameter in parameters:
             parameter.requires_grad_(learns)
         if learns and parameters:
             matrices = [p for p in parameters if p.ndim >= 2]
             others = [p for p in parameters if p.ndim < 2]
-            groups += [{"params": matrices, "full_rate": rate, "weight_decay": rates.weight_decay}]
-            groups += [{"params": others, "full_rate": rate, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, rates.beta2), fused=True)
+            learned += [{"params": matrices, "full_rate": rate, "weight_decay": rates.weight_decay}]
+            learned += [{"params": others, "full_rate": rate, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in learned if g["params"]], betas=(0.9, rates.beta2), fused=True)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from aladin.evaluation import cross_encoder
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder, has_cross_encoder
 from aladin.evaluation.evaluate import Stages
 from aladin.network.checkpoints import save_model
-from aladin.network.features import image_input
 from aladin.network.model import Aladin, new_model
 from aladin.network.pairs import pair_matrix
 from tests.tiny_learning import TINY, captions, few_examples, learning_set, tiny_model, write_pictures, write_tokenizer
@@ -35,7 +34,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> CrossEncoder:
 
 
 def every_pair(reader: CrossEncoder) -> np.ndarray:
-    images = image_input(reader.model, reader.images, np.arange(PICTURES))
+    images = reader.model.backbone.batch(reader.images, np.arange(PICTURES))
     with torch.inference_mode():
         return pair_matrix(reader.model, images, reader.captions).numpy()
 
@@ -76,7 +75,7 @@ def test_a_model_folder_reads_photographs(tmp_path: Path) -> None:
     reader = CrossEncoder.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", stages)
     scores = reader.scores(np.array([2, 0]), np.array([1, 5]))
     with torch.inference_mode():
-        expected = pair_matrix(model, image_input(model, reader.images, np.arange(3)), reader.captions)
+        expected = pair_matrix(model, model.backbone.batch(reader.images, np.arange(3)), reader.captions)
     assert_close(torch.from_numpy(scores), expected[[2, 0], [1, 5]], atol=1e-5, rtol=1e-4)
     assert list(stages.seconds) == ["image features"]
 

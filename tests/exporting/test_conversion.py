@@ -19,6 +19,7 @@ from aladin.encoder.config import HeadsConfig, ImageConfig, QuirksConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
 from aladin.exporting.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
+from aladin.network.backbones import new_backbone
 from aladin.network.checkpoints import load_model
 from aladin.network.detections import check_photographs, region_set
 from aladin.network.model import Aladin
@@ -146,7 +147,7 @@ def image_embeddings(weights: dict[str, Tensor], batch: ImageInput) -> Tensor:
         + weights[f"{name}embeddings.position_embeddings.weight"][: batch.tags.shape[1]]
         + weights[f"{name}embeddings.token_type_embeddings.weight"][types]
     )
-    regions = batch.regions.states @ weights[f"{name}img_embedding.weight"].T + weights[f"{name}img_embedding.bias"]
+    regions = batch.regions.tokens.states @ weights[f"{name}img_embedding.weight"].T + weights[f"{name}img_embedding.bias"]
     return torch.cat(
         [layer_norm(words, weights, f"{name}embeddings.LayerNorm"), layer_norm(regions, weights, f"{name}LayerNorm")], dim=1
     )
@@ -222,8 +223,8 @@ def test_regions_and_tags_are_cut_to_the_limits_in_the_order_of_the_file(dataset
     images = random_images(COUNTS)
     batch = region_set(dataset, folder / "tokenizer.json", model.config).batch(np.array([2, 0]))
     assert batch.regions.mask.sum(dim=1).tolist() == [34, 3]
-    assert_close(batch.regions.states[0], torch.from_numpy(images[2].boxes[:34]))
-    assert_close(batch.regions.states[1, :3], torch.from_numpy(images[0].boxes))
+    assert_close(batch.regions.tokens.states[0], torch.from_numpy(images[2].boxes[:34]))
+    assert_close(batch.regions.tokens.states[1, :3], torch.from_numpy(images[0].boxes))
     assert batch.tags.shape[1] <= 50
     assert (batch.tags[:, 0] == VOCABULARY.index("[UNK]")).all()
     for row, number in enumerate((2, 0)):
@@ -332,7 +333,7 @@ def test_what_nobody_reads_may_be_missing_or_more(
 def test_every_weight_that_is_read_is_required_by_its_name(weights: dict[str, Tensor], model: Aladin) -> None:
     needed = [name for name in weights if not name.startswith(UNUSED)]
     assert len(needed) == len(model.state_dict())
-    other = Aladin(model.config, None)
+    other = Aladin(model.config, new_backbone(model.config))
     for name in needed:
         rest = {key: weight for key, weight in weights.items() if key != name}
         with pytest.raises(ModelError) as caught:

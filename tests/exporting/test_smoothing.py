@@ -39,7 +39,10 @@ def test_a_smoothed_model_encodes_images_and_captions_as_before(model: Aladin) -
     even = smoothed(model)
     for before, after in (
         (model.caption_states(pieces, mask), even.caption_states(pieces, mask)),
-        (model.image_states(model.image_input(maps, classes)), even.image_states(even.image_input(maps, classes))),
+        (
+            model.image_states(model.backbone.image_input(maps, classes)),
+            even.image_states(even.backbone.image_input(maps, classes)),
+        ),
     ):
         torch.testing.assert_close(before.states, after.states, atol=2e-4, rtol=1e-4)
 

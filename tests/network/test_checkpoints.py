@@ -16,10 +16,10 @@ from aladin.encoder.config import BackboneConfig
 from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, ModelError
-from aladin.network.backbone import Backbone
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.minilm import load_minilm, minilm_folder
 from aladin.network.model import Aladin
+from aladin.network.transformer import Transformer
 from aladin.training.averaging import average_models, averaged_from
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
@@ -58,7 +58,7 @@ def test_a_loaded_model_encodes_as_the_saved_one(model: Aladin, folder: Path) ->
     maps, classes = torch.rand(2, 112, 4, 4), torch.tensor([[3], [5]])
     loaded = load_model(folder)
     with torch.no_grad():
-        one, other = (m.encoded_images(m.image_states(m.image_input(maps, classes))) for m in (model.eval(), loaded))
+        one, other = (m.encoded_images(m.image_states(m.backbone.image_input(maps, classes))) for m in (model.eval(), loaded))
     assert torch.equal(one.vectors, other.vectors)
     assert torch.equal(one.tokens.states, other.tokens.states)
 
@@ -152,7 +152,7 @@ def test_a_model_toml_that_describes_no_model_is_refused(
 
 
 def test_minilm_encodes_captions_as_transformers_does() -> None:
-    backbone = Backbone(BackboneConfig()).eval()
+    backbone = Transformer(BackboneConfig()).eval()
     own_embedding = {name: weight.clone() for name, weight in backbone.region_embedding.state_dict().items()}
     load_minilm(backbone)
     captions = ["Two dogs run through snow.", "A child", "a very tall building with a clock, at night"]
@@ -169,10 +169,10 @@ def test_minilm_encodes_captions_as_transformers_does() -> None:
 def test_minilm_is_refused_by_a_backbone_of_other_sizes() -> None:
     expected = r"embeddings\.LayerNorm\.bias, .* and 92 more of another shape: \(384,\) where \(24,\)"
     with pytest.raises(ModelError, match=expected) as caught:
-        load_minilm(Backbone(BackboneConfig(dim=24)))
+        load_minilm(Transformer(BackboneConfig(dim=24)))
     sentence(caught)
     with pytest.raises(ModelError, match=r"MiniLM lacks layers\.6\.") as caught:
-        load_minilm(Backbone(BackboneConfig(layers=7)))
+        load_minilm(Transformer(BackboneConfig(layers=7)))
     sentence(caught)
 
 
@@ -183,7 +183,7 @@ def test_an_average_is_the_mean_of_what_learned_and_the_first_models_rest(tokeni
         save_model(model, tokenizer, folder)
     states = [model.state_dict() for model in models]
     for name, weight in average_models(folders).state_dict().items():
-        if name.startswith(("image_network.trunks", "image_network.tag_tail", "image_network.classifier")):
+        if name.startswith(tuple(f"backbone.image_network.{part}" for part in ("trunks", "tag_tail", "classifier"))):
             assert torch.equal(weight, states[0][name])
         elif weight.is_floating_point():
             assert_close(weight, (states[0][name] + states[1][name] + states[2][name]) / 3)

@@ -16,11 +16,11 @@ from aladin.errors import ConfigError
 from aladin.exporting.export import ImageGraph, image_graph, text_graph
 from aladin.exporting.int8 import quantized, write_graphs
 from aladin.exporting.smoothing import smoothed
-from aladin.network.backbone import Backbone
 from aladin.network.checkpoints import load_model, save_model
 from aladin.network.depth import FusedState, GatedState, MeanState, PostLayers, alignment_depth, matching_depth
 from aladin.network.model import Aladin
 from aladin.network.tensors import Tokens
+from aladin.network.transformer import Transformer
 from aladin.network.variants import with_depth
 from aladin.training.recipe import LossConfig, Recipe
 from aladin.training.trainer import start_model
@@ -118,14 +118,14 @@ def test_the_alignment_head_reads_earlier_states_and_the_last_by_weights_of_both
 def test_deep_states_are_those_after_the_embedding_and_after_each_layer() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(TINY.backbone, layers=2)
-    deep = Backbone(config, deep=True).eval()
+    deep = Transformer(config, deep=True).eval()
     pieces, mask = torch.arange(4, 10).view(2, 3), torch.ones(2, 3, dtype=torch.bool)
     states = deep.encode_captions(pieces, mask).states
     assert states.shape == (2, 3, 3 * DIM)
     positions = torch.arange(3).expand(2, 3)
     assert_close(states[..., :DIM], deep.embeddings(pieces, positions, torch.zeros_like(pieces)))
     for layers in (1, 2):
-        shallow = Backbone(dataclasses.replace(config, layers=layers)).eval()
+        shallow = Transformer(dataclasses.replace(config, layers=layers)).eval()
         shallow.load_state_dict({name: weight for name, weight in deep.state_dict().items() if name in shallow.state_dict()})
         assert_close(states[..., layers * DIM : (layers + 1) * DIM], shallow.encode_captions(pieces, mask).states)
 

@@ -21,7 +21,6 @@ from aladin.errors import ConfigError, DataError, ModelError
 from aladin.evaluation.evaluate import Stages, alignment_matrix
 from aladin.exporting.export import ImageGraph, export_model
 from aladin.network.checkpoints import load_model, provenance, save_model
-from aladin.network.features import image_input
 from aladin.network.global_head import OUTLIER, GlobalHead, pooled_mean, pooled_mean_and_maximum, standardised
 from aladin.network.model import Aladin
 from aladin.network.scores import alignment_scores
@@ -199,10 +198,10 @@ def test_learning_gives_the_head_what_it_reads_and_leaves_the_rest_of_the_model_
     assert model.config.heads.global_axes == 20  # no more than pictures
     data = learning_set(model, tmp_path / "tokenizer.json", 20)
     assert model.global_head is not None
-    whole = model.global_head.pictures(image_input(model, data.images, np.arange(20)).regions)
+    whole = model.global_head.pictures(model.backbone.batch(data.images, np.arange(20)).regions.tokens)
     assert_close(whole, normalize(model.global_head.pictures.perceptron(model.global_head.pictures.read(read.pictures)), dim=1))
-    plain = model.encoded_images(model.image_states(image_input(model, data.images, np.arange(20))))
-    found = model.images(image_input(model, data.images, np.arange(20)))
+    plain = model.encoded_images(model.image_states(model.backbone.batch(data.images, np.arange(20))))
+    found = model.images(model.backbone.batch(data.images, np.arange(20)))
     assert_close(found.vectors, torch.cat([plain.vectors * 0.6**0.5, whole * 0.4**0.5], dim=1))
     assert_close(found.tokens.states[:, 1], torch.cat([plain.tokens.states[:, 1] * 0.6**0.5, whole * 0.4**0.5], dim=1))
 

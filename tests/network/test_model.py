@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
+from aladin.network.backbones import new_backbone
 from aladin.network.grid import class_names
 from aladin.network.model import Aladin
 from aladin.network.variants import widened
@@ -38,7 +39,7 @@ CLASSES = torch.tensor([[1, 2], [3, 999], [0, 7]])
 
 def test_tags_are_the_pieces_of_class_names_between_cls_and_sep(model: Aladin, tokenizer: Path) -> None:
     pieces = WordPieces.load(tokenizer, 12)
-    ids, mask = model.tags(CLASSES)
+    ids, mask = model.backbone.tags(CLASSES)
     names, name_mask = pieces.name_pieces([class_names()[number] for number in CLASSES.flatten()], 3)
     for row, (tags, real) in enumerate(zip(ids, mask, strict=True)):
         of_row = slice(2 * row, 2 * row + 2)
@@ -48,15 +49,17 @@ def test_tags_are_the_pieces_of_class_names_between_cls_and_sep(model: Aladin, t
 
 def test_a_model_may_do_without_tags(tokenizer: Path, maps: torch.Tensor) -> None:
     model = tiny_model(tokenizer, dataclasses.replace(TINY, limits=LimitsConfig(caption_pieces=12, tags=0))).eval()
-    states = model.image_states(model.image_input(maps, torch.empty(3, 0, dtype=torch.int64)))
+    states = model.image_states(model.backbone.image_input(maps, torch.empty(3, 0, dtype=torch.int64)))
     assert states.states.shape == (3, 1 + 4, 16)
 
 
 @torch.no_grad()
 def test_an_image_does_not_depend_on_its_batch_mates(model: Aladin, maps: torch.Tensor) -> None:
-    together = model.encoded_images(model.image_states(model.image_input(maps, CLASSES)))
+    together = model.encoded_images(model.image_states(model.backbone.image_input(maps, CLASSES)))
     for row in range(3):
-        alone = model.encoded_images(model.image_states(model.image_input(maps[row : row + 1], CLASSES[row : row + 1])))
+        alone = model.encoded_images(
+            model.image_states(model.backbone.image_input(maps[row : row + 1], CLASSES[row : row + 1]))
+        )
         assert_close(alone.vectors[0], together.vectors[row], atol=1e-5, rtol=0)
         assert_close(alone.tokens.states[0], together.tokens.states[row], atol=1e-5, rtol=0)
 
@@ -65,8 +68,8 @@ def test_an_image_does_not_depend_on_its_batch_mates(model: Aladin, maps: torch.
 def test_keeping_every_region_is_keeping_none_back(model: Aladin, maps: torch.Tensor) -> None:
     every = torch.arange(4).expand(3, 4)
     assert_close(
-        model.image_states(model.image_input(maps, CLASSES, every)).states,
-        model.image_states(model.image_input(maps, CLASSES)).states,
+        model.image_states(model.backbone.image_input(maps, CLASSES, every)).states,
+        model.image_states(model.backbone.image_input(maps, CLASSES)).states,
     )
 
 
@@ -76,12 +79,12 @@ def test_a_kept_region_brings_its_own_features_and_geometry(model: Aladin, maps:
     seen: list[torch.Tensor] = []
     hook = model.backbone.region_embedding.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     keep = torch.tensor([[1, 3], [0, 2], [2, 3]])
-    model.image_states(model.image_input(maps, CLASSES, keep))
+    model.image_states(model.backbone.image_input(maps, CLASSES, keep))
     hook.remove()
     regions = model.image_network.regions(maps)
     for row in range(3):
         for place, region in enumerate(keep[row].tolist()):
-            assert_close(seen[0][row, place], torch.cat([regions[row, region], model.geometry[region]]))
+            assert_close(seen[0][row, place], torch.cat([regions[row, region], model.backbone.geometry[region]]))
 
 
 def test_both_heads_read_the_same_states(model: Aladin) -> None:
@@ -113,7 +116,7 @@ def changed(**sections: object) -> ModelConfig:
 )
 def test_sizes_that_contradict_each_other_are_an_error(config: ModelConfig, expected: str, model: Aladin) -> None:
     with pytest.raises(ConfigError, match=expected):
-        Aladin(config, model.image_network)
+        new_backbone(config)
 
 
 def test_a_fresh_model_starts_from_berts_distribution_and_without_biases(tokenizer: Path) -> None:
@@ -133,7 +136,7 @@ def test_a_widened_model_says_the_same_until_it_learns(tmp_path: Path) -> None:
     assert wide.image_network is not None
     pixels = torch.stack([torch.from_numpy(draw(number)) for number in range(3)])
     none = torch.zeros(3, 0, dtype=torch.int64)
-    expected = narrow.image_states(narrow.image_input(narrow.image_network.maps(pixels), none)).states
-    assert_close(wide.image_states(wide.image_input(wide.image_network.maps(pixels), none)).states, expected)
+    expected = narrow.image_states(narrow.backbone.image_input(narrow.image_network.maps(pixels), none)).states
+    assert_close(wide.image_states(wide.backbone.image_input(wide.image_network.maps(pixels), none)).states, expected)
     with pytest.raises(ConfigError, match="expected the model's own first"):
         widened(narrow, dataclasses.replace(image, networks=("efficientnet-lite2",)))

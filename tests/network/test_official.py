@@ -12,11 +12,12 @@ from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, Limi
 from aladin.encoder.word_pieces import WordPieces
 from aladin.exporting.conversion import bert_tokenizer
 from aladin.network import official
+from aladin.network.backbones import new_backbone
 from aladin.network.heads import AlignmentHead
 from aladin.network.model import Aladin
 from aladin.network.official import RELEASED, OriginalAlignmentHead, image_pieces
 from aladin.network.scores import alignment_scores
-from aladin.network.tensors import ImageInput, Tokens
+from aladin.network.tensors import ImageInput, Regions
 from tests import official_reference
 from tests.strategies import DIM, padded
 from tests.tiny_official import VOCABULARY
@@ -26,6 +27,10 @@ BACKBONE = BackboneConfig(
     vocabulary=len(VOCABULARY), positions=16, dim=DIM, layers=1, heads=2, feed_forward=12, region_features=5, region_geometry=6
 )
 LIMITS = LimitsConfig(caption_pieces=12, regions=4, object_pieces=10)
+
+
+def from_settings(settings: ModelConfig) -> Aladin:
+    return Aladin(settings, new_backbone(settings))
 
 
 def config(quirks: QuirksConfig, pooling: Pooling = "MrSw") -> ModelConfig:
@@ -115,7 +120,7 @@ def test_more_names_than_fit_are_cut_at_the_end(tokenizer: WordPieces) -> None:
 def models() -> dict[str, Aladin]:
     """One network with all quirks, and with each of them turned off."""
     torch.manual_seed(0)
-    released = Aladin(config(RELEASED), None).eval()
+    released = from_settings(config(RELEASED)).eval()
     off = {
         "image_first_token": "[CLS]",
         "region_as_cls": False,
@@ -124,7 +129,7 @@ def models() -> dict[str, Aladin]:
     }
     found = {"released": released}
     for name, value in off.items():
-        found[name] = Aladin(config(dataclasses.replace(RELEASED, **{name: value})), None).eval()
+        found[name] = from_settings(config(dataclasses.replace(RELEASED, **{name: value}))).eval()
         found[name].load_state_dict(released.state_dict())
     return found
 
@@ -134,10 +139,9 @@ def scores_of(model: Aladin, tokenizer: WordPieces) -> dict[str, torch.Tensor]:
     """Both heads' scores of two images, of which one opposes the other's captions, and two captions."""
     random = np.random.default_rng(1)
     rows = [random.normal(size=(count, 11)).astype(np.float32) for count in (4, 2)]
-    regions = Tokens(
-        torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True),
-        torch.tensor([[True] * 4, [True, True, False, False]]),
-    )
+    padded_rows = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    regions = Regions(padded_rows[:, :, :-6], padded_rows[:, :, -6:], mask)
     tags = image_pieces([["red", "green"], ["blue"]], tokenizer, model.config.quirks)
     captions = tokenizer.encode(["red above green .", "a picture and blue"])
     read = ImageInput(torch.from_numpy(tags.ids), torch.from_numpy(tags.mask), regions)
@@ -173,7 +177,8 @@ def test_each_quirk_changes_the_scores_of_its_heads_and_of_no_other(
 def test_region_0_stands_for_the_image_and_is_not_aligned(models: dict[str, Aladin], tokenizer: WordPieces) -> None:
     model = models["released"]
     tags = image_pieces([["red"]], tokenizer, RELEASED)
-    regions = Tokens(torch.randn(1, 3, 11, generator=torch.Generator().manual_seed(0)), torch.ones(1, 3, dtype=torch.bool))
+    numbers = torch.randn(1, 3, 11, generator=torch.Generator().manual_seed(0))
+    regions = Regions(numbers[:, :, :-6], numbers[:, :, -6:], torch.ones(1, 3, dtype=torch.bool))
     states = model.image_states(ImageInput(torch.from_numpy(tags.ids), torch.from_numpy(tags.mask), regions))
     every = model.backbone.encode_images(torch.from_numpy(tags.ids), torch.from_numpy(tags.mask), regions)
     assert torch.equal(states.states, every.states[:, 1:])
@@ -188,5 +193,5 @@ def test_region_0_stands_for_the_image_and_is_not_aligned(models: dict[str, Alad
 
 
 def test_a_model_of_a_detectors_regions_has_no_image_network(tmp_path: Path) -> None:
-    names = Aladin(config(RELEASED), None).state_dict()
+    names = from_settings(config(RELEASED)).state_dict()
     assert all(name.startswith(("backbone.", "matching_head.")) for name in names)

@@ -41,7 +41,7 @@ def images(model: Aladin, tokenizer: Path) -> ImageInput:
     features = learning_set(model, tokenizer, 4).images
     maps, classes = torch.from_numpy(features.maps[0]).float(), torch.from_numpy(features.tags[0]).long()  # type: ignore[union-attr]
     with torch.no_grad():
-        return model.image_input(maps, classes)
+        return model.backbone.image_input(maps, classes)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,10 @@ def test_the_recipe_teaches_the_cross_encoder_which_pairs_belong_together(tmp_pa
     wide = dataclasses.replace(WITH_HEAD.backbone, layers=2, dim=64, heads=4, feed_forward=128)
     config = dataclasses.replace(WITH_HEAD, backbone=wide, heads=dataclasses.replace(WITH_HEAD.heads, token_dim=64))
     model = tiny_model(tokenizer, config)
-    for weight in model.backbone.parameters():
-        if weight.ndim == 2:  # words compare themselves with regions from the start, as in a pretrained transformer
+    for name, weight in model.backbone.named_parameters():
+        if weight.ndim == 2 and not name.startswith(
+            "image_network."
+        ):  # words compare themselves with regions from the start, as in a pretrained transformer
             torch.nn.init.normal_(weight, std=0.15)
     run = trainer(short, tmp_path, model, pictures=4)
     reporter = Recorder()

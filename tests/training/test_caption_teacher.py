@@ -4,16 +4,16 @@ from torch.testing import assert_close
 
 from aladin.encoder.config import BackboneConfig
 from aladin.encoder.word_pieces import Pieces
-from aladin.network.backbone import Backbone
+from aladin.network.transformer import Transformer
 from aladin.training.caption_teacher import CaptionTeacher
 
 LENGTHS = (3, 6, 4, 6, 2)
 OWNERS = np.array([0, 0, 1, 2, 2])
 
 
-def tiny_backbone() -> Backbone:
+def tiny_backbone() -> Transformer:
     torch.manual_seed(0)
-    return Backbone(BackboneConfig(vocabulary=30, positions=8, dim=8, layers=1, heads=2, feed_forward=16)).eval()
+    return Transformer(BackboneConfig(vocabulary=30, positions=8, dim=8, layers=1, heads=2, feed_forward=16)).eval()
 
 
 def pieces(extra: int = 0) -> Pieces:
@@ -23,7 +23,7 @@ def pieces(extra: int = 0) -> Pieces:
     return Pieces(ids.astype(np.int64), mask, (False,) * len(LENGTHS), ((),) * len(LENGTHS))
 
 
-def slow_vectors(backbone: Backbone, texts: Pieces) -> torch.Tensor:
+def slow_vectors(backbone: Transformer, texts: Pieces) -> torch.Tensor:
     rows = []
     for ids, mask in zip(texts.ids, texts.mask, strict=True):
         alone = torch.from_numpy(ids[mask])[None]

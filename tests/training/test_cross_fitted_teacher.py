@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from aladin.encoder.config import BackboneConfig
 from aladin.errors import ConfigError, DataError, ModelError
-from aladin.network.backbone import Backbone
 from aladin.network.minilm import load_minilm, minilm_folder
+from aladin.network.transformer import Transformer
 from aladin.training import cross_fitted_teacher, global_learning
 from aladin.training import trainer as training
 from aladin.training.batches import Plan
@@ -41,13 +41,13 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Backbone:
-    backbone = Backbone(BackboneConfig()).eval()
+def minilm() -> Transformer:
+    backbone = Transformer(BackboneConfig()).eval()
     load_minilm(backbone)
     return backbone
 
 
-def fitting(minilm: Backbone, folder: Path, epochs: int) -> CrossFitting:
+def fitting(minilm: Transformer, folder: Path, epochs: int) -> CrossFitting:
     tokenizer = write_tokenizer(folder)
     model = tiny_model(tokenizer)
     data = learning_set(model, tokenizer, PICTURES)
@@ -81,7 +81,7 @@ def test_a_fold_of_a_single_image_is_refused() -> None:
         fold_of_each(9, 5, 0)
 
 
-def test_what_is_said_of_a_fold_does_not_depend_on_what_the_fold_says(minilm: Backbone, tmp_path: Path) -> None:
+def test_what_is_said_of_a_fold_does_not_depend_on_what_the_fold_says(minilm: Transformer, tmp_path: Path) -> None:
     """The models of a fold learn nothing from it: its pictures and captions could go with each other in any way."""
     plain = fitting(minilm, tmp_path, epochs=3)
     rows = np.flatnonzero(plain.folds == 0)
@@ -96,7 +96,7 @@ def test_what_is_said_of_a_fold_does_not_depend_on_what_the_fold_says(minilm: Ba
     assert not torch.equal(one.image_vectors[:, learned_from_it], two.image_vectors[:, learned_from_it])
 
 
-def test_it_finds_the_right_captions_of_pictures_that_its_models_have_not_seen(minilm: Backbone, tmp_path: Path) -> None:
+def test_it_finds_the_right_captions_of_pictures_that_its_models_have_not_seen(minilm: Transformer, tmp_path: Path) -> None:
     """Pictures and captions of random numbers that a line turns into each other: nothing of a pair can be known by heart."""
     random = torch.Generator().manual_seed(0)
     plain = fitting(minilm, tmp_path, epochs=1)
@@ -124,7 +124,7 @@ def test_a_score_is_the_mean_of_the_models_cosines() -> None:
     assert_close(teacher.scores(rows, columns), torch.tensor(slow), check_dtype=False)
 
 
-def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Backbone, tmp_path: Path) -> None:
+def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Transformer, tmp_path: Path) -> None:
     of = fitting(minilm, tmp_path, epochs=2)
     teacher = of.teacher()
     steps = list(of.plan.steps(0, of.plan.steps_per_epoch))
@@ -136,7 +136,7 @@ def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Backb
     assert max(found.values()) > min(found.values())
 
 
-def test_a_saved_teacher_says_the_same(minilm: Backbone, tmp_path: Path) -> None:
+def test_a_saved_teacher_says_the_same(minilm: Transformer, tmp_path: Path) -> None:
     of = fitting(minilm, tmp_path, epochs=1)
     teacher = of.teacher()
     teacher.save(tmp_path / "teacher.safetensors")
@@ -225,7 +225,7 @@ class Stopping(Recorder):
 
 
 @pytest.mark.parametrize("epochs", [1, 9, 10])
-def test_however_few_the_steps_they_are_learned_from(minilm: Backbone, tmp_path: Path, epochs: int) -> None:
+def test_however_few_the_steps_they_are_learned_from(minilm: Transformer, tmp_path: Path, epochs: int) -> None:
     assert torch.isfinite(fitting(minilm, tmp_path, epochs).teacher().image_vectors).all()
 
 

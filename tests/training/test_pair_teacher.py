@@ -98,7 +98,7 @@ def test_the_teacher_scores_listed_pairs_as_pair_by_pair(folder: Path) -> None:
     maps, classes = torch.from_numpy(data.images.maps[0]).float(), torch.from_numpy(data.images.tags[0]).long()  # type: ignore[union-attr]
     rows = data.owners.nonzero()[0][::2]  # some captions, not from the beginning
     with torch.no_grad():
-        images = teacher.image_input(maps, classes)
+        images = teacher.backbone.image_input(maps, classes)
         listed = drawn(3, 4, len(rows)) > 0
         said = taught_scores(teacher, images, data.pieces, rows, listed)
         every = pair_matrix(teacher, images, data.pieces)[:, torch.from_numpy(rows)]

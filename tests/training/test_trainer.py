@@ -45,11 +45,16 @@ from tests.tiny_learning import (
 
 ROOT = Path(__file__).parents[2]
 PARTS = {
-    "image_network": "image_network.region_tails.",
-    "backbone": "backbone.",
-    "matching_head": "matching_head.",
-    "projection": "alignment_head.",
+    "image_network": ("backbone.image_network.region_tails.",),
+    "backbone": ("backbone.embeddings.", "backbone.region_embedding.", "backbone.layers."),
+    "matching_head": ("matching_head.",),
+    "projection": ("alignment_head.",),
 }
+
+
+def beginnings(recipe: Recipe) -> tuple[str, ...]:
+    """How names of weights begin that learn by a recipe."""
+    return tuple(name for part in recipe.train for name in PARTS[part])
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +126,7 @@ def test_the_loss_falls_and_only_what_the_recipe_names_moves(name: str, tmp_path
     changed = moved(before, run.model)
     for part, prefix in PARTS.items():
         assert any(parameter.startswith(prefix) for parameter in changed) == (part in recipe.train), part
-    assert all(parameter.startswith(tuple(PARTS[part] for part in recipe.train)) for parameter in changed)
+    assert all(parameter.startswith(beginnings(recipe)) for parameter in changed)
 
 
 def test_the_caption_teacher_refuses_a_tokenizer_that_is_not_minilms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +176,7 @@ def test_every_layer_of_what_learns_moves(tmp_path: Path) -> None:
     run = trainer(RECIPES["both"], tmp_path)
     before = weights(run.model)
     run.run(Recorder())
-    parts = tuple(PARTS[part] for part in RECIPES["both"].train)
+    parts = beginnings(RECIPES["both"])
     learners = {name for name, _ in run.model.named_parameters() if name.startswith(parts)}
     # A key's bias shifts all weights of a query alike, so it has no gradient but rounding.
     still = {name for name in learners - moved(before, run.model) if "key.bias" not in name}
@@ -245,7 +250,7 @@ def test_a_fresh_projection_begins_with_the_principal_axes_of_what_the_first_ste
             classes = torch.from_numpy(run.train_set.images.tags[step.views, step.images]).long()  # type: ignore[union-attr]
             pieces, mask = (torch.from_numpy(a[step.captions]) for a in (run.train_set.pieces.ids, run.train_set.pieces.mask))
             for found in (
-                whole.encoded_images(whole.image_states(whole.image_input(maps, classes, step.keep))).tokens,
+                whole.encoded_images(whole.image_states(whole.backbone.image_input(maps, classes, step.keep))).tokens,
                 whole.encoded_captions(whole.caption_states(pieces, mask)).tokens,
             ):
                 tokens.append(found.states[found.mask])
@@ -354,7 +359,7 @@ def test_the_states_of_frozen_parts_are_those_that_the_model_computes(tmp_path: 
     maps = torch.from_numpy(data.images.maps[step.views, step.images]).float()
     classes = torch.from_numpy(data.images.tags[step.views, step.images]).long()
     with torch.no_grad():
-        images = model.image_states(model.image_input(maps, classes))
+        images = model.image_states(model.backbone.image_input(maps, classes))
         captions = model.caption_states(*(torch.from_numpy(a[step.captions]) for a in (data.pieces.ids, data.pieces.mask)))
     torch.testing.assert_close(bank.images(step).states, images.states, atol=0.02, rtol=0.01)  # bfloat16
     kept = bank.captions(step)

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
 from aladin.encoder.config import BackboneConfig
-from aladin.network.backbone import Backbone
-from aladin.network.tensors import Tokens
+from aladin.network.tensors import Regions
+from aladin.network.transformer import Transformer
 from tests.tiny_learning import few_examples
 
 CONFIG = BackboneConfig(
@@ -31,13 +31,13 @@ BERT_PARTS = {
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
+def backbone() -> Transformer:
     torch.manual_seed(0)
-    return Backbone(CONFIG).eval()
+    return Transformer(CONFIG).eval()
 
 
 @pytest.fixture(scope="module")
-def bert(backbone: Backbone) -> BertModel:
+def bert(backbone: Transformer) -> BertModel:
     """The transformers library's network with the same weights."""
     config = BertConfig(
         vocab_size=CONFIG.vocabulary,
@@ -93,30 +93,30 @@ def padded_pieces(rows: list[list[int]], extra: int = 0) -> tuple[Tensor, Tensor
     return pieces, mask
 
 
-def padded_regions(rows: list[np.ndarray], extra: int = 0) -> Tokens:
+def padded_regions(rows: list[np.ndarray], extra: int = 0) -> Regions:
     states = torch.full((len(rows), max(map(len, rows)) + extra, rows[0].shape[1]), 7.0)
     mask = torch.zeros(states.shape[:2], dtype=torch.bool)
     for number, row in enumerate(rows):
         states[number, : len(row)] = torch.from_numpy(row)
         mask[number, : len(row)] = True
-    return Tokens(states, mask)
+    return Regions(states[:, :, :5], states[:, :, 5:], mask)
 
 
 @torch.no_grad()
-def encode_captions(backbone: Backbone, rows: list[list[int]], extra: int = 0) -> list[Tensor]:
+def encode_captions(backbone: Transformer, rows: list[list[int]], extra: int = 0) -> list[Tensor]:
     """The real states of each caption."""
     encoded = backbone.encode_captions(*padded_pieces(rows, extra))
     return [states[mask] for states, mask in zip(encoded.states, encoded.mask, strict=True)]
 
 
 @torch.no_grad()
-def encode_images(backbone: Backbone, images: Images, extra_tags: int = 0, extra_regions: int = 0) -> list[Tensor]:
+def encode_images(backbone: Transformer, images: Images, extra_tags: int = 0, extra_regions: int = 0) -> list[Tensor]:
     tags, tag_mask = padded_pieces(images.tags, extra_tags)
     encoded = backbone.encode_images(tags, tag_mask, padded_regions(images.regions, extra_regions))
     return [states[mask] for states, mask in zip(encoded.states, encoded.mask, strict=True)]
 
 
-def slow_states(backbone: Backbone, embedded: np.ndarray) -> np.ndarray:
+def slow_states(backbone: Transformer, embedded: np.ndarray) -> np.ndarray:
     """The post-norm BERT layers of the spec on one sequence without padding: one loop per head and token."""
     weights = {name: weight.numpy().astype(np.float64) for name, weight in backbone.state_dict().items()}
 
@@ -144,7 +144,7 @@ def slow_states(backbone: Backbone, embedded: np.ndarray) -> np.ndarray:
     return embedded
 
 
-def slow_embeddings(backbone: Backbone, tags: list[int], regions: np.ndarray) -> np.ndarray:
+def slow_embeddings(backbone: Transformer, tags: list[int], regions: np.ndarray) -> np.ndarray:
     """Tags with position and type (0 for the first), regions with neither; each kind normalised by its own LayerNorm."""
     words, own = backbone.embeddings, backbone.region_embedding
     rows = [
@@ -161,14 +161,14 @@ def slow_embeddings(backbone: Backbone, tags: list[int], regions: np.ndarray) ->
 
 @few_examples
 @given(rows=caption_batches, extra=st.integers(1, 4))
-def test_padding_and_batch_mates_do_not_change_a_caption(backbone: Backbone, rows: list[list[int]], extra: int) -> None:
+def test_padding_and_batch_mates_do_not_change_a_caption(backbone: Transformer, rows: list[list[int]], extra: int) -> None:
     for together, row in zip(encode_captions(backbone, rows, extra), rows, strict=True):
         assert_close(together, encode_captions(backbone, [row])[0], atol=1e-5, rtol=0)
 
 
 @few_examples
 @given(images=image_batches(), extra=st.tuples(st.integers(0, 3), st.integers(0, 3)))
-def test_padding_and_batch_mates_do_not_change_an_image(backbone: Backbone, images: Images, extra: tuple[int, int]) -> None:
+def test_padding_and_batch_mates_do_not_change_an_image(backbone: Transformer, images: Images, extra: tuple[int, int]) -> None:
     together = encode_images(backbone, images, *extra)
     for number, states in enumerate(together):
         alone = Images(images.tags[number : number + 1], images.regions[number : number + 1])
@@ -177,7 +177,7 @@ def test_padding_and_batch_mates_do_not_change_an_image(backbone: Backbone, imag
 
 @few_examples
 @given(rows=caption_batches)
-def test_caption_states_are_those_of_transformers_bert(backbone: Backbone, bert: BertModel, rows: list[list[int]]) -> None:
+def test_caption_states_are_those_of_transformers_bert(backbone: Transformer, bert: BertModel, rows: list[list[int]]) -> None:
     pieces, mask = padded_pieces(rows)
     with torch.no_grad():
         expected = bert(input_ids=pieces, attention_mask=mask.long()).last_hidden_state
@@ -186,7 +186,7 @@ def test_caption_states_are_those_of_transformers_bert(backbone: Backbone, bert:
 
 @few_examples
 @given(images=image_batches())
-def test_image_states_are_what_the_specification_says(backbone: Backbone, images: Images) -> None:
+def test_image_states_are_what_the_specification_says(backbone: Transformer, images: Images) -> None:
     for states, tags, regions in zip(encode_images(backbone, images), images.tags, images.regions, strict=True):
         expected = slow_states(backbone, slow_embeddings(backbone, tags, regions))
         kept = np.concatenate([expected[:1], expected[len(tags) :]])
@@ -195,7 +195,7 @@ def test_image_states_are_what_the_specification_says(backbone: Backbone, images
 
 @few_examples
 @given(images=image_batches(), seed=st.integers(0, 999))
-def test_gaps_between_tag_pieces_change_nothing(backbone: Backbone, images: Images, seed: int) -> None:
+def test_gaps_between_tag_pieces_change_nothing(backbone: Transformer, images: Images, seed: int) -> None:
     random = np.random.default_rng(seed)
     dense = encode_images(backbone, images)
     width = max(map(len, images.tags)) + 3
@@ -212,24 +212,24 @@ def test_gaps_between_tag_pieces_change_nothing(backbone: Backbone, images: Imag
 
 @few_examples
 @given(images=image_batches())
-def test_an_image_has_one_state_for_cls_and_one_for_each_region(backbone: Backbone, images: Images) -> None:
+def test_an_image_has_one_state_for_cls_and_one_for_each_region(backbone: Transformer, images: Images) -> None:
     assert [len(states) for states in encode_images(backbone, images)] == [1 + len(regions) for regions in images.regions]
 
 
-def test_tags_change_what_the_regions_mean(backbone: Backbone) -> None:
+def test_tags_change_what_the_regions_mean(backbone: Transformer) -> None:
     regions = [np.random.default_rng(0).normal(size=(3, 11)).astype(np.float32)]
     one, other = (encode_images(backbone, Images([tags], regions))[0] for tags in ([2, 5, 3], [2, 6, 3]))
     assert (one - other).abs().amax(dim=1).min() > 1e-3
 
 
-def test_the_order_of_regions_is_only_the_order_of_their_states(backbone: Backbone) -> None:
+def test_the_order_of_regions_is_only_the_order_of_their_states(backbone: Transformer) -> None:
     regions = np.random.default_rng(0).normal(size=(4, 11)).astype(np.float32)
     forward = encode_images(backbone, Images([[2, 5, 3]], [regions]))[0]
     backward = encode_images(backbone, Images([[2, 5, 3]], [regions[::-1].copy()]))[0]
     assert_close(backward, torch.cat([forward[:1], forward[1:].flip(0)]), atol=1e-5, rtol=0)
 
 
-def test_a_row_of_nothing_but_padding_holds_no_nan(backbone: Backbone) -> None:
+def test_a_row_of_nothing_but_padding_holds_no_nan(backbone: Transformer) -> None:
     pieces, mask = torch.zeros(2, 4, dtype=torch.int64), torch.tensor([[True] * 4, [False] * 4])
     states = backbone.encode_captions(pieces, mask).states
     assert bool(torch.isfinite(states).all())
@@ -238,7 +238,7 @@ def test_a_row_of_nothing_but_padding_holds_no_nan(backbone: Backbone) -> None:
 
 
 def test_without_region_layer_norm_the_embedding_of_a_region_is_linear() -> None:
-    plain = Backbone(BackboneConfig(**{**vars(CONFIG), "region_layer_norm": False})).eval().region_embedding
+    plain = Transformer(BackboneConfig(**{**vars(CONFIG), "region_layer_norm": False})).eval().region_embedding
     regions = torch.randn(1, 3, 11)
     zero = plain(torch.zeros(1, 1, 11))
     assert_close(plain(2 * regions) - zero, 2 * (plain(regions) - zero), atol=1e-5, rtol=0)
@@ -246,7 +246,7 @@ def test_without_region_layer_norm_the_embedding_of_a_region_is_linear() -> None
 
 def test_dropout_acts_while_learning_and_only_then() -> None:
     torch.manual_seed(0)
-    network = Backbone(BackboneConfig(**{**vars(CONFIG), "dropout": 0.5}))
+    network = Transformer(BackboneConfig(**{**vars(CONFIG), "dropout": 0.5}))
     pieces, mask = padded_pieces([[2, 5, 6, 3]])
     learning = [network.train().encode_captions(pieces, mask).states for _ in range(2)]
     assert not torch.equal(*learning)
