@@ -22,8 +22,10 @@ EXPORTS = {
     "Query": "aladin.search.query",
     "Results": "aladin.search.search",
     "SearchConfig": "aladin.search.search",
+    "EvaluationConfig": "aladin.evaluation.evaluate",
     "TextPart": "aladin.search.query",
     "as_json": "aladin.search.search",
+    "evaluate": "aladin.evaluation.evaluate",
 }
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from aladin.api import Collection as Collection
     from aladin.collection.settings import IndexConfig as IndexConfig
     from aladin.errors import AladinError as AladinError
+    from aladin.evaluation.evaluate import EvaluationConfig as EvaluationConfig
+    from aladin.evaluation.evaluate import evaluate as evaluate
     from aladin.pictures.boxes import Box as Box
     from aladin.search.explain import Explanation as Explanation
     from aladin.search.query import ImagePart as ImagePart

@@ -5,7 +5,7 @@ Nothing else in the package knows an old name.
 
 COMMANDS = {"add-whole-head": "add-global-head"}
 
-OPTIONS: dict[str, dict[str, str]] = {}  # of a command, by its present name
+OPTIONS = {"evaluate": {"--pairs": "--cross-encoder", "--pair-model": "--cross-encoder-model"}}  # by the command's present name
 
 SETTINGS = {
     "pair_head": "cross_encoder",
@@ -20,6 +20,7 @@ SETTINGS = {
 
 VALUES = {"pair_head": "cross_encoder"}  # of settings that choose among names
 
+HEADS = {"three-stage ": "cross-encoder "}  # how names of ways of scoring begin, in reports
 WEIGHTS = {  # how names of weights begin
     "pair_head.": "cross_encoder.",
     "whole_head.": "global_head.",
@@ -30,9 +31,18 @@ WEIGHTS = {  # how names of weights begin
 }
 
 
+def renamed_head(name: str) -> str:
+    """The present name of a way of scoring."""
+    return _renamed(name, HEADS)
+
+
 def renamed_weight(name: str) -> str:
     """The present name of a weight."""
-    for old, new in WEIGHTS.items():
+    return _renamed(name, WEIGHTS)
+
+
+def _renamed(name: str, beginnings: dict[str, str]) -> str:
+    for old, new in beginnings.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name

@@ -1,6 +1,8 @@
 """How far a long piece of work is, for whoever watches: a terminal does, the library by itself does not."""
 
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
 
@@ -28,3 +30,18 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class TimedSteps:
+    """The steps of another, and the seconds that each took; a step that is taken several times adds up."""
+
+    def __init__(self, steps: Steps = SILENT) -> None:
+        self._steps = steps
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Progress]:
+        started = time.perf_counter()
+        with self._steps.step(name) as progress:
+            yield progress
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -8,11 +8,11 @@
 Time: weights and images are random, since it does not depend on them; sizes are those of --distilled where it is given.
 Included: encoding the text, scoring, choosing the best ten. Not included: encoding images, which is done once, before queries;
 for the cross-encoder, which reads the images anew with every query, neither its image features. One query at a time, fp32,
-PyTorch. Three stages are two stages and n times a pair. What is marked "~" was measured on fewer images and multiplied. The
+PyTorch. After two stages a cross-encoder adds n pairs. What is marked "~" was measured on fewer images and multiplied. The
 paper's figure of this kind says "almost 90 times faster" for the matching head against the cross-encoder.
 
 Effectiveness: rsum of the models given, on the data given; what no model is given for has time only. Alone the cross-encoder
-would have to read every pair, 5 million on Flickr8k's 1,000 validation images. It is judged as a third stage;
+would have to read every pair, 5 million on Flickr8k's 1,000 validation images. It is judged after two stages;
 what it would reach alone is not known, and its own row says "not read".
 """
 
@@ -34,17 +34,21 @@ from aladin.datasets import read_dataset
 from aladin.encoder.config import BackboneConfig, HeadsConfig
 from aladin.encoder.folder import model_config
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder
-from aladin.evaluation.evaluate import MEMORY, Stages, ThirdStage, encode_dataset, evaluate
+from aladin.evaluation.encoding import encode_dataset
+from aladin.evaluation.heads import evaluate_heads
+from aladin.evaluation.ranking import CrossEncoderStage
+from aladin.evaluation.scoring import MEMORY
 from aladin.measures.report import head_figures
 from aladin.network.heads import AlignmentHead, CrossEncoderHead, MatchingHead
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Regions, Tokens
 from aladin.network.transformer import Transformer
+from aladin.progress import TimedSteps
 
 IMAGES = (1_000, 5_000, 100_000)
 MARKERS = dict(zip(IMAGES, "os^", strict=True))  # of the plot
 DEPTHS = (50, 100, 500)  # k of two stages
-RERANK = 100  # the k of three
+RERANK = 100  # the k before a cross-encoder
 WORDS = 13  # of a caption, with [CLS] and [SEP]
 TAGS = 11
 REPEATS = 7
@@ -142,7 +146,7 @@ def costs(sizes: Sizes, pairs: int) -> dict[str, dict[int, Cost]]:
     ways: dict[str, Callable[[int], Cost]] = {
         "cross-encoder": lambda images: Cost(pair * images, images > sizes.pairs),
         "alignment": lambda images: Cost(text + align * images / MEASURED_ALIGNED, images != MEASURED_ALIGNED),
-        f"three-stage k={RERANK} n={pairs}": lambda images: Cost(searched(images, RERANK).seconds + pairs * pair, False),
+        f"cross-encoder k={RERANK} n={pairs}": lambda images: Cost(searched(images, RERANK).seconds + pairs * pair, False),
         **{f"two-stage k={k}": functools.partial(searched, rerank=k) for k in reversed(DEPTHS)},
         "matching": searched,
     }
@@ -166,18 +170,20 @@ def judged(arguments: argparse.Namespace) -> dict[str, float]:
     dataset = read_dataset(arguments.data, arguments.split)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
-        cache, stages = arguments.cache or Path(name), Stages()
+        cache, steps = arguments.cache or Path(name), TimedSteps()
         if arguments.triplet:
-            encoded = encode_dataset(arguments.triplet, dataset, arguments.precision, cache, stages)
-            found["matching, triplet alone"] = head_figures(evaluate(encoded, 0, MEMORY, stages).ranks["matching"]).rsum.value
+            encoded = encode_dataset(arguments.triplet, dataset, arguments.precision, cache, steps)
+            found["matching, triplet alone"] = head_figures(
+                evaluate_heads(encoded, 0, MEMORY, steps).ranks["matching"]
+            ).rsum.value
         if arguments.distilled:
-            encoded = encode_dataset(arguments.distilled, dataset, arguments.precision, cache, stages)
-            third = None
+            encoded = encode_dataset(arguments.distilled, dataset, arguments.precision, cache, steps)
+            stage = None
             if arguments.cross_encoder:
-                reader = CrossEncoder.load(arguments.cross_encoder, dataset, arguments.precision, cache, stages)
-                third = ThirdStage(arguments.pairs, reader.scores)
+                reader = CrossEncoder.load(arguments.cross_encoder, dataset, arguments.precision, cache, steps)
+                stage = CrossEncoderStage(arguments.pairs, reader.scores)
             for k in DEPTHS:
-                ranks = evaluate(encoded, k, MEMORY, stages, third=third if k == RERANK else None).ranks
+                ranks = evaluate_heads(encoded, k, MEMORY, steps, cross_encoder=stage if k == RERANK else None).ranks
                 found |= {head: head_figures(of_head).rsum.value for head, of_head in ranks.items()}
     return found
 
@@ -234,8 +240,8 @@ def draw(path: Path, cost: Mapping[str, Mapping[int, Cost]], rsums: Mapping[str,
     axes.set_xscale("log")
     axes.set_xlabel("seconds per query, text encoded and scored (hollow: multiplied from fewer images)")
     axes.set_ylabel("rsum")
-    if any(name.startswith("three-stage") for name in rsums):
-        axes.set_title(f"three-stage: the {pairs} best of two stages, read by the cross-encoder", fontsize=9)
+    if f"cross-encoder k={RERANK} n={pairs}" in rsums:
+        axes.set_title(f"cross-encoder: the {pairs} best of two stages", fontsize=9)
     axes.grid(color="0.92")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from aladin.evaluation.evaluate import alignment_matrix
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.network.tensors import Tokens
 
 IMAGES, CAPTIONS = 5_000, 25_000

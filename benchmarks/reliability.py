@@ -15,8 +15,8 @@ import click
 import numpy as np
 
 from aladin.datasets import read_dataset
-from aladin.evaluation.evaluate import Stages
 from aladin.measures.reliability import Reliability, reliability
+from aladin.progress import SILENT
 from aladin.training.calibrating import Judged, judged_probabilities, judged_queries, learned
 
 SIDE, LEFT, TOP, BARS, GAP = 260, 52, 14, 56, 58  # px: the diagram, what is left of and above it, the bars below it, the gap
@@ -31,7 +31,7 @@ STYLE = (
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--svg", type=click.Path(path_type=Path), help="File for the diagram.")
 def main(model: Path, data: Path, svg: Path | None) -> None:
-    judged = judged_queries(model, read_dataset(data), Stages())
+    judged = judged_queries(model, read_dataset(data), SILENT)
     found = crossed(judged, data.name)
     for kind, value in found.items():
         click.echo(f"{kind}:\n{value}\n", err=True)

@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from aladin.datasets import Dataset, read_dataset
-from aladin.evaluation.evaluate import EncodedData, EncodedSet, Stages, alignment_matrix, encode_dataset
+from aladin.evaluation.encoding import EncodedData, EncodedSet, encode_dataset
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.measures.recalls import right_answer_ranks, rsum_of_each
 from aladin.network.principal_axes import principal_axes
 from aladin.network.scores import matching_scores
 from aladin.network.tensors import Tokens
+from aladin.progress import SILENT
 
 AXES_FROM = 1000  # training images whose tokens the principal axes are found on
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "1 bit": 1 / 8}
@@ -120,7 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         sets: list[EncodedData] = []
         for dataset in (read_dataset(arguments.val), first_images(read_dataset(arguments.train), AXES_FROM)):
-            sets.append(encode_dataset(arguments.model, dataset, "fp32", Path(cache), Stages()))
+            sets.append(encode_dataset(arguments.model, dataset, "fp32", Path(cache), SILENT))
     data, training = sets
     dim, (_, count, token_dim) = data.images.vectors.shape[1], data.images.tokens.states.shape
     rows: list[dict[str, object]] = []

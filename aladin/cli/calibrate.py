@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.captioned import SKIP_BAD, read_captioned
-from aladin.cli.progress import progress_shown
+from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_lines
 from aladin.cli.values import PATH
 
@@ -32,13 +32,12 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from aladin.evaluation.evaluate import Stages
     from aladin.measures.reliability import reliability
     from aladin.search.search import LIKELY
     from aladin.training import calibrating
 
-    stages = Stages(lambda name: progress_shown(name, quiet=False))
-    judged = calibrating.judged_queries(model, read_captioned(data, split, images, skip_bad), stages)
+    steps = TerminalSteps()
+    judged = calibrating.judged_queries(model, read_captioned(data, split, images, skip_bad), steps)
     trial = calibrating.learned(judged, 0, data.name)
     found = {kind: reliability(*hits) for kind, hits in calibrating.judged_probabilities(trial, judged, 1).items()}
     answered = calibrating.answered_shares(trial, judged, 1, LIKELY)

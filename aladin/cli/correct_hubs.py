@@ -7,7 +7,7 @@ import click
 
 from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folder, read_captioned
 from aladin.cli.memory import keep_freed_memory
-from aladin.cli.progress import progress_shown
+from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import with_options
 from aladin.datasets import DataOrigin, Dataset
@@ -45,7 +45,7 @@ def correct_hubs(
     \b
     aladin correct-hubs runs/lite/best runs/corrected --data train.zip
     """
-    from aladin.evaluation.evaluate import Stages, encode_dataset
+    from aladin.evaluation.encoding import encode_dataset
     from aladin.network.checkpoints import load_model, named_model, provenance, save_model
     from aladin.network.variants import check_addable, with_hub_correction
 
@@ -55,9 +55,9 @@ def correct_hubs(
     heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
     dataset = sample(read_captioned(data, split, images, skip_bad))
     check_centres(data, dataset, centres)
-    stages = Stages(lambda name: progress_shown(name, quiet=False))
+    steps = TerminalSteps()
     with cache_folder(cache) as folder:
-        encoded = encode_dataset(model, dataset, "fp32", folder, stages)
+        encoded = encode_dataset(model, dataset, "fp32", folder, steps)
     corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
     used = DataOrigin.of(dataset)
     origin = provenance(model) | {"hub_correction": {"model": named_model(model), "data": used.table()}}

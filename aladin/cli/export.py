@@ -6,7 +6,7 @@ from typing import Literal, TextIO
 import click
 
 from aladin.cli.captioned import CACHE, SKIP_BAD, cache_folder, read_captioned
-from aladin.cli.progress import progress_shown
+from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH
 
@@ -38,15 +38,14 @@ def export(
 
     The graphs are measured on the validation data first; nothing is written if they lose quality against PyTorch.
     """
-    from aladin.evaluation.evaluate import Stages
     from aladin.exporting.export import Validation, export_model
 
     dataset = read_captioned(val, split, images, skip_bad)
     data = Validation(dataset, val.name, split, images.name if images else None, skip_bad)
     text = notes.read() if notes is not None else "Trained with aladin; its maker left no notes on the training data."
-    stages = Stages(lambda name: progress_shown(name, quiet=False))
+    steps = TerminalSteps()
     with cache_folder(cache) as folder:
-        report, parity = export_model(model, out, data, precision, text, folder, stages)
+        report, parity = export_model(model, out, data, precision, text, folder, steps)
     if parity.remark:
         print_line(f"aladin: {parity.remark}", err=True)
     print_line(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)

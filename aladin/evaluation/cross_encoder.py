@@ -11,13 +11,13 @@ from aladin.datasets import Dataset
 from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ModelError
-from aladin.evaluation.evaluate import Stages, precision_context
+from aladin.evaluation.encoding import precision_context
 from aladin.network.checkpoints import load_model
 from aladin.network.detections import RegionSet, check_photographs, region_set
 from aladin.network.features import Features, cached_features
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
-from aladin.progress import SILENT, Progress
+from aladin.progress import SILENT, Progress, Steps
 
 IMAGES_AT_ONCE = 64  # whose regions are in memory: 32 MB at lite's sizes
 
@@ -32,7 +32,7 @@ def check_cross_encoder(folder: Path) -> None:
     if not has_cross_encoder(folder):
         raise ModelError(
             f"{folder} has no weights of a cross-encoder; give a folder that `aladin train` wrote by a recipe that trains "
-            '"cross_encoder", such as recipes/cross-encoder.toml (`aladin evaluate` takes it by --pair-model)'
+            '"cross_encoder", such as recipes/cross-encoder.toml (`aladin evaluate` takes it by --cross-encoder-model)'
         )
 
 
@@ -46,7 +46,7 @@ class CrossEncoder:
     precision: str
 
     @classmethod
-    def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, stages: Stages) -> "CrossEncoder":
+    def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> "CrossEncoder":
         """The model of a folder that passes `check_cross_encoder`. Photographs' features are kept in `cache`."""
         model = load_model(folder)
         config, tokenizer = model.config, folder / "tokenizer.json"
@@ -55,8 +55,10 @@ class CrossEncoder:
             images = region_set(dataset, tokenizer, config)
         else:
             check_photographs(dataset)
-            with stages.stage("image features") as tell:
-                images = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, tell)
+            with steps.step("image features") as progress:
+                images = cached_features(
+                    dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, progress
+                )
         pieces = WordPieces.load(tokenizer, config.limits.caption_pieces).encode(list(dataset.captions))
         return cls(model, images, pieces, precision)
 
@@ -66,20 +68,20 @@ class CrossEncoder:
     ) -> Float[np.ndarray, " pairs"]:
         """The cross-encoder's log odds of each pair, given as rows of the data set; each costs a run of the transformer."""
         scores = np.empty(len(images), dtype=np.float32)
-        wanted, place = np.unique(images, return_inverse=True)
-        order = np.argsort(place, kind="stable")
+        wanted, position = np.unique(images, return_inverse=True)
+        order = np.argsort(position, kind="stable")
         done = 0
         for start in range(0, len(wanted), IMAGES_AT_ONCE):
-            last = np.searchsorted(place[order], start + IMAGES_AT_ONCE)
+            last = np.searchsorted(position[order], start + IMAGES_AT_ONCE)
             some = order[done:last]
-            pairs = torch.from_numpy(place[some] - start), torch.from_numpy(captions[some].astype(np.int64))
+            pairs = torch.from_numpy(position[some] - start), torch.from_numpy(captions[some].astype(np.int64))
             before = done  # of this block, for the progress within it
 
-            def tell(within: int, total: int, before: int = before) -> None:
+            def watched(within: int, total: int, before: int = before) -> None:
                 progress(before + within, len(images))
 
             with precision_context(self.precision):
                 read = self.model.backbone.batch(self.images, wanted[start : start + IMAGES_AT_ONCE])
-                scores[some] = scored_pairs(self.model, read, self.captions, pairs, tell).float().numpy()
+                scores[some] = scored_pairs(self.model, read, self.captions, pairs, watched).float().numpy()
             done = int(last)
         return scores

@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from aladin.datasets import Dataset
-from aladin.evaluation.evaluate import MEMORY, EncodedData, alignment_matrix
+from aladin.evaluation.encoding import EncodedData
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.measures.html_report import HardQuery
 from aladin.measures.protocols import Fold
 from aladin.measures.recalls import DIRECTIONS, Direction, Ranks
 
-COUNT = 20
-
 
 def hardest_queries(
-    data: EncodedData, dataset: Dataset, ranks: Mapping[Direction, Ranks], folds: Sequence[Fold], count: int = COUNT
+    data: EncodedData, dataset: Dataset, ranks: Mapping[Direction, Ranks], folds: Sequence[Fold], count: int
 ) -> dict[Direction, list[HardQuery]]:
     """For each direction the `count` queries of the highest ranks, highest first; `ranks` are those of the alignment head."""
     hardest = {direction: np.argsort(-ranks[direction], kind="stable")[:count].tolist() for direction in DIRECTIONS}
@@ -36,7 +35,7 @@ def hardest_queries(
 
 def _first_caption(data: EncodedData, image: int, folds: Sequence[Fold]) -> int:
     fold: Fold = next(fold for fold in folds if fold.images.start <= image < fold.images.stop)
-    scores = alignment_matrix(data.images.tokens[image : image + 1], data.captions.tokens[fold.captions], data.pooling, MEMORY)
+    scores = alignment_matrix(data.images.tokens[image : image + 1], data.captions.tokens[fold.captions], data.pooling)
     return int(scores[0].argmax()) + int(fold.captions.start)
 
 
@@ -44,5 +43,5 @@ def _first_image(data: EncodedData, caption: int, folds: Sequence[Fold]) -> int:
     fold: Fold = next(fold for fold in folds if fold.captions.start <= caption < fold.captions.stop)
     asked = EncodedData(data.images, data.captions[caption : caption + 1], data.owners[[caption]], data.heads)
     words = asked.asked("text_to_image").captions.tokens
-    scores = alignment_matrix(data.images.tokens[fold.images], words, data.pooling, MEMORY)
+    scores = alignment_matrix(data.images.tokens[fold.images], words, data.pooling)
     return int(scores[:, 0].argmax()) + int(fold.images.start)

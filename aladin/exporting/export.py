@@ -17,7 +17,9 @@ from aladin import __version__
 from aladin.config import to_table
 from aladin.datasets import Dataset
 from aladin.errors import ModelError
-from aladin.evaluation.evaluate import MEMORY, EncodedData, Stages, encode_dataset, evaluate
+from aladin.evaluation.encoding import EncodedData, encode_dataset
+from aladin.evaluation.heads import evaluate_heads
+from aladin.evaluation.scoring import MEMORY
 from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
 from aladin.exporting.smoothing import smoothed
@@ -27,6 +29,7 @@ from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import fingerprint, load_model, provenance
 from aladin.network.model import Aladin
 from aladin.network.onnx_graph import to_onnx
+from aladin.progress import SILENT, Steps, TimedSteps
 
 Precision = Literal["int8", "fp16", "fp32"]
 SMALLER = {"int8": quantized, "fp16": halved}
@@ -55,7 +58,7 @@ class Validation:
 
 
 def export_model(
-    source: Path, out: Path, data: Validation, precision: Precision, notes: str, cache: Path, stages: Stages
+    source: Path, out: Path, data: Validation, precision: Precision, notes: str, cache: Path, steps: Steps
 ) -> tuple[Report, Parity]:
     """Write the searching half of a model folder to `out`, once the graphs have passed the gate on `data`.
 
@@ -68,8 +71,8 @@ def export_model(
         raise ModelError(
             f"{source} reads a detector's regions and search reads photographs, so it cannot be exported; evaluate it"
         )
-    trained = encode_dataset(source, data.dataset, "fp32", cache, stages)
-    with stages.stage("graphs"):
+    trained = encode_dataset(source, data.dataset, "fp32", cache, steps)
+    with steps.step("graphs"):
         model = smoothed(model)
         graphs = {"text.onnx": text_graph(model), "image.onnx": image_graph(model)}
     beside = out.resolve().parent  # a file that is moved within one file system is never seen half written
@@ -81,11 +84,11 @@ def export_model(
         (draft / "model.toml").write_text(tomli_w.dumps(to_table(model.config) | origin), encoding="utf-8")
         write_names(stored_weights(model, graphs), draft)
         write_graphs(copy.deepcopy(graphs), draft)
-        cosine = _least_cosine(trained, encode_dataset(draft, data.dataset, "fp32", cache, Stages()))
+        cosine = _least_cosine(trained, encode_dataset(draft, data.dataset, "fp32", cache, SILENT))
         _gate(cosine >= MIN_COSINE, f"the fp32 graphs differ from PyTorch: cosine {cosine:.6f}, expected {MIN_COSINE} or more")
         if precision in SMALLER:
             write_graphs({name: SMALLER[precision](graph) for name, graph in graphs.items()}, draft)
-        report, parity = _measured(draft, data, trained, precision, cosine, stages)
+        report, parity = _measured(draft, data, trained, precision, cosine, steps)
         (draft / "README.md").write_text(model_card(report, parity, data.options, origin, notes), encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for file in draft.iterdir():
@@ -94,13 +97,14 @@ def export_model(
 
 
 def _measured(
-    draft: Path, data: Validation, trained: EncodedData, precision: Precision, cosine: float, stages: Stages
+    draft: Path, data: Validation, trained: EncodedData, precision: Precision, cosine: float, steps: Steps
 ) -> tuple[Report, Parity]:
     """The figures of the written graphs, and what they lose; ModelError where that is too much."""
     dataset = data.dataset
     captions = [len(example.captions) for example in dataset.examples]
-    reference = evaluate(trained, 0, MEMORY, Stages())
-    written = evaluate(encode_dataset(draft, dataset, "fp32", draft, stages), RERANK, MEMORY, stages)
+    reference = evaluate_heads(trained, 0, MEMORY, TimedSteps())
+    timed = TimedSteps(steps)
+    written = evaluate_heads(encode_dataset(draft, dataset, "fp32", draft, timed), RERANK, MEMORY, timed)
     losses = {head: rsum_loss(ranks, written.ranks[head], captions) for head, ranks in reference.ranks.items()}
     parity = Parity(cosine, losses, _few_images(len(dataset)))
     worst = max(loss.value for loss in losses.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 Relevance = Float[np.ndarray, " candidates"]
 Ranked = Float[np.ndarray, " ranks"]  # the relevance of the first candidates, best score first
@@ -113,6 +113,23 @@ def ranked_relevance(scores: Float[np.ndarray, " candidates"], relevance: Releva
     first = np.flatnonzero(scores >= np.partition(scores, len(scores) - depth)[len(scores) - depth])
     order = np.lexsort((relevance[first], -scores[first]))
     return np.asarray(relevance[first[order[:depth]]], dtype=np.float64)
+
+
+def staged_relevance(
+    scores: Float[np.ndarray, " candidates"], stages: Int[np.ndarray, " candidates"], relevance: Relevance, depth: int
+) -> Ranked:
+    """The same where the candidates of a higher stage stand before all others, and scores put those of one stage in order."""
+    judged = ~np.isnan(relevance)
+    scores, stages, relevance = scores[judged], stages[judged], relevance[judged]
+    depth = min(depth, len(scores))
+    if depth == 0 or np.isnan(scores).any():
+        return np.zeros(depth)
+    found: list[Ranked] = []
+    for stage in range(int(stages.max()), -1, -1):
+        chosen = stages == stage
+        found.append(ranked_relevance(scores[chosen], relevance[chosen], depth))
+        depth -= len(found[-1])
+    return np.concatenate(found)
 
 
 def _discounted_gain(ranked: Ranked) -> float:

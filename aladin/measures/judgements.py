@@ -25,7 +25,7 @@ class Judgements:
     images: Int64[np.ndarray, " ratings"]
     captions: Int64[np.ndarray, " ratings"]
     ratings: Float[np.ndarray, " ratings"]  # 1 to 4 by an expert, 0 to 1 by the crowd
-    own: int  # pairs left out because the caption is one of the image's own (experts only)
+    positives: int  # pairs left out because the caption is one of the image's own (experts only)
     skipped: Mapping[str, int]  # reason -> rows left out
 
     @property
@@ -84,16 +84,17 @@ def read_judgements(path: Path, dataset: Dataset, skip_bad: bool = False) -> Jud
     if not reader.rows:
         raise DataError(f"{path} judges no pair of these data; give the split that was judged, Flickr8k's test images")
     images, captions, ratings = zip(*reader.rows, strict=True)
-    return Judgements(reader.kind, np.array(images), np.array(captions), np.array(ratings, float), reader.own, dict(bad.counts))
+    rated = np.array(images), np.array(captions), np.array(ratings, float)
+    return Judgements(reader.kind, *rated, reader.positives, dict(bad.counts))
 
 
 class _Reader:
     def __init__(self, dataset: Dataset, kind: Kind) -> None:
         self.kind: Kind = kind
         self.rows: list[tuple[int, int, float]] = []
-        self.own = 0
+        self.positives = 0
         self._captions = dataset.captions
-        self._own = [set(example.captions) for example in dataset.examples]
+        self._positives = [set(example.captions) for example in dataset.examples]
         first = np.cumsum([0, *(len(example.captions) for example in dataset.examples)]).tolist()
         self._images: dict[str, tuple[int, range]] = {}
         for row, example in enumerate(dataset.examples):
@@ -114,8 +115,8 @@ class _Reader:
             raise BadRow("unknown caption", found, "give the data with all captions")
         ratings = _ratings(self.kind, columns[2:])
         caption = captions[int(number)]
-        if self.kind == "expert" and self._captions[caption] in self._own[image]:
-            self.own += 1
+        if self.kind == "expert" and self._captions[caption] in self._positives[image]:
+            self.positives += 1
         else:
             self.rows += [(image, caption, rating) for rating in ratings]
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from aladin.measures.judgements import Agreement
 from aladin.measures.recalls import DIRECTIONS, RECALLS, Direction, Estimate, MedianRank, Ranks, mean_estimate, rsum_of_each
+from aladin.old_names import renamed_head
 
 JUDGED_HEADINGS = ("head", "direction", "queries", "measure", "value")
 AGREEMENT_HEADINGS = ("head", "judges", "pairs", "ratings", "tau-b", "tau-c")
@@ -20,7 +21,7 @@ NOTES = (
     "A tie counts against the right answer.",
     "Two-stage: the k best by matching, re-ranked by alignment.",
 )
-PAIRS_NOTE = "Three-stage: the n best of two stages, each read together with the query by a cross-encoder."
+CROSS_ENCODER_NOTE = "Cross-encoder: the n best of two stages, each read together with the query."
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Subject:
     precision: str
     protocol: str = "full"
     digest: str = ""  # of images and captions, as protocols.digest gives it
-    pairs: int = 0  # the n of three-stage; 0: not measured
-    pair_model: str = ""  # whose cross-encoder read them
+    cross_encoder: int = 0  # the n of its stage; 0: not measured
+    cross_encoder_model: str = ""  # whose cross-encoder read them
     aladin: str = ""  # the version that measured
     fingerprint: str = ""  # of the model's weights, as evaluation.fingerprint gives it
     cross_encoder_fingerprint: str = ""  # of the weights of the cross-encoder's model
@@ -63,8 +64,8 @@ class Subject:
         data = f"{self.data}, split {self.split}" if self.split else self.data
         counts = f"{self.images:,} images, {self.captions:,} captions"
         protocol = "" if self.protocol == "full" else f"protocol {self.protocol}, "
-        third = f", n = {self.pairs} by {self.pair_model}" if self.pairs else ""
-        return f"model {self.model} ({self.precision}) on {data}: {protocol}{counts}, k = {self.rerank}{third}"
+        last = f", n = {self.cross_encoder} by {self.cross_encoder_model}" if self.cross_encoder else ""
+        return f"model {self.model} ({self.precision}) on {data}: {protocol}{counts}, k = {self.rerank}{last}"
 
 
 @dataclass(frozen=True)
@@ -195,11 +196,13 @@ def to_json(report: Report) -> dict[str, Any]:
 def query_values(table: Mapping[str, Any]) -> QueryValues:
     """What `to_json` wrote under "queries"; KeyError, TypeError, AttributeError or ValueError when it is something else."""
     ranks = {
-        head: {direction: np.array([int(rank) for rank in directions[direction].split()]) for direction in DIRECTIONS}
+        renamed_head(head): {
+            direction: np.array([int(rank) for rank in directions[direction].split()]) for direction in DIRECTIONS
+        }
         for head, directions in table["ranks"].items()
     }
     judged = {
-        head: {
+        renamed_head(head): {
             direction: {
                 measure: np.array([float(value) for value in values.split()])
                 for measure, values in directions.get(direction, {}).items()
@@ -253,7 +256,7 @@ def notes(report: Report) -> str:
 
 def remarks(report: Report) -> tuple[str, ...]:
     """How to read the tables."""
-    return (*NOTES, PAIRS_NOTE) if report.subject.pairs else NOTES
+    return (*NOTES, CROSS_ENCODER_NOTE) if report.subject.cross_encoder else NOTES
 
 
 def _markdown(sheet: Sheet) -> str:

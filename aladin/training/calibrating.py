@@ -29,11 +29,13 @@ from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import searchable
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
-from aladin.evaluation.evaluate import Stages, alignment_matrix, encode_dataset
+from aladin.evaluation.encoding import encode_dataset
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.files import write_whole
 from aladin.network.minilm import load_minilm, minilm_folder
 from aladin.network.tensors import Tokens
 from aladin.network.transformer import Transformer
+from aladin.progress import Steps
 from aladin.search.probability import BACKGROUND, Background, Calibration, terms
 from aladin.training.caption_teacher import CaptionTeacher
 
@@ -78,14 +80,14 @@ class Judged:
     background: Background
 
 
-def judged_queries(model: Path, data: Dataset, stages: Stages) -> Judged:
+def judged_queries(model: Path, data: Dataset, steps: Steps) -> Judged:
     """All captions of the data and its common words, asked of all its images by an exported model."""
     encoder = Encoder.load(model)
     searchable(encoder.model.config.heads.pooling)
     with tempfile.TemporaryDirectory() as name:
-        encoded = encode_dataset(model, data, "fp32", Path(name), stages)
+        encoded = encode_dataset(model, data, "fp32", Path(name), steps)
     regions = encoded.images.tokens
-    with stages.stage("scores"):
+    with steps.step("scores"):
         tokens = encoded.asked("text_to_image").captions.tokens
         captions = _scores(regions, tokens)
         mentions = word_mentions(data)
@@ -93,7 +95,7 @@ def judged_queries(model: Path, data: Dataset, stages: Stages) -> Judged:
             raise DataError(f"no word is said of {MIN_IMAGES} of the {len(data)} images; give more images with captions")
         words = _tokens(encoder, list(mentions))
         background = _scores(regions, _tokens(encoder, list(BACKGROUND)))
-    with stages.stage("meanings of the captions"):
+    with steps.step("meanings of the captions"):
         right = _same_meaning(data)
     pieces = [tokens.mask.sum(dim=1).numpy() for tokens in (encoded.captions.tokens, words)]
     return Judged(

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError, ModelError
-from aladin.evaluation.evaluate import precision_context
+from aladin.evaluation.encoding import precision_context
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features
 from aladin.network.global_head import pooled_mean_and_maximum, standardised

@@ -16,7 +16,7 @@ from torch import Tensor
 from aladin.encoder.config import Pooling
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
-from aladin.evaluation.evaluate import encode_captions, encode_images
+from aladin.evaluation.encoding import encode_captions, encode_images
 from aladin.exporting.restoring import model_that_learns
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features

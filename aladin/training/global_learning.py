@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError
-from aladin.evaluation.evaluate import precision_context
+from aladin.evaluation.encoding import precision_context
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.detections import RegionSet
 from aladin.network.features import Features

@@ -30,7 +30,8 @@ from aladin.datasets import DataOrigin, Dataset, placing_undecodable
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
-from aladin.evaluation.evaluate import alignment_matrix, encode_captions, encode_images, precision_context
+from aladin.evaluation.encoding import encode_captions, encode_images, precision_context
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.exporting.restoring import model_that_learns
 from aladin.measures.recalls import DIRECTIONS, RECALLS, right_answer_ranks
 from aladin.network import official

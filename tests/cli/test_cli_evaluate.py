@@ -1,4 +1,5 @@
 import dataclasses
+import doctest
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +8,15 @@ import click
 import numpy as np
 import pytest
 
+import aladin
 from aladin import __version__
 from aladin.cli import main
 from aladin.cli.evaluate import memory_size
 from aladin.encoder.folder import ModelFolder
-from aladin.evaluation import cross_encoder
-from aladin.evaluation import evaluate as evaluation
+from aladin.evaluation import cross_encoder, encoding, evaluate
 from aladin.measures.protocols import PROTOCOLS
 from aladin.measures.relevance.named import JUDGES
+from aladin.measures.report import to_json
 from aladin.network.checkpoints import save_model
 from aladin.network.features import Features
 from aladin.network.grid import NETWORKS
@@ -65,7 +67,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         return Features(maps, np.zeros((1, images, 1), dtype=np.int16))
 
-    monkeypatch.setattr(evaluation, "cached_features", invented)
+    monkeypatch.setattr(encoding, "cached_features", invented)
     monkeypatch.setattr(cross_encoder, "cached_features", invented)
     return tmp_path / "trained"
 
@@ -89,8 +91,8 @@ def test_a_model_that_knows_the_colours_finds_every_picture(run: Run, model_path
         "rerank": 2,
         "precision": "as exported",
         "protocol": "full",
-        "pairs": 0,
-        "pair_model": "",
+        "cross_encoder": 0,
+        "cross_encoder_model": "",
         "aladin": __version__,
         "fingerprint": ModelFolder.open(model_path).fingerprint,
         "cross_encoder_fingerprint": "",
@@ -128,31 +130,45 @@ def test_a_trained_model_is_measured_in_the_precision_asked_for(
     assert report["heads"]["two-stage k=100"] == report["heads"]["alignment"]
 
 
-@pytest.mark.parametrize("options", [(), ("--pair-model", "headed"), ("--pairs", "2")])
+@pytest.mark.parametrize("options", [(), ("--cross-encoder-model", "headed"), ("--cross-encoder", "2")])
 def test_a_cross_encoder_reads_the_best_of_stage_2(run: Run, trained: Path, data: Path, options: tuple[str, ...]) -> None:
     folder = trained.parent / "headed"
     options = tuple(str(folder) if option == "headed" else option for option in options)
-    subject = trained if "--pair-model" in options else folder
-    count = 2 if "--pairs" in options else 12
+    subject = trained if "--cross-encoder-model" in options else folder
+    count = 2 if "--cross-encoder" in options else 12
     code, output, _ = run(subject, data, "--json", "--rerank", 12, *options)
     report = json.loads(output)
     assert code == 0
-    assert (report["subject"]["pairs"], report["subject"]["pair_model"]) == (count, str(folder))
+    assert (report["subject"]["cross_encoder"], report["subject"]["cross_encoder_model"]) == (count, str(folder))
     assert report["subject"]["cross_encoder_fingerprint"] == weights_fingerprint(folder / "model.safetensors")
-    heads = ["matching", "alignment", "two-stage k=12", f"three-stage k=12 n={count}"]
+    heads = ["matching", "alignment", "two-stage k=12", f"cross-encoder k=12 n={count}"]
     assert list(report["heads"]) == heads
     for figures in report["heads"][heads[-1]]["directions"].values():
         assert figures["recalls"]["Recall@1"]["low"] <= figures["recalls"]["Recall@1"]["value"]
-    assert "three-stage" in report["seconds"]
+    assert "cross-encoder" in report["seconds"]
     code, output, _ = run(subject, data, "--rerank", 12, *options)
     assert f"k = 12, n = {count} by {folder}" in output
-    assert "Three-stage: " in output
+    assert "Cross-encoder: " in output
 
 
-def test_the_third_stage_is_left_out_when_asked(run: Run, trained: Path, data: Path) -> None:
-    code, output, _ = run(trained.parent / "headed", data, "--pairs", 0)
+def test_old_options_mean_the_same(run: Run, trained: Path, data: Path) -> None:
+    old = run(trained, data, "--json", "--rerank", 12, "--pairs", 2, "--pair-model", trained.parent / "headed")
+    subject = json.loads(old[1])["subject"]
+    assert (subject["cross_encoder"], subject["cross_encoder_model"]) == (2, str(trained.parent / "headed"))
+
+
+def test_the_library_does_what_the_command_does(model_path: Path, data: Path, run: Run) -> None:
+    found = doctest.testmod(evaluate, extraglobs={"model": model_path, "pictures": data})
+    assert (found.attempted, found.failed) == (4, 0)
+    report = aladin.evaluate(model_path, data, aladin.EvaluationConfig(hardest=2)).report
+    printed = json.loads(run(model_path, data, "--json")[1])
+    assert {**to_json(report), "seconds": 0} == {**printed, "seconds": 0, "subject": {**printed["subject"], "data": data.name}}
+
+
+def test_the_cross_encoder_is_left_out_when_asked(run: Run, trained: Path, data: Path) -> None:
+    code, output, _ = run(trained.parent / "headed", data, "--cross-encoder", 0)
     assert code == 0
-    assert "three-stage" not in output.lower()
+    assert "cross-encoder" not in output.lower()
 
 
 def test_bad_rows_are_skipped_and_counted_when_asked(run: Run, model_path: Path, data: Path) -> None:
@@ -178,9 +194,19 @@ def test_bad_rows_are_skipped_and_counted_when_asked(run: Run, model_path: Path,
         ("model", "photos", ("--split", "dev"), "there is no split 'dev'; choose train, val or test"),
         ("model", "photos", ("--precision", "bf16"), "has the precision that it was exported with"),
         ("model", "photos", ("--cache", "photos/captions.jsonl"), "cannot be made a folder"),
-        ("model", "photos", ("--pairs", "5"), "has no weights of a cross-encoder; give a folder that `aladin train` wrote"),
-        ("model", "photos", ("--pair-model", "nowhere"), "nowhere has no weights of a cross-encoder"),
-        ("model", "photos", ("--pairs", "5", "--rerank", "4"), "--pairs is 5 and --rerank 4; the third stage reads what"),
+        (
+            "model",
+            "photos",
+            ("--cross-encoder", "5"),
+            "has no weights of a cross-encoder; give a folder",
+        ),
+        ("model", "photos", ("--cross-encoder-model", "nowhere"), "nowhere has no weights of a cross-encoder"),
+        (
+            "model",
+            "photos",
+            ("--cross-encoder", "5", "--rerank", "4"),
+            "--cross-encoder is 5 and --rerank 4",
+        ),
         ("model", "photos", ("--protocol", "flickr8k"), "the data have 6 images where the protocol flickr8k expects 1,000"),
         ("model", "photos", ("--measure", "bleu"), "there is no measure 'bleu'; choose ndcg-rouge"),
         ("model", "photos", ("--measure", "eccv"), "needs COCO's caption ids; pass --coco-ids captions_val2014.json"),

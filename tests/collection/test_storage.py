@@ -8,10 +8,13 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from aladin.encoder.config import HUB_DIMS
-from aladin.evaluation.evaluate import MEMORY, EncodedData, EncodedSet, Stages, evaluate
+from aladin.evaluation.encoding import EncodedData, EncodedSet
+from aladin.evaluation.heads import evaluate_heads
+from aladin.evaluation.scoring import MEMORY
 from aladin.measures.report import head_figures
 from aladin.network.tensors import Tokens
 from aladin.network.variants import with_hub_correction
+from aladin.progress import TimedSteps
 from benchmarks.storage import alignment_rsum, axes_of, matching_rsum, pooled, projected
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
@@ -46,7 +49,9 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_as_stored_in_full_the_figures_are_those_of_evaluate(data: EncodedData) -> None:
-    found = {head: head_figures(ranks).rsum.value for head, ranks in evaluate(data, 0, MEMORY, Stages()).ranks.items()}
+    found = {
+        head: head_figures(ranks).rsum.value for head, ranks in evaluate_heads(data, 0, MEMORY, TimedSteps()).ranks.items()
+    }
     assert matching_rsum(data, "fp32") == pytest.approx(found["matching"])
     assert alignment_rsum(data, data.images.tokens, data.captions.tokens, "fp32") == pytest.approx(found["alignment"])
 

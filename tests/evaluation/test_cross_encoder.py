@@ -13,10 +13,10 @@ from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ModelError
 from aladin.evaluation import cross_encoder
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder, has_cross_encoder
-from aladin.evaluation.evaluate import Stages
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin, new_model
 from aladin.network.pairs import pair_matrix
+from aladin.progress import SILENT, TimedSteps
 from tests.tiny_learning import TINY, captions, few_examples, learning_set, tiny_model, write_pictures, write_tokenizer
 from tests.tiny_official import random_images, write_features
 from tests.training.test_paper_recipes import COUNTS, FEATURES, SIZES
@@ -71,13 +71,13 @@ def test_a_model_folder_reads_photographs(tmp_path: Path) -> None:
     model = tiny_model(tokenizer, WITH_HEAD).eval()
     save_model(model, tokenizer, tmp_path / "model")
     dataset = read_dataset(write_pictures(tmp_path / "pictures", 3))
-    stages = Stages()
-    reader = CrossEncoder.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", stages)
+    steps = TimedSteps()
+    reader = CrossEncoder.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", steps)
     scores = reader.scores(np.array([2, 0]), np.array([1, 5]))
     with torch.inference_mode():
         expected = pair_matrix(model, model.backbone.batch(reader.images, np.arange(3)), reader.captions)
     assert_close(torch.from_numpy(scores), expected[[2, 0], [1, 5]], atol=1e-5, rtol=1e-4)
-    assert list(stages.seconds) == ["image features"]
+    assert list(steps.seconds) == ["image features"]
 
 
 def test_a_model_folder_reads_a_detectors_regions(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_model_folder_reads_a_detectors_regions(tmp_path: Path) -> None:
     rows = "".join(f'{{"image": "{image.id}", "captions": ["{captions(n)[0]}"]}}\n' for n, image in enumerate(images))
     (tmp_path / "captions.jsonl").write_text(rows)
     dataset = read_dataset(tmp_path / "captions.jsonl", images=features)
-    reader = CrossEncoder.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", Stages())
+    reader = CrossEncoder.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", SILENT)
     together = reader.scores(np.array([1, 6, 3]), np.array([0, 0, 2]))
     # Image 6 has one region, image 3 six: how many others are read beside it does not change a score.
     alone = [reader.scores(np.array([image]), np.array([caption]))[0] for image, caption in ((1, 0), (6, 0), (3, 2))]

@@ -1,7 +1,6 @@
 import dataclasses
 import weakref
 from collections import Counter
-from contextlib import nullcontext
 from typing import Any, get_args
 
 import numpy as np
@@ -14,27 +13,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aladin.encoder.config import HeadsConfig, Pooling
 from aladin.encoder.hub_terms import as_queries
-from aladin.evaluation import evaluate as evaluation
-from aladin.evaluation.evaluate import (
-    EncodedData,
-    EncodedSet,
-    Stages,
-    ThirdStage,
-    agreements,
-    alignment_matrix,
-    evaluate,
-    two_stage_ranks,
-)
+from aladin.evaluation import scoring
+from aladin.evaluation.encoding import EncodedData, EncodedSet
+from aladin.evaluation.heads import agreements, evaluate_heads
+from aladin.evaluation.ranking import CrossEncoderStage, reranked
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.measures.graded import Ndcg, RPrecision
 from aladin.measures.judgements import Judgements, agreement
 from aladin.measures.protocols import Fold
-from aladin.measures.recalls import DIRECTIONS, Direction, right_answer_ranks
+from aladin.measures.recalls import DIRECTIONS, Direction, Ranks, right_answer_ranks
 from aladin.measures.relevance import Judge
 from aladin.measures.relevance.matrices import RelevanceMatrix
 from aladin.network.hubs import HubCorrection, filled
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
-from aladin.progress import Progress
+from aladin.progress import Progress, Silent, TimedSteps
 from tests import reference
 from tests.strategies import DIM, TokenBatch, padded, token_batches, unit_rows
 from tests.tiny_learning import TINY
@@ -90,7 +83,7 @@ def test_two_stages_rank_as_sorting_every_query_by_hand_does(
 ) -> None:
     matching = matching_of(data)
     expected = slow_two_stage_ranks(matching, alignment_of(data), data.owners, direction, rerank)
-    assert two_stage_ranks(data, matching, direction, rerank, memory).tolist() == expected
+    assert two_stage_ranks(data, direction, rerank, memory).tolist() == expected
 
 
 @both_directions
@@ -98,22 +91,22 @@ def test_two_stages_rank_as_sorting_every_query_by_hand_does(
 def test_re_ranking_everything_is_exhaustive_alignment(direction: Direction, data: EncodedData, more: int) -> None:
     exhaustive = right_answer_ranks(alignment_of(data), data.owners, direction)
     everything = max(len(data.owners), len(data.images.tokens)) + more
-    assert two_stage_ranks(data, matching_of(data), direction, everything).tolist() == exhaustive.tolist()
+    assert two_stage_ranks(data, direction, everything).tolist() == exhaustive.tolist()
 
 
 @both_directions
 def test_re_ranking_aligns_no_pair_but_the_candidates(direction: Direction, monkeypatch: pytest.MonkeyPatch) -> None:
     data = random_data(images=12, captions_of_each=2)
     aligned = []
-    score = evaluation._block_scores
+    score = scoring._block_scores
 
     def counted(regions: Tokens, words: Tokens, captions: torch.Tensor, pooling: Pooling) -> torch.Tensor:
         aligned.append(len(regions) * len(captions))
         return score(regions, words, captions, pooling)
 
-    monkeypatch.setattr(evaluation, "_block_scores", counted)
-    ranks = two_stage_ranks(data, matching_of(data), direction, rerank=3)
-    assert sum(aligned) == 3 * len(ranks)
+    monkeypatch.setattr(scoring, "_block_scores", counted)
+    queries = sum(len(block.scores) for block in reranked(data, matching_of(data), direction, rerank=3))
+    assert sum(aligned) == 3 * queries
 
 
 @both_directions
@@ -121,7 +114,7 @@ def test_right_answers_beyond_the_candidates_keep_their_matching_rank(direction:
     data = random_data(images=20, captions_of_each=1)
     matching = matching_of(data)
     first = right_answer_ranks(matching, data.owners, direction)
-    both = two_stage_ranks(data, matching, direction, rerank=8)
+    both = two_stage_ranks(data, direction, rerank=8)
     assert 0 < (first > 8).sum() < 20
     assert (both[first > 8] == first[first > 8]).all()
     assert (both[first <= 8] <= 8).all()
@@ -130,19 +123,23 @@ def test_right_answers_beyond_the_candidates_keep_their_matching_rank(direction:
 @both_directions
 def test_a_broken_model_has_every_right_answer_last(direction: Direction) -> None:
     data = random_data(images=6, captions_of_each=1)
-    broken = np.full((6, 6), np.nan, dtype=np.float32)
-    assert two_stage_ranks(data, broken, direction, rerank=2).tolist() == [6] * 6
+    broken = EncodedSet(torch.full_like(data.images.vectors, torch.nan), data.images.tokens)
+    assert two_stage_ranks(dataclasses.replace(data, images=broken), direction, rerank=2).tolist() == [6] * 6
 
 
 @pytest.mark.parametrize("pooling", ["MrSw", "symm"])
 def test_an_evaluation_ranks_by_each_head_and_by_both(pooling: Pooling) -> None:
     data = random_data(images=8, captions_of_each=2, pooling=pooling)
-    told: list[tuple[int, int]] = []
-    stages = Stages(lambda name: nullcontext(lambda done, total: told.append((done, total))))
-    found = evaluate(data, rerank=3, memory=2**20, stages=stages)
+    seen: list[tuple[int, int]] = []
+
+    class Watching(Silent):
+        def __call__(self, done: int, total: int, /) -> None:
+            seen.append((done, total))
+
+    found = evaluate_heads(data, rerank=3, memory=2**20, steps=TimedSteps(Watching()))
     assert list(found.ranks) == ["matching", "alignment", "two-stage k=3"]
     assert set(found.seconds) == {"matching", "alignment", "two-stage"}
-    assert all(0 < done <= total for done, total in told)
+    assert all(0 < done <= total for done, total in seen)
     scores = {"matching": matching_of(data), "alignment": alignment_of(data)}
     for direction in DIRECTIONS:
         for head, matrix in scores.items():
@@ -164,7 +161,7 @@ def test_where_hubs_are_corrected_images_are_searched_by_queries_and_captions_by
     queries = EncodedSet(
         torch.from_numpy(as_queries(captions.vectors.numpy(), pieces, heads)), Tokens(asked, captions.tokens.mask)
     )
-    found = evaluate(data, rerank=4, memory=2**20, stages=Stages())
+    found = evaluate_heads(data, rerank=4, memory=2**20, steps=TimedSteps())
     for direction, texts in (("image_to_text", captions), ("text_to_image", queries)):
         by_hand = EncodedData(images, texts, plain.owners, heads)
         scores = {"matching": matching_of(by_hand), "alignment": alignment_of(by_hand)}
@@ -177,7 +174,7 @@ def test_where_hubs_are_corrected_images_are_searched_by_queries_and_captions_by
 
 
 def test_no_re_ranking_leaves_the_two_stages_out() -> None:
-    found = evaluate(random_data(images=3, captions_of_each=1), rerank=0, memory=2**20, stages=Stages())
+    found = evaluate_heads(random_data(images=3, captions_of_each=1), rerank=0, memory=2**20, steps=TimedSteps())
     assert list(found.ranks) == ["matching", "alignment"]
 
 
@@ -185,9 +182,9 @@ def test_no_re_ranking_leaves_the_two_stages_out() -> None:
 @pytest.mark.parametrize("rerank", [0, 3, 99])
 def test_in_folds_a_query_meets_the_candidates_of_its_fold(rerank: int, memory: int) -> None:
     data = random_data(images=10, captions_of_each=2)
-    found = evaluate(data, rerank, memory, Stages(), FOLDS, judges(10, 20))
+    found = evaluate_heads(data, rerank, memory, TimedSteps(), FOLDS, judges(10, 20))
     for number, fold in enumerate(FOLDS):
-        alone = evaluate(data.part(fold), rerank, memory, Stages(), (), judges(10, 20, fold))
+        alone = evaluate_heads(data.part(fold), rerank, memory, TimedSteps(), (), judges(10, 20, fold))
         for head in found.heads:
             for direction in DIRECTIONS:
                 queries = fold.images if direction == "image_to_text" else fold.captions
@@ -204,7 +201,7 @@ def test_judged_measures_are_those_of_candidates_sorted_by_hand(
 ) -> None:
     images, captions = len(data.images.tokens), len(data.owners)
     judge = judges(images, captions, seed=seed)[0]
-    found = evaluate(data, rerank, memory, Stages(), (), [judge])
+    found = evaluate_heads(data, rerank, memory, TimedSteps(), (), [judge])
     matching, alignment = matching_of(data), alignment_of(data)
     queries = np.arange(images if direction == "image_to_text" else captions)
     relevance = judge.relevances.rows(direction, queries, slice(0, captions if direction == "image_to_text" else images))
@@ -232,11 +229,11 @@ def test_three_stages_rank_as_sorting_every_query_three_times_does(
     """Pair scores are small whole numbers, so that many are equal."""
     third = np.random.default_rng(seed).integers(0, 4, (len(data.images.tokens), len(data.owners))).astype(np.float32)
     depth = min(depth, rerank)
-    found = evaluate(data, rerank, memory, Stages(), third=ThirdStage(depth, looked_up(third)))
+    found = evaluate_heads(data, rerank, memory, TimedSteps(), cross_encoder=CrossEncoderStage(depth, looked_up(third)))
     matrices = matching_of(data), alignment_of(data), third
     for direction in DIRECTIONS:
         expected = slow_staged_ranks(matrices, (rerank, depth), data.owners, direction)
-        assert found.ranks[f"three-stage k={rerank} n={depth}"][direction].tolist() == expected
+        assert found.ranks[f"cross-encoder k={rerank} n={depth}"][direction].tolist() == expected
 
 
 @both_directions
@@ -246,12 +243,12 @@ def test_reading_every_pair_at_the_end_is_exhaustive_pair_scoring(
 ) -> None:
     third = np.random.default_rng(seed).integers(0, 9, (len(data.images.tokens), len(data.owners))).astype(np.float32)
     everything = max(third.shape) + more
-    found = evaluate(data, everything, 2**20, Stages(), third=ThirdStage(everything, looked_up(third)))
-    ranks = found.ranks[f"three-stage k={everything} n={everything}"][direction]
+    found = evaluate_heads(data, everything, 2**20, TimedSteps(), cross_encoder=CrossEncoderStage(everything, looked_up(third)))
+    ranks = found.ranks[f"cross-encoder k={everything} n={everything}"][direction]
     assert ranks.tolist() == right_answer_ranks(third, data.owners, direction).tolist()
 
 
-def test_the_third_stage_reads_each_querys_best_pairs_once_and_by_their_rows_before_folding() -> None:
+def test_the_cross_encoder_reads_each_querys_best_pairs_once_and_by_their_rows_before_folding() -> None:
     data = random_data(images=10, captions_of_each=2)
     third = np.random.default_rng(0).random((10, 20), dtype=np.float32)
     asked: list[tuple[int, int]] = []
@@ -260,15 +257,15 @@ def test_the_third_stage_reads_each_querys_best_pairs_once_and_by_their_rows_bef
         asked.extend(zip(images.tolist(), captions.tolist(), strict=True))
         return third[images, captions]
 
-    found = evaluate(data, 4, 2**20, Stages(), FOLDS, judges(10, 20), ThirdStage(3, noted))
+    found = evaluate_heads(data, 4, 2**20, TimedSteps(), FOLDS, judges(10, 20), CrossEncoderStage(3, noted))
     assert len(asked) == 3 * 10 + 3 * 20
     assert all((image < 5) == (caption < 10) for image, caption in asked)
     for fold in FOLDS:
-        alone = ThirdStage(3, looked_up(third[fold.images, fold.captions]))
-        part = evaluate(data.part(fold), 4, 2**20, Stages(), (), judges(10, 20, fold), alone)
+        alone = CrossEncoderStage(3, looked_up(third[fold.images, fold.captions]))
+        part = evaluate_heads(data.part(fold), 4, 2**20, TimedSteps(), (), judges(10, 20, fold), alone)
         for direction in DIRECTIONS:
             queries = fold.images if direction == "image_to_text" else fold.captions
-            one, other = (some.heads["three-stage k=4 n=3"] for some in (found, part))
+            one, other = (some.heads["cross-encoder k=4 n=3"] for some in (found, part))
             assert one.ranks[direction][queries].tolist() == other.ranks[direction].tolist()
             for name, values in one.judged[direction].items():
                 assert values[queries].tolist() == other.judged[direction][name].tolist()
@@ -278,7 +275,9 @@ def test_judged_measures_after_three_stages_are_those_of_candidates_sorted_by_ha
     data = random_data(images=8, captions_of_each=2)
     third = np.random.default_rng(1).random((8, 16), dtype=np.float32)
     judge = judges(8, 16)[0]
-    head = evaluate(data, 5, 2**20, Stages(), (), [judge], ThirdStage(3, looked_up(third))).heads["three-stage k=5 n=3"]
+    head = evaluate_heads(data, 5, 2**20, TimedSteps(), (), [judge], CrossEncoderStage(3, looked_up(third))).heads[
+        "cross-encoder k=5 n=3"
+    ]
     relevance = judge.relevances.rows("text_to_image", np.arange(16), slice(0, 8))
     for caption in range(16):
         first, second, last = matching_of(data)[:, caption], alignment_of(data)[:, caption], third[:, caption]
@@ -297,6 +296,10 @@ def test_agreement_is_that_of_the_scores_of_the_judged_pairs() -> None:
     found = agreements(data, judgements, memory=1)
     assert found["matching"] == agreement(matching_of(data)[images, captions], judgements)
     assert found["alignment"] == agreement(alignment_of(data)[images, captions], judgements)
+
+
+def two_stage_ranks(data: EncodedData, direction: Direction, rerank: int, memory: int = 2**20) -> Ranks:
+    return evaluate_heads(data, rerank, memory, TimedSteps()).ranks[f"two-stage k={rerank}"][direction]
 
 
 FOLDS = [Fold(slice(0, 5), slice(0, 10)), Fold(slice(5, 10), slice(10, 20))]

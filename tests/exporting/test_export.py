@@ -22,7 +22,9 @@ from aladin.encoder.folder import ModelFolder
 from aladin.encoder.hub_terms import as_queries
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError, ModelError
-from aladin.evaluation.evaluate import MEMORY, Stages, encode_dataset, evaluate
+from aladin.evaluation.encoding import encode_dataset
+from aladin.evaluation.heads import evaluate_heads
+from aladin.evaluation.scoring import MEMORY
 from aladin.exporting.export import ImageGraph, TextGraph, Validation, export_model, image_graph, text_graph
 from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
@@ -30,6 +32,7 @@ from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import provenance, save_model
 from aladin.network.model import Aladin
 from aladin.network.variants import with_hub_correction
+from aladin.progress import SILENT, TimedSteps
 from tests.tiny_learning import PAIRS, TINY, captions, picture, tiny_model, write_pictures, write_tokenizer
 
 
@@ -73,7 +76,7 @@ def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "tiny"
     data = pictures(tmp_path_factory.mktemp("data"))
     cache = tmp_path_factory.mktemp("cache")
-    report, parity = export_model(folder, out, data, "fp32", "Made for a test.", cache, Stages())
+    report, parity = export_model(folder, out, data, "fp32", "Made for a test.", cache, SILENT)
     assert parity.cosine > 0.9999
     assert set(report.heads) == {"matching", "alignment", "two-stage k=100"}
     return out
@@ -103,7 +106,7 @@ def test_a_correction_of_hubs_is_in_the_exported_graphs(folder: Path, model: Ala
     save_model(corrected, folder / "tokenizer.json", tmp_path / "corrected")
     data = pictures(tmp_path)
     out, cache = tmp_path / "out", tmp_path / "cache"
-    assert export_model(tmp_path / "corrected", out, data, "fp32", "", cache, Stages())[1].cosine > 0.9999
+    assert export_model(tmp_path / "corrected", out, data, "fp32", "", cache, SILENT)[1].cosine > 0.9999
     pixels = np.stack([picture(number) for number in range(3)])
     with torch.no_grad():
         vectors, regions = ImageGraph(corrected.eval())(torch.from_numpy(pixels))
@@ -191,8 +194,8 @@ def test_the_command_on_the_card_prints_its_figures(
     rows = [json.loads(line) | {"split": "val" if number < 6 else "test"} for number, line in enumerate(lines)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     validation = Validation(read_dataset(tmp_path / "rows.jsonl", "val", data), "rows.jsonl", "val", "pictures")
-    encoded = encode_dataset(exported, validation.dataset, "fp32", tmp_path, Stages())
-    found = {head: head_figures(ranks) for head, ranks in evaluate(encoded, 100, MEMORY, Stages()).ranks.items()}
+    encoded = encode_dataset(exported, validation.dataset, "fp32", tmp_path, SILENT)
+    found = {head: head_figures(ranks) for head, ranks in evaluate_heads(encoded, 100, MEMORY, TimedSteps()).ranks.items()}
     subject = Subject("my tiny", validation.name, "val", 6, 12, 100, "fp32")
     card = model_card(Report(subject, found, {}), Parity(1.0, {}), validation.options, {}, "")
     (command,) = (line for line in card.splitlines() if line.startswith("`aladin evaluate"))
@@ -235,7 +238,7 @@ def test_a_model_that_loses_too_much_in_int8_is_not_exported(
     monkeypatch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", -1.0)
     data = pictures(tmp_path)
     with pytest.raises(ModelError, match=r"not exported: int8 loses .* of rsum, expected -1\.0 or less"):
-        export_model(folder, tmp_path / "out", data, "int8", "", tmp_path / "cache", Stages())
+        export_model(folder, tmp_path / "out", data, "int8", "", tmp_path / "cache", SILENT)
     assert not (tmp_path / "out").exists()
 
 
@@ -269,7 +272,7 @@ def test_an_export_over_a_model_in_use_leaves_the_files_that_are_open_alone(
     shutil.copytree(exported, out)
     (out / "weights.bin").write_bytes(b"of an older export")
     with (out / "weights.bin").open("rb") as in_use:
-        export_model(folder, out, data, "fp32", "", tmp_path / "cache", Stages())
+        export_model(folder, out, data, "fp32", "", tmp_path / "cache", SILENT)
         assert in_use.read() == b"of an older export"
     assert (out / "weights.bin").read_bytes() == (exported / "weights.bin").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out", "cache"}

@@ -18,7 +18,6 @@ from aladin.datasets import read_dataset
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.errors import ModelError
-from aladin.evaluation.evaluate import Stages
 from aladin.exporting.export import Precision, Validation, export_model
 from aladin.exporting.int8 import STEPS, _scaled
 from aladin.exporting.restoring import model_that_learns, restored_model
@@ -58,7 +57,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Models:
         data = Validation(read_dataset(write_pictures(folder / "pictures", 8)), "pictures")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", 600.0)  # eight pictures say nothing of rsum
-            export_model(folder / "trained", folder / "out", data, precision, "", folder / "cache", Stages())
+            export_model(folder / "trained", folder / "out", data, precision, "", folder / "cache", SILENT)
         return Exported(model, folder / "out")
 
     return of

@@ -48,6 +48,14 @@ def test_a_report_compared_with_itself_passes_to_the_last_digit(baseline: Any, b
     assert pass_gate(found).startswith("gate passed: none of 8 measures is significantly worse (one-sided paired bootstrap,")
 
 
+def test_a_way_of_scoring_under_its_old_name_is_compared_with_the_present_one(baseline: Any, before: QueryValues) -> None:
+    def called(name: str) -> QueryValues:
+        return replace(before, ranks={name: before.ranks["alignment"]}, judged={name: before.judged["alignment"]})
+
+    found = compared(baseline(called("three-stage k=100 n=20")), called("cross-encoder k=100 n=20"))
+    assert {one.head for one in found} == {"cross-encoder k=100 n=20"}
+
+
 def test_fewer_right_answers_are_a_regression_and_more_are_not(baseline: Any, before: QueryValues) -> None:
     ranks = before.ranks["alignment"]["image_to_text"].copy()
     lost = np.flatnonzero(ranks == 1)[:9]

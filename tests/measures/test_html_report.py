@@ -11,7 +11,7 @@ from aladin.measures.recalls import DIRECTIONS, Estimate
 from aladin.measures.report import QueryValues, Report, Subject, full_report, head_figures
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
-HEADS = ("matching", "alignment", "two-stage k=100", "three-stage k=100 n=20")
+HEADS = ("matching", "alignment", "two-stage k=100", "cross-encoder k=100 n=20")
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_an_expert_rating_stands_for_itself_and_own_captions_are_left_out(tmp_pa
     path = tmp_path / "ExpertAnnotations.txt"
     path.write_text(EXPERT)
     found = read_judgements(path, DATA)
-    assert (found.kind, found.own, found.pairs) == ("expert", 2, 2)
+    assert (found.kind, found.positives, found.pairs) == ("expert", 2, 2)
     assert found.images.tolist() == [0, 0, 0, 2, 2, 2]
     assert found.captions.tolist() == [2, 2, 2, 0, 0, 0]
     assert found.ratings.tolist() == [1, 1, 2, 1, 2, 1]
@@ -78,7 +78,7 @@ def test_the_crowd_rates_by_its_share_of_yes(tmp_path: Path) -> None:
     path = tmp_path / "CrowdFlowerAnnotations.txt"
     path.write_text(CROWD)
     found = read_judgements(path, DATA)
-    assert (found.kind, found.own, found.pairs) == ("crowd", 0, 3)
+    assert (found.kind, found.positives, found.pairs) == ("crowd", 0, 3)
     assert (found.images.tolist(), found.captions.tolist()) == ([0, 1, 2], [1, 0, 2])
     assert found.ratings.tolist() == pytest.approx([1, 1 / 3, 0])
 

@@ -18,7 +18,7 @@ from aladin.cli.correct_hubs import correct_hubs
 from aladin.encoder.config import HUB_DIMS, HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
-from aladin.evaluation.evaluate import Stages, alignment_matrix
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.exporting.export import ImageGraph, export_model
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.global_head import OUTLIER, GlobalHead, pooled_mean, pooled_mean_and_maximum, standardised
@@ -26,6 +26,7 @@ from aladin.network.model import Aladin
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens, pad_tokens
 from aladin.network.variants import as_trained, with_global_head
+from aladin.progress import SILENT
 from aladin.training import global_learning
 from aladin.training.averaging import average_models
 from aladin.training.global_learning import Lesson, PerceptronPair, pooled_pictures, pooled_sentences, with_learned_global_head
@@ -280,7 +281,7 @@ def test_from_a_trained_model_to_an_exported_one_that_is_averaged_with_it_by_com
     model = load_model(tmp_path / "corrected")
     assert model.config.vector_dim == TINY.backbone.dim + 7 + HUB_DIMS
 
-    export_model(tmp_path / "corrected", tmp_path / "out", pictures(tmp_path / "val"), "fp32", "", tmp_path / "cache", Stages())
+    export_model(tmp_path / "corrected", tmp_path / "out", pictures(tmp_path / "val"), "fp32", "", tmp_path / "cache", SILENT)
     read = learning_set(model, tokenizer, 3)
     with torch.no_grad():
         texts = model.captions(torch.from_numpy(read.pieces.ids), torch.from_numpy(read.pieces.mask))

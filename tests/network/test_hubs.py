@@ -17,7 +17,7 @@ from aladin.cli.correct_hubs import correct_hubs
 from aladin.encoder.config import HUB_DIMS, Pooling, QuirksConfig
 from aladin.encoder.hub_terms import LONG, SHORT, as_queries
 from aladin.errors import ConfigError
-from aladin.evaluation.evaluate import alignment_matrix
+from aladin.evaluation.scoring import alignment_matrix
 from aladin.network.checkpoints import load_model, save_model
 from aladin.network.hubs import SHARE, HubCorrection, centres, filled
 from aladin.network.scores import alignment_scores

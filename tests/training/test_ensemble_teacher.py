@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from aladin.errors import ConfigError
-from aladin.evaluation.evaluate import encode_captions, encode_images
+from aladin.evaluation.encoding import encode_captions, encode_images
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin
 from aladin.training.ensemble_teacher import EnsembleTeacher, ensemble_members

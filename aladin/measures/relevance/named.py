@@ -17,7 +17,7 @@ from aladin.measures.relevance.sources import Judge
 from aladin.measures.relevance.spice import Spice, SpiceProgram
 from aladin.progress import Progress
 
-Stage = Callable[[str], AbstractContextManager[Progress]]
+Step = Callable[[str], AbstractContextManager[Progress]]
 PAIR_BYTES = 16  # of a caption and a caption while ROUGE-L is computed
 
 
@@ -30,7 +30,7 @@ class Judging:
     ids: Path | None  # COCO's captions JSON or Karpathy's, for the ids of captions
     cache: Path
     memory: int  # bytes
-    stage: Stage
+    step: Step
     warn: Callable[[str], None]
 
 
@@ -72,8 +72,8 @@ def _ndcg(judging: Judging, method: str, file: Path | None, compute: Callable[[]
 
 def _kept_matrix(judging: Judging, method: str, compute: Callable[[slice], Matrix], block: int) -> Matrix:
     path = judging.cache / f"{method}-{digest(judging.dataset)[:16]}.npy"
-    with judging.stage(method) as tell:
-        return computed_matrix(compute, _shape(judging.dataset), block, path, tell)
+    with judging.step(method) as progress:
+        return computed_matrix(compute, _shape(judging.dataset), block, path, progress)
 
 
 def _shape(dataset: Dataset) -> tuple[int, int]:

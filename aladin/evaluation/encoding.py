@@ -1,0 +1,213 @@
+"""Images and captions of a data set as vectors and tokens, by a trained model or an exported one, and their scores as numpy."""
+
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aladin.datasets import Dataset, Example, placing_undecodable
+from aladin.encoder.config import HeadsConfig, Pooling
+from aladin.encoder.encoder import Encoder
+from aladin.encoder.hub_terms import as_queries
+from aladin.encoder.word_pieces import Pieces, WordPieces
+from aladin.errors import ModelError
+from aladin.evaluation.scoring import MEMORY, alignment_matrix, alignment_of_pairs, blocks
+from aladin.measures.protocols import Fold
+from aladin.measures.recalls import DIRECTIONS, Direction
+from aladin.network.caption_blocks import caption_blocks
+from aladin.network.checkpoints import is_exported, load_model
+from aladin.network.detections import RegionSet, check_photographs, region_set
+from aladin.network.features import Features, cached_features
+from aladin.network.model import Aladin, Encoded
+from aladin.network.scores import matching_scores
+from aladin.network.tensors import Tokens, concatenate
+from aladin.pictures.pixels import Pixels, open_image, to_pixels
+from aladin.progress import SILENT, Progress, Steps
+
+BATCH = 64
+Scores = Float[np.ndarray, "images captions"]
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """Vectors and tokens for all images or all captions of a data set, in its order."""
+
+    vectors: Float[Tensor, "rows dim"]
+    tokens: Tokens
+
+    def __getitem__(self, rows: slice) -> "EncodedSet":
+        return EncodedSet(self.vectors[rows], self.tokens[rows])
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """A data set as scores need it: `owners` is each caption's image row, `heads` what the model's heads are."""
+
+    images: EncodedSet
+    captions: EncodedSet
+    owners: Int[np.ndarray, " captions"]
+    heads: HeadsConfig
+
+    @property
+    def pooling(self) -> Pooling:
+        return self.heads.pooling
+
+    @property
+    def alike(self) -> tuple[tuple[Direction, ...], ...]:
+        """The directions in groups that share their scores."""
+        return tuple((direction,) for direction in DIRECTIONS) if self.heads.hub_centres else (DIRECTIONS,)
+
+    def asked(self, direction: Direction) -> "EncodedData":
+        """The same as search has it in a direction: captions by which images are searched are queries."""
+        if direction == "image_to_text" or not self.heads.hub_centres:
+            return self
+        vectors, tokens = self.captions.vectors, self.captions.tokens
+        pieces = tokens.mask.sum(dim=1).numpy()
+        states = torch.from_numpy(as_queries(tokens.states.numpy(), pieces, self.heads))
+        queries = EncodedSet(torch.from_numpy(as_queries(vectors.numpy(), pieces, self.heads)), Tokens(states, tokens.mask))
+        return dataclasses.replace(self, captions=queries)
+
+    def part(self, fold: Fold) -> "EncodedData":
+        """The images of a fold with their captions."""
+        owners = self.owners[fold.captions] - fold.images.start
+        return EncodedData(self.images[fold.images], self.captions[fold.captions], owners, self.heads)
+
+    def matching_scores(self) -> Scores:
+        """The score of every image with every caption by the matching head: a cosine."""
+        return matching_scores(self.images.vectors, self.captions.vectors).numpy()
+
+    def alignment_scores(self, memory: int = MEMORY, progress: Progress = SILENT) -> Scores:
+        """The score of every image with every caption by the alignment head, with about `memory` bytes beside the result."""
+        return alignment_matrix(self.images.tokens, self.captions.tokens, self.pooling, memory, progress).numpy()
+
+    def matching_of_pairs(
+        self, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"]
+    ) -> Float[np.ndarray, " pairs"]:
+        """The matching score of each pair of an image row and a caption row."""
+        return (self.images.vectors[images] * self.captions.vectors[captions]).sum(dim=1).numpy()
+
+    def alignment_of_pairs(
+        self, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"], memory: int = MEMORY
+    ) -> Float[np.ndarray, " pairs"]:
+        """The alignment score of each pair of an image row and a caption row."""
+        pairs = torch.from_numpy(images), torch.from_numpy(captions)
+        return alignment_of_pairs(self.images.tokens, self.captions.tokens, pairs, self.pooling, memory).numpy()
+
+
+def precision_context(precision: str) -> AbstractContextManager[object]:
+    """Matrix products in bfloat16 for "bf16", everything in full precision for "fp32"."""
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@torch.inference_mode()
+def encode_images(
+    model: Aladin, images: Features | RegionSet, precision: str = "fp32", progress: Progress = SILENT
+) -> EncodedSet:
+    """Every image, of photographs the whole picture."""
+    parts = []
+    for rows in blocks(len(images), BATCH):
+        with precision_context(precision):
+            encoded = model.images(model.backbone.batch(images, np.arange(rows.start, rows.stop)))
+        parts.append(EncodedSet(encoded.vectors, encoded.tokens))  # and not its states
+        progress(rows.stop, len(images))
+    return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))
+
+
+@torch.inference_mode()
+def encode_captions(model: Aladin, pieces: Pieces, precision: str = "fp32") -> EncodedSet:
+    """Every caption; those of like length are encoded together, so that little padding is computed."""
+    whole: EncodedSet | None = None
+    for block in caption_blocks(pieces, 2 * BATCH):
+        with precision_context(precision):
+            encoded = model.captions(block.ids, block.mask)
+        if whole is None:
+            # Written in place: COCO's test captions take 4 GB at BERT-base sizes, and parts to be joined would take that twice.
+            width = encoded.tokens.mask.shape[1] - block.ids.shape[1] + int(pieces.mask.sum(axis=1).max())
+            whole = _nothing_yet(encoded, len(pieces.ids), width)
+        whole.vectors[block.rows] = encoded.vectors
+        whole.tokens.states[block.rows, : encoded.tokens.mask.shape[1]] = encoded.tokens.states
+        whole.tokens.mask[block.rows, : encoded.tokens.mask.shape[1]] = encoded.tokens.mask
+    assert whole is not None, "a data set has captions"
+    return whole
+
+
+def _nothing_yet(like: Encoded, rows: int, width: int) -> EncodedSet:
+    """Zeros for so many rows of so many tokens."""
+    states, vectors = like.tokens.states, like.vectors
+    tokens = Tokens(states.new_zeros(rows, width, states.shape[2]), like.tokens.mask.new_zeros(rows, width))
+    return EncodedSet(vectors.new_zeros(rows, vectors.shape[1]), tokens)
+
+
+def encode_dataset(folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> EncodedData:
+    """The data set by the model of a folder, which is a trained one or, without model.safetensors, an exported one.
+
+    A trained model's image features are kept in `cache`. An exported one has the precision that it was exported with, and
+    encodes as search does.
+    """
+    if (folder / "model.safetensors").is_file():
+        return _by_trained_model(folder, dataset, precision, cache, steps)
+    if is_exported(folder):
+        return _by_exported_model(Encoder.load(folder), dataset, steps)
+    found = "has neither model.safetensors nor text.onnx" if folder.is_dir() else "is not a folder"
+    raise ModelError(f"{folder} {found}; give a model folder that `aladin train` or `aladin export` wrote")
+
+
+def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> EncodedData:
+    model = load_model(folder)
+    config = model.config
+    tokenizer = WordPieces.load(folder / "tokenizer.json", config.limits.caption_pieces)
+    read: Features | RegionSet
+    if model.image_network is None:
+        read = region_set(dataset, folder / "tokenizer.json", config)
+    else:
+        check_photographs(dataset)
+        with steps.step("image features") as progress, placing_undecodable(dataset):
+            read = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, progress)
+    with steps.step("images") as progress:
+        images = encode_images(model, read, precision, progress)
+    with steps.step("captions"):
+        captions = encode_captions(model, tokenizer.encode(list(dataset.captions)), precision)
+    return EncodedData(images, captions, dataset.owners, config.heads)
+
+
+def _by_exported_model(encoder: Encoder, dataset: Dataset, steps: Steps) -> EncodedData:
+    check_photographs(dataset)
+    with steps.step("images") as progress, placing_undecodable(dataset):
+        images = _exported_images(encoder, dataset.examples, progress)
+    with steps.step("captions") as progress:
+        captions = _exported_captions(encoder, dataset.captions, progress)
+    return EncodedData(images, captions, dataset.owners, encoder.model.config.heads)
+
+
+def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: Progress) -> EncodedSet:
+    size = encoder.model.config.image.size
+
+    def decode(example: Example) -> Pixels:
+        return to_pixels(open_image(example.source.read(), name=example.id, draft_size=size), size)
+
+    parts = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for rows in blocks(len(examples), BATCH // 2):
+            parts.append(encoder.encode_images(np.stack(list(pool.map(decode, examples[rows])))))
+            progress(rows.stop, len(examples))
+    regions = torch.from_numpy(np.concatenate([part.regions for part in parts]))
+    vectors = torch.from_numpy(np.concatenate([part.vectors for part in parts]))
+    return EncodedSet(vectors, Tokens(regions, torch.ones(regions.shape[:2], dtype=torch.bool)))
+
+
+def _exported_captions(encoder: Encoder, captions: tuple[str, ...], progress: Progress) -> EncodedSet:
+    vectors, tokens = [], []
+    for done, caption in enumerate(captions, 1):
+        # One by one, as a search does.
+        encoded = encoder.encode_texts([caption])
+        vectors.append(torch.from_numpy(encoded.vectors))
+        tokens.append(Tokens(torch.from_numpy(encoded.words), torch.from_numpy(encoded.word_mask)))
+        progress(done, len(captions))
+    return EncodedSet(torch.cat(vectors), concatenate(tokens))
