@@ -1,28 +1,25 @@
-"""Damage is noticed, and repaired at the least cost."""
+"""Damage is noticed, wherever it is."""
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aladin.collection.indexing import index_folder
-from aladin.collection.repair import Repair, repair
 from aladin.collection.sqlite import Collection
 from aladin.collection.store import default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
-from aladin.errors import CollectionLocked, DataError, IndexMismatch
+from aladin.errors import DataError, IndexMismatch
 from tests.conftest import fill, paint, stored
 from tests.flipping import flip, flips, said
 from tests.tiny_model import COLOURS
 
-PAGE = 4096
+NO_COLLECTIONS = {"text": b"no database " * 999, "empty": b"", "noise": os.urandom(9999)}
 
 
 @pytest.fixture
@@ -102,211 +99,14 @@ def test_every_flipped_bit_of_a_stored_value_is_noticed(place: Path, tmp_path: P
         assert not verify(copy).whole
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_repair_keeps_whatever_the_flipped_bit_did_not_touch(
-    place: Path, photos: Path, tmp_path: Path, model: ModelFolder, encoder: Encoder, seed: int
-) -> None:
-    original, before = place.read_bytes(), contents(place)
-    with Collection.open(place) as collection:
-        ids = {row.path: row.id for row in collection.images()}
-    repaired = 0
-    for position, bit in flips(40, len(original), seed=seed + 10):
-        for left in place.parent.glob("*"):
-            left.unlink()
-        place.write_bytes(flip(original, position, bit))
-        if verify(place).whole:
-            continue
-        repaired += 1
-        done = repair(place, photos, model)
-        assert verify(place).whole
-        assert done.lost <= 60, "no more than the rows of a page"
-        with Collection.open(place) as collection:
-            for row in collection.images():
-                if row.status == "ok":
-                    assert ids[row.path] == row.id
-        after = contents(place)
-        same = sum(after.get(path) == row for path, row in before.items())
-        assert same >= len(before) - done.to_read_again - done.lost
-        if repaired % 8 == 1:
-            bring_up_to_date(photos, encoder)
-            assert found_ones(before).items() <= contents(place).items()
-    assert repaired >= 10
-
-
-@pytest.mark.parametrize("page", [1, 2, 5, 9])
-def test_a_page_overwritten_with_noise_is_noticed_and_repaired(
-    place: Path, photos: Path, model: ModelFolder, encoder: Encoder, page: int
-) -> None:
-    before, content = contents(place), bytearray(place.read_bytes())
-    content[page * PAGE : (page + 1) * PAGE] = np.random.default_rng(page).bytes(PAGE)
-    place.write_bytes(content)
-    assert not verify(place).whole
-    done = repair(place, photos, model)
-    assert verify(place).whole
-    assert done.damaged_copy is not None
-    assert done.damaged_copy.read_bytes() == bytes(content)
-    bring_up_to_date(photos, encoder)
-    assert found_ones(before).items() <= contents(place).items()
-
-
-def test_a_truncated_file_is_repaired_as_far_as_it_goes(
-    place: Path, photos: Path, model: ModelFolder, encoder: Encoder
-) -> None:
-    before = contents(place)
-    content = place.read_bytes()
-    place.write_bytes(content[: len(content) * 2 // 3 // PAGE * PAGE])
-    assert not verify(place).whole
-    assert repair(place, photos, model).damaged_copy is not None
-    assert verify(place).whole
-    bring_up_to_date(photos, encoder)
-    assert found_ones(before).items() <= contents(place).items()
-
-
-@pytest.fixture
-def large(tmp_path: Path, model: ModelFolder) -> Path:
-    """A collection whose tables and indexes have many pages each."""
-    place = tmp_path / "large" / "c.sqlite"
-    place.parent.mkdir()
-    with CollectionWriter.create(place, tmp_path) as writer:
-        fill(writer, model, 600, seed=0)
-    return place
-
-
-def noise(size: int) -> bytes:
-    return np.random.default_rng(size).bytes(size)
-
-
-def overwritten(start: int, content: bytes) -> Callable[[bytes], bytes]:
-    return lambda whole: whole[:start] + content + whole[start + len(content) :]
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    **{f"page {page}": overwritten(page * PAGE, noise(PAGE)) for page in range(12)},
-    **{f"byte {byte} of the header": overwritten(byte, b"\xa5") for byte in (1, 16, 17, 28, 31, 60)},
-    "first bytes": overwritten(0, noise(50)),
-    "one page short": lambda whole: whole[:-PAGE],
-    "short": lambda whole: whole[: len(whole) * 3 // 4 + 100],
-    "too long": lambda whole: whole + noise(PAGE),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_in_one_place_costs_few_images_more_than_their_reading(
-    large: Path, tmp_path: Path, model: ModelFolder, damage: str
-) -> None:
-    before = contents(large)
-    with Collection.open(large) as collection:
-        ids = {row.path: row.id for row in collection.images()}
-        roots = [
-            f"page {page - 1}"
-            for (page,) in collection.database.rows("SELECT rootpage FROM sqlite_master WHERE type = 'table'")
-        ]
-    large.write_bytes(DAMAGES[damage](large.read_bytes()))
-    with suppress(DataError):  # it is not even a collection
-        if verify(large).whole:
-            assert contents(large) == before
-            return
-    done = repair(large, tmp_path, model)
-    assert verify(large).whole
-    assert done.kept + done.to_read_again >= (0.7 if damage == "short" else 0.9) * len(before)
-    with Collection.open(large) as collection:
-        assert all(ids[row.path] == row.id for row in collection.images())
-    after = contents(large)
-    assert sum(after.get(path) == row for path, row in before.items()) >= done.kept
-    # Without the root of a table none of its pages is found, and all is read again, under its own id and path.
-    assert done.kept >= 0.7 * len(before) or damage in roots
-
-
-def test_what_holds_no_image_any_more_is_left_as_it_is(large: Path, tmp_path: Path, model: ModelFolder) -> None:
-    content = bytearray(large.read_bytes())
-    content[PAGE:] = noise(len(content) - PAGE)
-    large.write_bytes(content)
-    with pytest.raises(DataError, match="no image can be read"):
-        repair(large, tmp_path, model)
-    assert large.read_bytes() == bytes(content)
-    assert not list(large.parent.glob("*.damaged*")) + list(large.parent.glob("*.re*"))
-
-
-# Rows.
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        ("UPDATE vectors SET vector = zeroblob(length(vector)) WHERE id = 5", "vectors are not as they were written"),
-        ("UPDATE tokens SET tokens = substr(tokens, 2) WHERE id = 5", "tokens are not as they were written"),
-        ("DELETE FROM tokens WHERE id = 5", "tokens are missing"),
-        ("UPDATE images SET width = 99 WHERE id = 5", "row is not as it was written"),
-        ("UPDATE images SET metadata = '{' WHERE id = 5", "row is not as it was written"),
-        ("INSERT INTO vectors SELECT 5000, vector, checksum FROM vectors WHERE id = 5", "vectors without an image"),
-    ],
-)
-def test_a_damaged_row_is_named_mended_in_place_and_read_again(
-    place: Path, photos: Path, model: ModelFolder, encoder: Encoder, damage: str, says: str
-) -> None:
-    before = contents(place)
-    change(place, damage)
-    found = verify(place)
-    assert says in " ".join(item.what for item in found.damage)
-    assert {item.id for item in found.damage} <= {5, 5000}
-    done = repair(place, photos, model)
-    assert (done.damaged_copy, verify(place).whole) == (None, True)
-    assert done.to_read_again + done.lost == 1
-    bring_up_to_date(photos, encoder)
-    assert found_ones(contents(place)) == found_ones(before)
-
-
-def test_changed_settings_are_noticed_and_restored(place: Path, photos: Path, model: ModelFolder) -> None:
-    before = contents(place)
-    change(
-        place,
-        "UPDATE meta SET value = replace(value, 'a', 'b') WHERE key = 'model_name'",
-        "UPDATE meta SET value = 77777 WHERE key = 'generation'",
-    )
-    assert "settings" in verify(place).structure[0]
-    repair(place, photos, model)
-    assert verify(place).whole
-    with Collection.open(place) as collection:
-        assert collection.root == photos
-        collection.check_model(model)
-    assert contents(place) == before
+def test_changed_settings_are_noticed(place: Path) -> None:
+    change(place, "UPDATE meta SET value = 77777 WHERE key = 'generation'")
+    assert verify(place).structure == ("the settings or the tables' definitions are not as they were written",)
 
 
 def test_a_lost_next_id_is_noticed(place: Path) -> None:
     change(place, "UPDATE sqlite_sequence SET seq = 3")
     assert not verify(place).whole
-
-
-def test_a_repair_of_a_sound_collection_changes_nothing(place: Path, photos: Path, model: ModelFolder) -> None:
-    before = place.read_bytes()
-    assert repair(place, photos, model) == Repair(len(COLOURS) + 61, 0, 0, None)
-    assert place.read_bytes() == before
-
-
-def test_a_repair_waits_for_nobody_and_disturbs_no_writer(place: Path, photos: Path, model: ModelFolder) -> None:
-    change(place, "DELETE FROM tokens WHERE id = 5")
-    with CollectionWriter.create(place, photos), pytest.raises(CollectionLocked):
-        repair(place, photos, model)
-
-
-def test_something_else_is_neither_verified_nor_repaired(tmp_path: Path, model: ModelFolder) -> None:
-    for name, content in {"text": b"no database " * 999, "empty": b"", "noise": os.urandom(9999)}.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError):
-            verify(tmp_path / name)
-        with pytest.raises(DataError):
-            repair(tmp_path / name, tmp_path, model)
-        assert (tmp_path / name).read_bytes() == content
-
-
-def test_a_newer_format_is_refused_and_not_repaired(place: Path, photos: Path, model: ModelFolder) -> None:
-    with CollectionWriter.create(place, photos) as writer, writer.transaction():
-        writer.database.set("schema_version", 99)
-    before = place.read_bytes()
-    for use in (lambda: verify(place), lambda: repair(place, photos, model)):
-        with pytest.raises(IndexMismatch, match="has format 99"):
-            use()
-    assert place.read_bytes() == before
 
 
 def test_a_collection_without_rows_is_whole(tmp_path: Path, model: ModelFolder) -> None:
@@ -321,3 +121,17 @@ def test_verifying_beside_a_writer_sees_a_committed_state(tmp_path: Path, model:
         with writer.transaction():
             writer.database.execute("DELETE FROM tokens WHERE id = 2")
             assert verify(place).whole
+
+
+def test_something_else_is_not_verified(tmp_path: Path) -> None:
+    for name, content in NO_COLLECTIONS.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError):
+            verify(tmp_path / name)
+
+
+def test_a_newer_format_is_no_damage(place: Path, photos: Path) -> None:
+    with CollectionWriter.create(place, photos) as writer, writer.transaction():
+        writer.database.set("schema_version", 99)
+    with pytest.raises(IndexMismatch, match="has format 99"):
+        verify(place)

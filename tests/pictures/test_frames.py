@@ -3,7 +3,6 @@
 import io
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from PIL import Image
 from aladin.collection.formats import file_and_frame, stored_path
 from aladin.collection.indexing import IndexReport, index_folder
 from aladin.collection.interchange import export_clip_retrieval, import_clip_retrieval
-from aladin.collection.plan import plan_for
 from aladin.collection.repair import repair
 from aladin.collection.salvage import salvage
 from aladin.collection.settings import IndexConfig
@@ -448,28 +446,6 @@ def test_a_picture_that_the_file_has_no_longer_is_a_sentence(folder: Path, encod
         shown = {image["frame"]: client.get(image["thumbnail"]) for image in last if image["name"] == "film.gif"}
         assert [shown[frame].status_code for frame in range(3)] == [200, 200, 422]
         assert shown[2].json()["detail"].startswith("the image is not there: the file has 2 pictures")
-
-
-# Planned.
-
-
-@pytest.mark.parametrize(("before", "after", "files", "pictures"), [(0, 3, 2, 4), (1, 3, 2, 4), (3, 2, 1, 2), (3, 1, 0, 0)])
-def test_a_plan_tells_what_index_then_does(
-    folder: Path, encoder: CountingEncoder, before: int, after: int, files: int, pictures: int
-) -> None:
-    if before:
-        index(folder, encoder, frames=before)
-    place = default_file(folder)
-    known, row_bytes = len(rows(folder)) if before else 0, plan_for(folder, place / "none", encoder, CONFIG).disk_bytes / 2
-    plan = plan_for(folder, place, encoder, replace(CONFIG, frames=after))
-    assert (plan.to_read, plan.pictures, plan.frames) == (files, pictures, after)
-    assert plan_for(folder, place, encoder, CONFIG).frames == max(before, 1)
-    total, encoder.encoded = [0], 0
-    with CollectionWriter.create(place, folder) as collection:
-        index_folder(collection, encoder, replace(CONFIG, frames=after), lambda done, all_files: total.append(all_files))
-    assert total[-1] == plan.to_read
-    assert encoder.encoded == round(plan.disk_bytes / row_bytes) == max(len(rows(folder)) - known, 0)
-    assert plan_for(folder, place, encoder, CONFIG).to_read == 0
 
 
 # As commands.
