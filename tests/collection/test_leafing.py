@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import aladin.collection.leafing
 from aladin.collection.database import Database
 from aladin.collection.filters import parsed
 from aladin.collection.leafing import leaf
@@ -142,32 +143,47 @@ def test_the_hour_that_comes_twice_is_in_order(
         assert [image_id for _, image_id in leaf(collection.database, after, span, None, limit)] == expected[:limit]
 
 
-@settings(max_examples=30)
-@given(scene=scenes(), limit=st.integers(1, 9))
-def test_a_condition_leaves_the_order_as_it_is(scene: Scene, limit: int) -> None:
-    with local_clock(scene.zone), collection_of(scene.images) as collection:
+@settings(max_examples=60)
+@given(scene=scenes(), limit=st.integers(1, 9), walked=st.integers(1, 30), order=st.sampled_from(ORDERS))
+def test_a_condition_leaves_the_order_as_it_is(scene: Scene, limit: int, walked: int, order: Order) -> None:
+    with pytest.MonkeyPatch.context() as patch, local_clock(scene.zone), collection_of(scene.images) as collection:
+        patch.setattr(aladin.collection.leafing, "WALKED", walked)
         expected = [position for position in by_date(scene.images, scene.span) if position[1] % 2]
-        assert leaf(collection.database, None, scene.span, parsed("id % 2 = 1"), limit) == expected[:limit]
+        expected = expected if order == "newest first" else expected[::-1]
+        assert leaf(collection.database, None, scene.span, parsed("id % 2 = 1"), limit, order) == expected[:limit]
 
 
 @pytest.mark.parametrize("span", [Span(), Span("2010-01-01", "2011-12-31")])
 @pytest.mark.parametrize("after", [None, ("2011-05-01T12:00:00", 3)])
-@pytest.mark.parametrize("where", [None, "width IS NULL AND name LIKE '%'"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_page_is_one_query_that_walks_the_index_and_sorts_nothing(
-    span: Span, after: Position | None, where: str | None, order: Order
-) -> None:
+def test_a_page_is_one_query_that_walks_the_index_and_sorts_nothing(span: Span, after: Position | None, order: Order) -> None:
     images = [Image(None if n % 2 else f"2010-01-01T00:00:{n:02}", 1_290_000_000 + n * 10**6) for n in range(60)]
     statements: list[str] = []
     with local_clock("UTC0"), collection_of(images) as collection:
         connection = collection.database.connection
         connection.set_trace_callback(statements.append)
-        assert len(leaf(collection.database, after, span, None if where is None else parsed(where), 9, order)) == 9
+        assert len(leaf(collection.database, after, span, None, 9, order)) == 9
         connection.set_trace_callback(None)
         (statement,) = statements
         plan = [str(step[3]) for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
     walk = "SEARCH images USING INDEX images_by_date"
     assert [step.split(" (")[0] for step in plan] == ["MERGE", "LEFT", walk, "RIGHT", walk]
+
+
+@pytest.mark.parametrize(("where", "queries"), [("id % 2 = 1", 2), ("id = 1", 3)])
+def test_only_a_condition_that_hardly_any_image_meets_reads_all_rows(where: str, queries: int) -> None:
+    images = [Image(f"20{n // 100:02}-01-01T00:00:00", 1) for n in range(2000)]
+    statements: list[str] = []
+    with collection_of(images) as collection:
+        connection = collection.database.connection
+        connection.set_trace_callback(statements.append)
+        found = leaf(collection.database, None, Span(), parsed(where), 9)
+        connection.set_trace_callback(None)
+        assert len(statements) == queries
+        assert len(found) == (9 if queries == 2 else 1)
+        for statement in statements[:2]:
+            plan = [str(step[3]) for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            assert not any(step.startswith("SCAN images") for step in plan)
 
 
 def test_a_page_among_many_images_of_one_date_is_found_by_the_index_alone() -> None:
