@@ -14,7 +14,7 @@ from aladin.errors import ModelError
 from aladin.evaluation import cross_encoder
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder, has_cross_encoder
 from aladin.network.checkpoints import save_model
-from aladin.network.model import Aladin, new_model
+from aladin.network.model import new_model
 from aladin.network.pairs import pair_matrix
 from aladin.progress import SILENT, TimedSteps
 from tests.tiny_learning import TINY, captions, few_examples, learning_set, tiny_model, write_pictures, write_tokenizer
@@ -56,11 +56,10 @@ def test_pairs_have_the_scores_of_the_whole_matrix_in_the_order_asked(
 
 
 def test_only_the_images_of_a_block_are_in_memory(reader: CrossEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched = []
-    fetch = Aladin.image_input
-    monkeypatch.setattr(
-        Aladin, "image_input", lambda self, maps, *others: fetched.append(len(maps)) or fetch(self, maps, *others)
-    )
+    fetched: list[int] = []
+    backbone = type(reader.model.backbone)
+    fetch = backbone.batch
+    monkeypatch.setattr(backbone, "batch", lambda self, images, rows: fetched.append(len(rows)) or fetch(self, images, rows))
     monkeypatch.setattr(cross_encoder, "IMAGES_AT_ONCE", 2)
     reader.scores(np.array([6, 0, 0, 3, 6, 1]), np.array([0, 1, 2, 3, 4, 5]))
     assert fetched == [2, 2]
