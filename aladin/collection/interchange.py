@@ -96,7 +96,7 @@ def import_clip_retrieval(collection: CollectionWriter, source: Path, model: Mod
         arrays = _arrays(source, part.stem.rpartition("_")[2]) if own else None
         for start, rows in _row_blocks(part):
             with collection.transaction():
-                for place, row in enumerate(rows, start):
+                for position, row in enumerate(rows, start):
                     path = _path_below(collection.root, row)
                     if path is None:
                         outside += 1
@@ -106,7 +106,7 @@ def import_clip_retrieval(collection: CollectionWriter, source: Path, model: Mod
                     else:
                         facts = _facts(row)
                         file = FileState(path, facts["size"], facts["mtime_ns"], _frame(row))
-                        collection.put_encoded(file, facts, *(array[place] for array in arrays))
+                        collection.put_encoded(file, facts, *(array[position] for array in arrays))
                         encoded += 1
     return Imported(encoded, described, outside)
 
@@ -160,16 +160,16 @@ def _objects(source: Path, content: dict[str, Any], name: str, **fields: tuple[t
     if not isinstance(items, list):
         found = f"its {name} are {_kind(items)}" if name in content else f"it has no {name}"
         raise DataError(f"{source} is no COCO captions JSON: {found}, expected a list of them; give another file")
-    for place, item in enumerate(items, 1):
+    for position, item in enumerate(items, 1):
         if not isinstance(item, dict):
             raise DataError(
-                f"{source} is no COCO captions JSON: number {place:,} of its {name} is {_kind(item)}; mend the file"
+                f"{source} is no COCO captions JSON: number {position:,} of its {name} is {_kind(item)}; mend the file"
             )
         for field, types in fields.items():
             if not isinstance(item.get(field), types):
                 found = f"has as {field} {_kind(item[field])}" if field in item else f"has no {field}"
                 raise DataError(
-                    f"{source} is no COCO captions JSON: number {place:,} of its {name} {found}, expected "
+                    f"{source} is no COCO captions JSON: number {position:,} of its {name} {found}, expected "
                     f"{' or '.join(KINDS[kind] for kind in types)}; mend it, or give another file"
                 )
     return items
@@ -182,23 +182,23 @@ def _kind(value: Any) -> str:
 def _export_parts(collection: Collection, out: Path, with_tokens: bool) -> int:
     for name in ("img_emb", "metadata", *(("tokens",) if with_tokens else ())):
         (out / name).mkdir(parents=True)
-    numbers = collection.encoded_ids()
-    for part, start in enumerate(range(0, len(numbers), PART_ROWS)):
-        _export_part(collection, numbers[start : start + PART_ROWS], out, part, with_tokens)
+    ids = collection.encoded_ids()
+    for part, start in enumerate(range(0, len(ids), PART_ROWS)):
+        _export_part(collection, ids[start : start + PART_ROWS], out, part, with_tokens)
     about = {"format": FORMAT, "model_name": collection.model_name, "model_parts": collection.model_parts}
     (out / "aladin.json").write_text(json.dumps(about, indent=2), encoding="ascii")
-    return len(numbers)
+    return len(ids)
 
 
-def _export_part(collection: Collection, numbers: list[int], out: Path, part: int, with_tokens: bool) -> None:
+def _export_part(collection: Collection, ids: list[int], out: Path, part: int, with_tokens: bool) -> None:
     table = None
     with ExitStack() as stack:
         vectors, values, scales = (
-            stack.enter_context(_Array(out / name.format(part), len(numbers)))
+            stack.enter_context(_Array(out / name.format(part), len(ids)))
             for name in ("img_emb/img_emb_{}.npy", "tokens/tokens_{}.npy", "tokens/scales_{}.npy")
         )
-        for start in range(0, len(numbers), BLOCK_ROWS):
-            block = numbers[start : start + BLOCK_ROWS]
+        for start in range(0, len(ids), BLOCK_ROWS):
+            block = ids[start : start + BLOCK_ROWS]
             vectors.append(collection.vectors_of(block))
             if with_tokens:
                 tokens = collection.tokens(block)
@@ -272,16 +272,16 @@ def _check_own(source: Path, model: ModelFolder) -> bool:
     return (source / "tokens").is_dir()
 
 
-def _arrays(source: Path, number: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _arrays(source: Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vectors, token values and their scales of one part, mapped rather than read; DataError when one is not as expected."""
-    names = (f"img_emb/img_emb_{number}.npy", f"tokens/tokens_{number}.npy", f"tokens/scales_{number}.npy")
+    names = (f"img_emb/img_emb_{part}.npy", f"tokens/tokens_{part}.npy", f"tokens/scales_{part}.npy")
     try:
         vectors, values, scales = (np.load(source / name, mmap_mode="r", allow_pickle=False) for name in names)
     except (OSError, ValueError) as error:
-        raise DataError(f"{source}, part {number} cannot be read ({error}); export the collection again") from None
+        raise DataError(f"{source}, part {part} cannot be read ({error}); export the collection again") from None
     kinds = (vectors.dtype, values.dtype, scales.dtype) == (np.float16, np.int8, np.float32)
     if not kinds or (vectors.ndim, values.ndim, scales.ndim) != (2, 3, 2) or not len(vectors) == len(values) == len(scales):
-        raise DataError(f"{source}, part {number} has arrays of another kind; export the collection again")
+        raise DataError(f"{source}, part {part} has arrays of another kind; export the collection again")
     return vectors, values, scales
 
 

@@ -79,13 +79,13 @@ class Plan:
         return f", with about {self.pictures:,} pictures at up to {self.frames} a file"
 
 
-def plan_for(folder: Path, place: Path, encoder: Encoder, config: IndexConfig) -> Plan:
-    """The plan for indexing `folder` into the collection at `place`, which need not exist."""
+def plan_for(folder: Path, file: Path, encoder: Encoder, config: IndexConfig) -> Plan:
+    """The plan for indexing `folder` into the collection in `file`, which need not exist."""
     kinds: Counter[str] = Counter()
     passed_over: Counter[str] = Counter()
     unlisted: Counter[str] = Counter()
     sample, images, size, to_read = _Sample(PROBED), 0, 0, 0
-    with Collection.open(place) if place.is_file() else nullcontext() as known:
+    with Collection.open(file) if file.is_file() else nullcontext() as known:
         config = replace(config, frames=config.frames or (1 if known is None else known.frames))
         for found in list_images(folder, config.follow_symlinks, lambda kind: passed_over.update([kind])):
             if isinstance(found, Unlisted):
@@ -112,7 +112,7 @@ def plan_for(folder: Path, place: Path, encoder: Encoder, config: IndexConfig) -
         seconds=to_read * probe.seconds_per_file,
         memory_mb=probe.memory_mb,
         disk_bytes=round(to_read * probe.new_per_file * probe.row_bytes),
-        disk_free_bytes=shutil.disk_usage(_existing_part(place)).free,
+        disk_free_bytes=shutil.disk_usage(_existing_part(file)).free,
     )
 
 
@@ -139,8 +139,8 @@ class _Sample:
         self._offered += 1
         if len(self.kept) < self._most:
             self.kept.append(file)
-        elif (place := self._random.randrange(self._offered)) < self._most:
-            self.kept[place] = file
+        elif (position := self._random.randrange(self._offered)) < self._most:
+            self.kept[position] = file
 
 
 def _settled(known: Collection, file: FileState, frames: int) -> bool:

@@ -121,13 +121,13 @@ class _Source:
         """
         known: dict[int, Name | None] = {}
         scans = [f"SELECT id, NULL, NULL FROM {table} NOT INDEXED ORDER BY id" for table in ("images", *BLOBS)]
-        frame = "0" if self._older else "frame"
-        by_path = f"SELECT id, path, {frame} FROM images INDEXED BY sqlite_autoindex_images_1 ORDER BY path"
+        column = "0" if self._older else "frame"
+        by_path = f"SELECT id, path, {column} FROM images INDEXED BY sqlite_autoindex_images_1 ORDER BY path"
         for scan in (*scans, by_path):
             for direction in ("ASC", "DESC"):
-                for image_id, path, number in self._as_far_as_it_goes(f"{scan} {direction}"):
+                for image_id, path, frame in self._as_far_as_it_goes(f"{scan} {direction}"):
                     if isinstance(image_id, int) and image_id > 0:
-                        known[image_id] = known.get(image_id) or self._name(path, number)
+                        known[image_id] = known.get(image_id) or self._name(path, frame)
         return known
 
     def sound_rows(self) -> tuple[int, float]:
@@ -179,8 +179,8 @@ class _Source:
             return None
         if not self._older:
             return path, frame
-        file, number = file_and_frame(path)
-        return os.fsencode(file), number
+        file, frame = file_and_frame(path)
+        return os.fsencode(file), frame
 
     def _checked_blob(self, table: str, column: str, image_id: int) -> tuple[bytes, int] | None:
         with suppress(*DAMAGE_SIGNS):

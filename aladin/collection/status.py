@@ -40,13 +40,13 @@ class Status:
         return "\n".join(lines)
 
 
-def status_of(place: Path) -> Status:
-    """The status of the collection at `place`."""
-    with Collection.open(place) as collection, collection.snapshot():
+def status_of(file: Path) -> Status:
+    """The status of the collection in `file`."""
+    with Collection.open(file) as collection, collection.snapshot():
         counts, reasons = collection.counts(), collection.failure_counts()
-        files = (place, place.with_name(place.name + "-wal"))
+        files = (file, file.with_name(file.name + "-wal"))
         return Status(
-            collection=str(place),
+            collection=str(file),
             root=str(collection.root),
             root_is_there=collection.root.is_dir(),
             images={state: counts[state] for state in ("ok", "failed", "offline", "pending", "removed") if state in counts},
@@ -55,7 +55,7 @@ def status_of(place: Path) -> Status:
             fingerprint=collection.fingerprint,
             format=collection.format,
             generation=collection.generation,
-            bytes=sum(file.stat().st_size for file in files if file.is_file()),
+            bytes=sum(part.stat().st_size for part in files if part.is_file()),
             unused_bytes=collection.unused_bytes(),
-            written_by=holder_of(place),
+            written_by=holder_of(file),
         )
