@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aladin.encoder.config import Pooling
+from aladin.encoder.pooling import POOLINGS
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
 from aladin.progress import SILENT, Progress
 
 MEMORY = 64 * 2**20  # bytes; blocks of scores gain no speed beyond
-END_TO_END = ("MrSw", "MrAVGw")  # poolings in which words add up, so that captions need no padding
 
 
 @torch.inference_mode()
@@ -56,7 +56,7 @@ def _block_shape(regions: Tokens, words: Tokens, pooling: Pooling, memory: int, 
     """How many images and captions to score at once in about `memory` bytes, half of it for pairs, half for their words."""
     (_, region_count, dim), word_count = regions.states.shape, words.mask.shape[1]
     # The padded forms hold some copies of their similarities, and one of them every region as it sees the caption.
-    pair_bytes = 4 * region_count * (word_count if pooling in END_TO_END else 4 * (word_count + dim))
+    pair_bytes = 4 * region_count * (word_count if POOLINGS[pooling].words_add else 4 * (word_count + dim))
     pairs = max(1, memory // (2 * pair_bytes))
     image_block = max(1, min(images, math.isqrt(pairs)))
     return image_block, max(1, min(pairs // image_block, memory // (2 * word_count * 4 * (dim + 16))))
@@ -69,7 +69,8 @@ def _block_scores(
 
     Where words add up, captions are laid end to end, so that no padded word is multiplied.
     """
-    if pooling not in END_TO_END:
+    mode = POOLINGS[pooling]
+    if not mode.words_add:
         return alignment_scores(regions, words[captions], pooling)
     owners, positions = words.mask[captions].nonzero(as_tuple=True)
     cells = captions[owners] * words.mask.shape[1] + positions
@@ -77,7 +78,8 @@ def _block_scores(
     similarity = (regions.states.float().flatten(0, 1) @ flat.T).view(*regions.mask.shape, len(flat))
     best = similarity.masked_fill_(~regions.mask[:, :, None], -torch.inf).amax(dim=1)
     scores = torch.zeros(len(regions), len(captions)).index_add_(1, owners, best)
-    return scores / words.mask[captions].sum(dim=1).clamp(min=1) if pooling == "MrAVGw" else scores
+    scores *= mode.words
+    return scores / words.mask[captions].sum(dim=1).clamp(min=1) if mode.mean else scores
 
 
 def blocks(total: int, size: int) -> Iterator[slice]:
