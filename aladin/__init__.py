@@ -26,6 +26,8 @@ EXPORTS = {
     "TextPart": "aladin.search.query",
     "as_json": "aladin.search.search",
     "evaluate": "aladin.evaluation.evaluate",
+    "correct_hubs": "aladin.exporting.hub_correction",
+    "export": "aladin.exporting.export",
 }
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from aladin.errors import AladinError as AladinError
     from aladin.evaluation.evaluate import EvaluationConfig as EvaluationConfig
     from aladin.evaluation.evaluate import evaluate as evaluate
+    from aladin.exporting.export import export as export
+    from aladin.exporting.hub_correction import correct_hubs as correct_hubs
     from aladin.pictures.boxes import Box as Box
     from aladin.search.explain import Explanation as Explanation
     from aladin.search.query import ImagePart as ImagePart

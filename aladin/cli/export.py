@@ -38,14 +38,13 @@ def export(
 
     The graphs are measured on the validation data first; nothing is written if they lose quality against PyTorch.
     """
-    from aladin.exporting.export import Validation, export_model
+    from aladin.exporting import export as exporting
 
     dataset = read_captioned(val, split, images, skip_bad)
-    data = Validation(dataset, val.name, split, images.name if images else None, skip_bad)
-    text = notes.read() if notes is not None else "Trained with aladin; its maker left no notes on the training data."
-    steps = TerminalSteps()
+    data = exporting.Validation(dataset, val.name, split, images.name if images else None, skip_bad)
+    text = exporting.NO_NOTES if notes is None else notes.read()
     with cache_folder(cache) as folder:
-        report, parity = export_model(model, out, data, precision, text, folder, steps)
+        report, parity = exporting.export(model, out, data, precision, text, folder, TerminalSteps())
     if parity.remark:
         print_line(f"aladin: {parity.remark}", err=True)
     print_line(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)

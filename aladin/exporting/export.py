@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import onnx
 import tomli_w
@@ -37,6 +37,7 @@ REMEDY = {"int8": "use fp16 or fp32", "fp16": "use fp32", "fp32": "measure on mo
 MAX_RSUM_LOSS = 0.5  # of the written graphs against PyTorch, for each head, on the validation data
 FEW_IMAGES = 200  # with fewer, a single image found or missed at one recall is worth more than that loss
 MIN_COSINE = 0.999  # between the vectors of the fp32 graphs and PyTorch's
+NO_NOTES = "Trained with aladin; its maker left no notes on the training data."
 RERANK = 100  # the k of two-stage in the card
 
 
@@ -57,9 +58,32 @@ class Validation:
         return (self.name, *(word for pair in named for word in pair), *(["--skip-bad"] if self.skip_bad else []))
 
 
+class Exported(NamedTuple):
+    """What was measured of an exported model."""
+
+    report: Report
+    parity: Parity
+
+
+def export(
+    model: Path,
+    out: Path,
+    data: Validation,
+    precision: Precision = "int8",
+    notes: str = NO_NOTES,
+    cache: Path | None = None,
+    steps: Steps = SILENT,
+) -> Exported:
+    """As `export_model`, for a program: image features are kept in `cache`, and `steps` watches how far it is."""
+    if cache is not None:
+        return export_model(model, out, data, precision, notes, cache, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        return export_model(model, out, data, precision, notes, Path(folder), steps)
+
+
 def export_model(
     source: Path, out: Path, data: Validation, precision: Precision, notes: str, cache: Path, steps: Steps
-) -> tuple[Report, Parity]:
+) -> Exported:
     """Write the searching half of a model folder to `out`, once the graphs have passed the gate on `data`.
 
     Gate: vectors of the fp32 graphs have a cosine of at least 0.999 with PyTorch's, and the written graphs lose at most 0.5
@@ -93,7 +117,7 @@ def export_model(
         out.mkdir(parents=True, exist_ok=True)
         for file in draft.iterdir():
             file.replace(out / file.name)
-    return report, parity
+    return Exported(report, parity)
 
 
 def _measured(

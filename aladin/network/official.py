@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from aladin.encoder.config import ModelConfig, QuirksConfig
+from aladin.encoder.pooling import POOLINGS
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.network.heads import AlignmentHead
 from aladin.network.tensors import Tokens
 
 RELEASED = QuirksConfig(image_first_token="[UNK]", region_as_cls=True, last_piece_dropped=True, zero_padding=True)
-BEST_WORD = ("MwSr", "symm")  # poolings in which a padded word could be a region's best
 
 
 class OriginalAlignmentHead(AlignmentHead):
@@ -35,7 +35,7 @@ class OriginalAlignmentHead(AlignmentHead):
         self._drops_last = config.quirks.last_piece_dropped
         self._pads_regions = config.quirks.zero_padding
         # A zero word changes no other pooling but MrAVGw, where it would count as a word.
-        self._pads_words = config.quirks.zero_padding and config.heads.pooling in BEST_WORD
+        self._pads_words = config.quirks.zero_padding and POOLINGS[config.heads.pooling].regions_choose
 
     def words(self, encoded: Tokens) -> Tokens:
         """The word pieces of a caption, with a zero in [CLS]'s place where padding can win."""

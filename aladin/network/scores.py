@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aladin.encoder.config import Pooling
+from aladin.encoder.pooling import POOLINGS
 from aladin.network.tensors import Tokens
 
 
@@ -26,14 +27,14 @@ def alignment_scores(regions: Tokens, words: Tokens, pooling: Pooling = "MrSw") 
         return _attended_captions(similarity, regions, words)
     if pooling in ("sum", "mean"):
         return _all_pairs(similarity, regions, words, mean=pooling == "mean")
-    if pooling == "MwSr":
-        return _best_word_per_region(similarity, regions, words)
-    score = _best_region_per_word(similarity, regions, words)
-    if pooling == "MrAVGw":
-        return score / words.mask.sum(dim=1).clamp(min=1)
-    if pooling == "symm":
-        return score + _best_word_per_region(similarity, regions, words)
-    return score
+    mode, parts = POOLINGS[pooling], []
+    if mode.words:
+        score = _best_region_per_word(similarity, regions, words)
+        parts.append(mode.words * (score / words.mask.sum(dim=1).clamp(min=1) if mode.mean else score))
+    if mode.regions:
+        score = _best_word_per_region(similarity, regions, words)
+        parts.append(mode.regions * (score / regions.mask.sum(dim=1).clamp(min=1)[:, None] if mode.mean else score))
+    return sum(parts[1:], parts[0])
 
 
 def matching_scores(

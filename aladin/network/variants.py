@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aladin.config import to_table
 from aladin.encoder.config import HeadsConfig, ImageConfig, ModelConfig
+from aladin.encoder.pooling import POOLINGS, SEARCHABLE
 from aladin.errors import ConfigError
 from aladin.network import official
 from aladin.network.depth import matching_depth
@@ -18,8 +19,6 @@ from aladin.network.hubs import HubCorrection, filled
 from aladin.network.model import Aladin, uncorrected_dim
 from aladin.network.region_transformer import RegionTransformer
 from aladin.network.transformer import initialise
-
-SUMMED_POOLINGS = ("MrSw", "MrAVGw")  # in which dimensions that an item's tokens share add the same to every word's best region
 
 
 def with_fresh_matching_head(model: Aladin) -> Aladin:
@@ -115,10 +114,11 @@ def check_addable(config: ModelConfig) -> None:
     """ConfigError for a model whose hubs are corrected, which comes last, or whose scores would change by more than a sum."""
     if config.heads.hub_centres:
         raise ConfigError("this model's hubs are corrected already; give the model from before that")
-    if config.heads.pooling not in SUMMED_POOLINGS or config.quirks.zero_padding:
+    # Where words add, dimensions that an item's tokens share add the same to every word's best region.
+    if not POOLINGS[config.heads.pooling].words_add or config.quirks.zero_padding:
         has = f"{config.heads.pooling}{' and zero padding' if config.quirks.zero_padding else ''}"
         raise ConfigError(
-            f"a global head and the correction of hubs are for models whose alignment is one of {', '.join(SUMMED_POOLINGS)}, "
+            f"a global head and the correction of hubs are for models whose alignment is one of {', '.join(SEARCHABLE)}, "
             f"without zero padding; this one has {has}"
         )
 

@@ -268,7 +268,7 @@ def test_from_a_trained_model_to_an_exported_one_that_is_averaged_with_it_by_com
     """add-global-head, correct-hubs, export and average, one after the other."""
     trained, data = tmp_path / "trained", write_pictures(tmp_path / "pictures", 12)
     tokenizer = write_tokenizer(trained)
-    save_model(learned_model(trained), tokenizer, trained, {"training": {"epoch": 3}})
+    save_model(learned_model(tokenizer, TINY.heads), tokenizer, trained, {"training": {"epoch": 3}})
     run = CliRunner().invoke
     command = [str(trained), str(tmp_path / "whole"), "--data", str(data), "--dim", "7", "--epochs", "3"]
     done = run(add_global_head, command)

@@ -1,0 +1,74 @@
+"""A trained model with dual bank normalisation inside its vectors and tokens (aladin/network/hubs.py), from training data."""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aladin.datasets import DataOrigin, Dataset
+from aladin.encoder.config import HeadsConfig
+from aladin.encoder.folder import model_config
+from aladin.errors import ConfigError
+from aladin.evaluation.encoding import encode_dataset
+from aladin.network.checkpoints import load_model, named_model, provenance, save_model
+from aladin.network.variants import check_addable, with_hub_correction
+from aladin.progress import SILENT, Steps
+
+CENTRES = 500
+MAX_IMAGES = 10_000  # more make no better centres, and are held in memory
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What hubs were measured on."""
+
+    centres: int  # in the bank of each side
+    images: int
+    captions: int
+
+
+def correct_hubs(
+    model: Path,
+    out: Path,
+    data: Dataset,
+    centres: int = CENTRES,
+    scale: float = HeadsConfig.hub_scale,
+    weight: float = HeadsConfig.hub_weight,
+    cache: Path | None = None,
+    steps: Steps = SILENT,
+) -> Correction:
+    """Write to the folder `out` the trained model of a folder with its hubs corrected, by training data.
+
+    Nothing is trained; to train on, start from `model`. `scale` is the inverse temperature of nearness, `weight`
+    what it counts in scores; image features are kept in `cache`. ConfigError where the model cannot have a correction, or there
+    are fewer images or captions than centres: said before anything is encoded.
+    """
+    config = model_config(model)
+    check_addable(config)
+    heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
+    used = _sample(data)
+    _check_centres(used, centres)
+    if cache is None:
+        with tempfile.TemporaryDirectory() as folder:
+            encoded = encode_dataset(model, used, "fp32", Path(folder), steps)
+    else:
+        encoded = encode_dataset(model, used, "fp32", cache, steps)
+    corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
+    origin = DataOrigin.of(used)
+    details = provenance(model) | {"hub_correction": {"model": named_model(model), "data": origin.table()}}
+    save_model(corrected, model / "tokenizer.json", out, details)
+    return Correction(centres, origin.images, origin.captions)
+
+
+def _check_centres(data: Dataset, centres: int) -> None:
+    images, captions = len(data), data.caption_count
+    if centres > min(images, captions):
+        raise ConfigError(
+            f"centres is {centres:,}, but the data have {images:,} images and {captions:,} captions (at most {MAX_IMAGES:,} "
+            f"images count); expected at least as many of both: give more data, or {min(images, captions)} centres or fewer"
+        )
+
+
+def _sample(data: Dataset) -> Dataset:
+    """At most MAX_IMAGES of a data set, evenly spread over it."""
+    step = -(-len(data) // MAX_IMAGES)
+    return replace(data, examples=data.examples[::step])
