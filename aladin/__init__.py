@@ -24,10 +24,13 @@ EXPORTS = {
     "SearchConfig": "aladin.search.search",
     "EvaluationConfig": "aladin.evaluation.evaluate",
     "TextPart": "aladin.search.query",
+    "add_global_head": "aladin.training.adding_global_head",
     "as_json": "aladin.search.search",
     "evaluate": "aladin.evaluation.evaluate",
     "correct_hubs": "aladin.exporting.hub_correction",
     "export": "aladin.exporting.export",
+    "calibrate": "aladin.training.calibrate",
+    "train": "aladin.training.train",
 }
 
 if TYPE_CHECKING:
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from aladin.search.search import Results as Results
     from aladin.search.search import SearchConfig as SearchConfig
     from aladin.search.search import as_json as as_json
+    from aladin.training.adding_global_head import add_global_head as add_global_head
+    from aladin.training.calibrate import calibrate as calibrate
+    from aladin.training.train import train as train
 
 
 def __getattr__(name: str) -> Any:

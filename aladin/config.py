@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import tomllib
+import types
 import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -64,6 +65,8 @@ def _typed(hint: Any, value: Any, key: str, section: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{key} in {section} is {value!r}; expected a table [{key}]")
         return from_table(typing.cast(type, hint), value, _nested(section, key))
+    if isinstance(hint, types.UnionType):
+        return _of_kind(typing.get_args(hint), value, key, section)
     if typing.get_origin(hint) is Literal:
         value = VALUES.get(value, value) if isinstance(value, str) and value not in typing.get_args(hint) else value
         if value not in typing.get_args(hint):
@@ -81,6 +84,17 @@ def _typed(hint: Any, value: Any, key: str, section: str) -> Any:
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"{key} in {section} is {value}; expected a finite number")
     return value
+
+
+def _of_kind(sections: tuple[type, ...], value: Any, key: str, section: str) -> Any:
+    """A table that may be any of several sections, which it names by its `kind`."""
+    by_kind = {each.kind: each for each in sections}  # type: ignore[attr-defined]
+    kinds = ", ".join(map(repr, by_kind))
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} in {section} is {value!r}; expected a table with a kind, one of {kinds}")
+    if value.get("kind") not in by_kind:
+        raise ConfigError(f"kind of {key} in {section} is {value.get('kind')!r}; expected one of {kinds}")
+    return from_table(by_kind[value["kind"]], value, f"{key} in {section}")
 
 
 def _nested(section: str, key: str) -> str:

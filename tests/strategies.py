@@ -64,7 +64,7 @@ class ScoreBatch:
     owners: list[int]
 
     @property
-    def own(self) -> torch.Tensor:
+    def positives(self) -> torch.Tensor:
         return torch.arange(len(self.student))[:, None] == torch.tensor(self.owners)[None]
 
 

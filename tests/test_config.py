@@ -134,6 +134,8 @@ def test_an_unknown_setting_like_no_other_is_answered_with_all_of_them() -> None
         ({"train": "backbone"}, "train in my.toml is 'backbone'; expected a list"),
         ({"train": ["backbone", 1]}, "item 2 of train in my.toml is 1; expected text"),
         ({"train": [["backbone"]]}, "item 1 of train in my.toml is ['backbone']; expected text"),
+        ({"teacher": ["ensemble"]}, "item 1 of teacher in my.toml is 'ensemble'; expected a table with a kind, one of"),
+        ({"teacher": [{"alignment": 1}]}, "kind of item 1 of teacher in my.toml is None; expected one of 'caption_similarity'"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_an_error_that_says_which_kind_is_right(table: dict[str, Any], expected: str) -> None:
@@ -193,12 +195,16 @@ def test_a_value_out_of_range_is_an_error_that_says_the_range(table: dict[str, A
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({"loss": {"alignment": 0}}, "are all 0; give at least one a weight above 0"),
-        ({"train": ["matching_head"]}, "matching, distillation, ensemble_matching and cross_fitted_matching in [loss] are 0"),
-        ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment, caption_teacher, ensemble_alignment and"),
+        ({"loss": {"alignment": 0}}, "are all 0 and there is no [[teacher]]; give at least one a weight above 0"),
+        ({"train": ["matching_head"]}, "matching and distillation in [loss] are 0 and matching of every [[teacher]]"),
+        ({"train": ["matching_head"], "loss": {"distillation": 1}}, "set alignment in [loss] and of every [[teacher]] to 0"),
         ({"train": ["projection"], "loss": {"alignment": 0, "matching": 1}}, "nothing else teaches it"),
-        ({"cross_fitted": {"folds": 3}}, "[cross_fitted] describes a teacher, but cross_fitted_alignment and"),
-        ({"cross_fitted": {"folds": 1}}, "folds is 1; expected"),
+        ({"teacher": [{"kind": "cross_fitted", "folds": 3}]}, "the teacher of kind 'cross_fitted' has no weight; give"),
+        (
+            {"teacher": [{"kind": "cross_fitted", "alignment": 1, "folds": 1}]},
+            "teacher in my.toml: folds is 1; expected",
+        ),
+        ({"teacher": 2 * [{"kind": "ensemble", "alignment": 1}]}, "of the kinds ensemble, ensemble; give each kind once"),
         ({"loss": {"learned_weights": True, "entropy": 0.1}}, "entropy can be less than 0, and a loss below 0 would"),
     ],
 )

@@ -9,6 +9,8 @@ import json
 import string
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,14 @@ from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, Limi
 from aladin.encoder.word_pieces import WordPieces
 from aladin.network.features import Features
 from aladin.network.grid import GridNetwork, top_classes
+from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin, new_model
+from aladin.progress import Progress
 from aladin.training import trainer as training
-from aladin.training.ensemble_teacher import ensemble_members
-from aladin.training.pair_teacher import pair_teacher
+from aladin.training.learning_set import LearningSet, Reader
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
-from aladin.training.trainer import LearningSet, Start, Trainer
+from aladin.training.start import Start, teachers_of
+from aladin.training.trainer import Trainer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 220), "white": (240, 240, 240), "black": (10, 10, 10)}
 PAIRS = list(itertools.permutations(COLOURS, 2))  # 20: above, below
@@ -54,6 +58,15 @@ def write_tokenizer(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
+
+
+def write_minilm(folder: Path) -> Path:
+    """A folder with MiniLM's weights that spells captions as the tests do."""
+    write_tokenizer(folder)
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        weights.symlink_to(minilm_folder() / "model.safetensors")
+    return folder
 
 
 def tiny_model(tokenizer: Path, config: ModelConfig = TINY, seed: int = 0) -> Aladin:
@@ -101,18 +114,23 @@ def write_pictures(folder: Path, count: int, first: int = 0) -> Path:
 @torch.no_grad()
 def learning_set(model: Aladin, tokenizer: Path, count: int, views: int = 1) -> LearningSet:
     """The first `count` pictures, every view of them alike up to noise, without files and without ONNX."""
-    assert model.image_network is not None
-    random = np.random.default_rng(0)
-    maps, tags = [], []
-    for _ in range(views):
-        pixels = np.stack([picture(number) for number in range(count)])
-        noisy = np.clip(pixels + random.normal(0, 5, pixels.shape), 0, 255).astype(np.uint8)
-        found, classes = trunk(model.image_network, noisy, model.config.limits.tags)
-        maps.append(found)
-        tags.append(classes)
     texts = [text for number in range(count) for text in captions(number)]
     pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces).encode(texts)
-    return LearningSet(Features(np.stack(maps), np.stack(tags)), pieces, np.repeat(np.arange(count), 2))
+    return LearningSet(seen_by(Reader.of(model, views), count), pieces, np.repeat(np.arange(count), 2))
+
+
+def seen_by(reader: Reader, count: int) -> Features:
+    """The first `count` pictures as a reader sees them."""
+    assert reader.network is not None
+    random = np.random.default_rng(0)
+    maps, tags = [], []
+    for _ in range(reader.views):
+        pixels = np.stack([picture(number) for number in range(count)])
+        noisy = np.clip(pixels + random.normal(0, 5, pixels.shape), 0, 255).astype(np.uint8)
+        found, classes = trunk(reader.network, noisy, reader.config.limits.tags)
+        maps.append(found)
+        tags.append(classes)
+    return Features(np.stack(maps), np.stack(tags))
 
 
 @torch.no_grad()
@@ -123,35 +141,37 @@ def trunk(network: GridNetwork, pixels: np.ndarray, tags: int) -> tuple[np.ndarr
 
 
 class Recorder:
-    """A reporter that remembers what it was told."""
+    """Watches a run and remembers what it saw."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int, int]] = []
+        self.seen: list[tuple[str, int, int]] = []
         self.epochs: list[tuple[int, dict[str, float]]] = []
+        self.notes: list[str] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Progress]:
+        yield lambda done, total: self.progress(name, done, total)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        self.told.append((what, done, total))
+        self.seen.append((what, done, total))
 
-    def validated(self, epoch: int, record: dict[str, float]) -> None:
-        self.epochs.append((epoch, record))
+    def validated(self, epoch: int, measures: dict[str, float]) -> None:
+        self.epochs.append((epoch, measures))
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
 
 
 def trainer(
     recipe: Recipe, folder: Path, model: Aladin | None = None, pictures: int = 8, fresh_projection: bool = False
 ) -> Trainer:
     """A run in `folder`/run on the first pictures, from `model` or from random weights."""
-    tokenizer = write_tokenizer(folder)
+    tokenizer, minilm = write_tokenizer(folder), write_minilm(folder / "minilm")
     model = model or tiny_model(tokenizer)
     train, val = (learning_set(model, tokenizer, pictures, views) for views in (recipe.views, 1))
-    members = ensemble_members(recipe, model, tokenizer)
-    start = Start(model, tokenizer, pair_teacher(recipe, model, tokenizer), members, fresh_projection)
-    read = [learning_set(member, tokenizer, pictures).images for member in members]
-    whole = None
-    if recipe.loss.needs_cross_fitted:
-        whole = learning_set(model, tokenizer, pictures).images
-        assert isinstance(whole, Features)
-        start = dataclasses.replace(start, whole_network=model.image_network)
-    return Trainer(recipe, start, train, val, folder / "run", read, whole)
+    teachers = teachers_of(recipe, model, tokenizer, minilm)
+    start = Start(model, tokenizer, teachers, fresh_projection, minilm=minilm)
+    return Trainer(recipe, start, train, val, folder / "run", lambda reader: seen_by(reader, pictures))
 
 
 def losses(out: Path) -> dict[int, dict[str, float]]:

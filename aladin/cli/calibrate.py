@@ -32,23 +32,15 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from aladin.measures.reliability import reliability
     from aladin.search.search import LIKELY
-    from aladin.training import calibrating
+    from aladin.training.calibrate import calibrate as learn
 
-    steps = TerminalSteps()
-    judged = calibrating.judged_queries(model, read_captioned(data, split, images, skip_bad), steps)
-    trial = calibrating.learned(judged, 0, data.name)
-    found = {kind: reliability(*hits) for kind, hits in calibrating.judged_probabilities(trial, judged, 1).items()}
-    answered = calibrating.answered_shares(trial, judged, 1, LIKELY)
-    final = calibrating.learned(judged, None, f"{data.name}, split {split}" if split else data.name)
-    if not dry_run:
-        calibrating.write_calibration(model, final)
+    found = learn(model, read_captioned(data, split, images, skip_bad), write=not dry_run, progress=TerminalSteps())
     if as_json:
-        report = {kind: asdict(value) | {"answered": answered[kind]} for kind, value in found.items()}
-        print_lines(json.dumps({"calibration": asdict(final), "other_half": report}, indent=2))
+        report = {kind: asdict(value) | {"answered": found.answered[kind]} for kind, value in found.reliability.items()}
+        print_lines(json.dumps({"calibration": asdict(found.calibration), "other_half": report}, indent=2))
         return
-    for kind, value in found.items():
-        with_answer, without = answered[kind]
+    for kind, value in found.reliability.items():
+        with_answer, without = found.answered[kind]
         print_lines(f"{kind}, the half that was not learned from:\n{value}")
         print_lines(f"best hit at {LIKELY} or more: {with_answer:.2f} of queries, {without:.2f} when nothing right is left\n")

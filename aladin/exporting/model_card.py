@@ -7,12 +7,11 @@ from typing import Any
 
 from aladin.measures.recalls import Estimate
 from aladin.measures.report import Report, to_markdown
+from aladin.old_names import present_recipe
 
 HASH_DIGITS = 12  # of a fingerprint or commit that are shown
-LOSSES = (
-    *("alignment", "matching", "distillation", "caption_teacher", "pairs", "pair_teacher", "ensemble_alignment"),
-    *("ensemble_matching", "cross_fitted_alignment", "cross_fitted_matching", "entropy", "hidden_l1"),
-)
+LOSSES = ("alignment", "matching", "distillation", "cross_encoder", "entropy", "hidden_l1")  # weights in a recipe's [loss]
+STUDENTS = ("alignment", "matching")  # weights in its [[teacher]] tables
 STORED = {
     "int8": "Weights are stored in int8; the transformer's matrices are multiplied in int8, all else is computed in fp32.",
     "fp16": "Weights are stored in fp16; everything is computed in fp32.",
@@ -94,7 +93,10 @@ def _named(key: str, value: Any) -> str:
 
 def _recipe(table: Mapping[str, Any]) -> dict[str, Any]:
     """What of a recipe tells most: the parts that learn, by which losses, for how long."""
-    weights = table.get("loss", {})
+    present = present_recipe(table)
+    weights = present.get("loss", {})
     losses = {name: weights[name] for name in LOSSES if weights.get(name)}
+    for teacher in present.get("teacher", []):
+        losses |= {f"{teacher['kind']}_{student}": teacher[student] for student in STUDENTS if teacher.get(student)}
     kept = {name: table[name] for name in ("train", "epochs", "seed") if name in table}
     return kept | ({"losses": losses} if losses else {})

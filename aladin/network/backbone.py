@@ -87,7 +87,7 @@ class Backbone(nn.Module, ABC):
         """Photographs as `image_states` reads them; only of a backbone that reads photographs."""
 
     @abstractmethod
-    def start(self, tokenizer: WordPieces, pretrained: bool) -> None:
+    def start(self, tokenizer: WordPieces, pretrained: bool, minilm: Path | None = None) -> None:
         """Fill every weight for a run from scratch: pre-trained where there is something, else at random."""
 
     @abstractmethod

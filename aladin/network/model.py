@@ -1,6 +1,7 @@
 """The whole network for learning: photographs and captions to vectors and tokens, by backbone and heads."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -113,10 +114,13 @@ class Aladin(nn.Module):
         return states if self.post_layers is None else self.post_layers(states, self.config.heads.deep)
 
 
-def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = True) -> Aladin:
-    """A model with fresh heads; its backbone starts from MiniLM-L6 and ImageNet if `pretrained`."""
+def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = True, minilm: Path | None = None) -> Aladin:
+    """A model with fresh heads; its backbone starts from MiniLM-L6 and ImageNet if `pretrained`.
+
+    `minilm` is a folder with MiniLM-L6, instead of its package.
+    """
     model = Aladin(config, new_backbone(config, pretrained))
-    model.backbone.start(tokenizer, pretrained)
+    model.backbone.start(tokenizer, pretrained, minilm)
     model.alignment_head.apply(initialise)
     if model.cross_encoder is not None:
         model.cross_encoder.apply(initialise)

@@ -20,23 +20,25 @@ class Pairs:
 
     images: Int[Tensor, " pairs"]
     captions: Int[Tensor, " pairs"]
-    own: Bool[Tensor, " pairs"]
+    positives: Bool[Tensor, " pairs"]
 
 
-def drawn_pairs(own: Bool[Tensor, "images captions"], likeness: Float[Tensor, "images captions"], scale: float) -> Pairs:
+def drawn_pairs(
+    positives: Bool[Tensor, "images captions"], similarity: Float[Tensor, "images captions"], scale: float
+) -> Pairs:
     """Each image with the first of its captions, with a caption of another image, and that caption with another image.
 
-    The others are drawn by torch's generator with odds exp(`scale` x likeness): a pair that nearly fits teaches most.
+    The others are drawn by torch's generator with odds exp(`scale` x similarity): a pair that nearly fits teaches most.
     """
-    images = torch.arange(len(own))
-    captions = own.int().argmax(dim=1)
-    odds = (scale * likeness).masked_fill(own, -torch.inf)
+    images = torch.arange(len(positives))
+    captions = positives.int().argmax(dim=1)
+    odds = (scale * similarity).masked_fill(positives, -torch.inf)
     other_captions = odds.softmax(dim=1).multinomial(1)[:, 0]
     other_images = odds[:, captions].T.softmax(dim=1).multinomial(1)[:, 0]
     return Pairs(
         torch.cat([images, images, other_images]),
         torch.cat([captions, other_captions, captions]),
-        torch.arange(3 * len(own)) < len(own),
+        torch.arange(3 * len(positives)) < len(positives),
     )
 
 

@@ -127,7 +127,7 @@ class RegionTransformer(Transformer, Backbone):
         mask = torch.cat([real, self.name_mask[classes].flatten(1), real], dim=1)
         return torch.cat([first, names, last], dim=1), mask
 
-    def start(self, tokenizer: WordPieces, pretrained: bool) -> None:
+    def start(self, tokenizer: WordPieces, pretrained: bool, minilm: Path | None = None) -> None:
         """A fresh region embedding; the transformer from MiniLM-L6 if `pretrained`, and the class names as they are spelt."""
         if self.image_network is not None:
             pieces, mask = tokenizer.name_pieces(class_names(), self.config.limits.tag_pieces)
@@ -138,7 +138,7 @@ class RegionTransformer(Transformer, Backbone):
         for part in (self.embeddings, self.region_embedding, self.layers):
             part.apply(initialise)
         if pretrained:
-            load_minilm(self)
+            load_minilm(self, minilm)
 
     def restart_never_learned(self) -> None:
         if self.image_network is not None:

@@ -1,5 +1,5 @@
 """Recipes to trained models: batches, losses, teachers, and what is learned after training."""
 
-from aladin.training.trainer import Trainer
+from aladin.training.recipe import Recipe, read_recipe
 
-__all__ = ["Trainer"]
+__all__ = ["Recipe", "read_recipe"]

@@ -20,7 +20,7 @@ class Step:
     images: Int[np.ndarray, " images"]
     views: Int[np.ndarray, " images"]
     captions: Int[np.ndarray, " captions"]  # rows of the data set's captions
-    own: Bool[Tensor, "images captions"]
+    positives: Bool[Tensor, "images captions"]  # True where the caption is one of the image's
     keep: Int[Tensor, "images kept"] | None  # regions of each image, in reading order; None: all
 
 
@@ -67,7 +67,7 @@ class Plan:
         if self.folds is None:
             return self._cut(order)
         batches = [batch for fold in np.unique(self.folds) for batch in self._cut(order[self.folds[order] == fold])]
-        return [batches[place] for place in random.permutation(len(batches))]
+        return [batches[number] for number in random.permutation(len(batches))]
 
     def _cut(self, rows: Int[np.ndarray, " images"]) -> list[Int[np.ndarray, "..."]]:
         batches = np.split(rows, range(self.batch_images, len(rows), self.batch_images))
@@ -79,12 +79,12 @@ class Plan:
         count = np.searchsorted(self.owners, images, side="right") - first
         drawn = [f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)]
         captions = np.concatenate(drawn)
-        own = torch.from_numpy(images[:, None] == self.owners[captions][None])
+        positives = torch.from_numpy(images[:, None] == self.owners[captions][None])
         keep = None
         if self.kept_regions < self.regions:
             order = random.random((len(images), self.regions)).argsort(axis=1)[:, : self.kept_regions]
             keep = torch.from_numpy(np.sort(order, axis=1))
-        return Step(number, epoch, images, random.integers(self.views, size=len(images)), captions, own, keep)
+        return Step(number, epoch, images, random.integers(self.views, size=len(images)), captions, positives, keep)
 
 
 def without_some_words(
@@ -94,8 +94,8 @@ def without_some_words(
 
     What stays keeps its order and moves up to the front.
     """
-    places = np.arange(ids.shape[1])
-    framing = (places == 0) | (places == mask.sum(axis=1, keepdims=True) - 1)
+    positions = np.arange(ids.shape[1])
+    framing = (positions == 0) | (positions == mask.sum(axis=1, keepdims=True) - 1)
     stays = mask & (framing | (random.random(ids.shape) >= share))
     order = np.argsort(~stays, axis=1, kind="stable")
     stays = np.take_along_axis(stays, order, axis=1)

@@ -32,12 +32,11 @@ from aladin.errors import DataError
 from aladin.evaluation.encoding import encode_dataset
 from aladin.evaluation.scoring import alignment_matrix
 from aladin.files import write_whole
-from aladin.network.minilm import load_minilm, minilm_folder
+from aladin.network.minilm import minilm, minilm_folder
 from aladin.network.tensors import Tokens
-from aladin.network.transformer import Transformer
 from aladin.progress import Steps
 from aladin.search.probability import BACKGROUND, Background, Calibration, terms
-from aladin.training.caption_teacher import CaptionTeacher
+from aladin.training.caption_similarity import CaptionSimilarity
 
 HITS = 10  # of each query
 MIN_IMAGES, MAX_SHARE = 10, 0.2  # a word is asked when so many images, and at most this share of them, show it
@@ -80,8 +79,11 @@ class Judged:
     background: Background
 
 
-def judged_queries(model: Path, data: Dataset, steps: Steps) -> Judged:
-    """All captions of the data and its common words, asked of all its images by an exported model."""
+def judged_queries(model: Path, data: Dataset, steps: Steps, minilm: Path | None = None) -> Judged:
+    """All captions of the data and its common words, asked of all its images by an exported model.
+
+    `minilm` is a folder with MiniLM-L6, instead of its package.
+    """
     encoder = Encoder.load(model)
     searchable(encoder.model.config.heads.pooling)
     with tempfile.TemporaryDirectory() as name:
@@ -96,7 +98,7 @@ def judged_queries(model: Path, data: Dataset, steps: Steps) -> Judged:
         words = _tokens(encoder, list(mentions))
         background = _scores(regions, _tokens(encoder, list(BACKGROUND)))
     with steps.step("meanings of the captions"):
-        right = _same_meaning(data)
+        right = _same_meaning(data, minilm)
     pieces = [tokens.mask.sum(dim=1).numpy() for tokens in (encoded.captions.tokens, words)]
     return Judged(
         Asked(captions, right, pieces[0]),
@@ -212,24 +214,22 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     return Tokens(torch.from_numpy(encoded.words), torch.from_numpy(encoded.word_mask))
 
 
-def _same_meaning(data: Dataset) -> Bool[np.ndarray, "images captions"]:
-    """Whether what is said of each image means about the same as each caption."""
-    backbone = Transformer(BackboneConfig()).eval()
-    load_minilm(backbone)
-    limit = BackboneConfig().positions
-    pieces = WordPieces.load(minilm_folder() / "tokenizer.json", limit).encode(list(data.captions))
-    vectors = CaptionTeacher.build(backbone, pieces, data.owners).caption_vectors.numpy()
-    owners = data.owners
+def _same_meaning(data: Dataset, folder: Path | None) -> Bool[np.ndarray, "images captions"]:
+    """Whether what is said of each image means about the same as each caption, by the MiniLM of `folder` or of its package."""
+    pieces = WordPieces.load((folder or minilm_folder()) / "tokenizer.json", BackboneConfig().positions)
+    similarity = CaptionSimilarity.build(minilm(folder), pieces.encode(list(data.captions)), data.owners)
+    vectors, owners = similarity.caption_vectors.numpy(), data.owners
     counts = np.bincount(owners, minlength=len(data))
     sums = np.zeros((len(data), vectors.shape[1]), dtype=np.float32)
     np.add.at(sums, owners, vectors)
-    likeness = sums @ vectors.T / counts[:, None]
-    own = (likeness[owners, np.arange(len(owners))] * counts[owners] - 1) / np.maximum(counts[owners] - 1, 1)
-    right: Bool[np.ndarray, "images captions"] = likeness >= _usual(own[counts[owners] > 1])
-    right[owners, np.arange(len(owners))] = True
+    means = sums @ vectors.T / counts[:, None]  # of the cosines of each image's captions with each caption
+    columns = np.arange(len(owners))
+    others = (means[owners, columns] * counts[owners] - 1) / np.maximum(counts[owners] - 1, 1)  # without the caption itself
+    right: Bool[np.ndarray, "images captions"] = means >= _usual(others[counts[owners] > 1])
+    right[owners, columns] = True
     return right
 
 
-def _usual(likeness: Float32[np.ndarray, " captions"]) -> float:
-    """The median likeness of a caption to the others of its image; without others, none but its own is right."""
-    return float(np.median(likeness)) if len(likeness) else np.inf
+def _usual(similarity: Float32[np.ndarray, " captions"]) -> float:
+    """The median similarity of a caption to the others of its image; without others, none but its own is right."""
+    return float(np.median(similarity)) if len(similarity) else np.inf

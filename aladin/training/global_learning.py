@@ -1,7 +1,7 @@
 """How perceptrons of whole pictures and whole sentences learn: the global head's, and those of a cross-fitted teacher.
 
 They learn from large lists, which cost them little: InfoNCE over nearly a thousand pairs, half of the weight on soft targets
-(caption_teacher.py). Forty epochs of 6,000 images take some twenty seconds on two cores.
+(caption_similarity.py). Forty epochs of 6,000 images take some twenty seconds on two cores.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
 DROPPED_FEATURES = {"pictures": 0.3, "sentences": 0.1}
 AVERAGED_STEPS = 40  # over which their weights are averaged, and at most a fifth of all
 SCALE = 25.0  # inverse temperature of their own cosines while they learn
-LIKENESS = 0.5  # the share of soft targets
-LIKENESS_SCALE = 10.0
+SOFT = 0.5  # the share of soft targets: the similarity of captions
+SIMILARITY_SCALE = 10.0  # inverse temperature of that similarity
 PRECISION = "bf16"  # of the products of the global head's learning
 
 Pool = Callable[[Tokens], Float[Tensor, "batch features"]]
@@ -62,7 +62,7 @@ class Lesson:
     pictures: Float[Tensor, "images axes"]
     sentences: Float[Tensor, "captions features"]
     owners: Int[np.ndarray, " captions"]  # the picture of each caption, rising
-    alike: Callable[[Int[np.ndarray, " images"], Int[np.ndarray, " captions"]], Float[Tensor, "images captions"]]
+    similarity: Callable[[Int[np.ndarray, " images"], Int[np.ndarray, " captions"]], Float[Tensor, "images captions"]]
 
     def learned(self, epochs: int, seed: int, precision: str, progress: Progress = SILENT) -> PerceptronPair:
         """A pair that has learned from all of it; the same for one seed. `progress` counts steps."""
@@ -80,9 +80,9 @@ class Lesson:
                 images = pair.pictures(self.pictures[step.images])
                 captions = pair.sentences(self.sentences[step.captions])
                 found = normalize(images, dim=1) @ normalize(captions, dim=1).T
-            alike = self.alike(step.images, step.captions)
-            soft = listnet_loss(found.float(), alike, SCALE, LIKENESS_SCALE) / 2  # it is the sum of both directions
-            loss = (1 - LIKENESS) * infonce_loss(found.float(), step.own, SCALE) + LIKENESS * soft
+            similarity = self.similarity(step.images, step.captions)
+            soft = listnet_loss(found.float(), similarity, SCALE, SIMILARITY_SCALE) / 2  # it is the sum of both directions
+            loss = (1 - SOFT) * infonce_loss(found.float(), step.positives, SCALE) + SOFT * soft
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()

@@ -1,7 +1,7 @@
 """What training minimises: pure functions of score matrices with images in rows and captions in columns.
 
-`own` is True where the caption belongs to the image. An image may own several captions of a batch; they are never each
-other's negatives. Every caption is owned by exactly one image of the batch.
+`positives` is True where the caption is one of the image's. An image may have several captions in a batch; they are never each
+other's negatives. Every caption belongs to exactly one image of the batch.
 """
 
 import torch
@@ -9,35 +9,35 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Scores = Float[Tensor, "images captions"]
-Ownership = Bool[Tensor, "images captions"]
+Positives = Bool[Tensor, "images captions"]
 
 
-def hinge_loss(scores: Scores, own: Ownership, margin: float = 0.2, hardest: bool = True) -> Float[Tensor, ""]:
-    """Triplet hinge, added over all own pairs and both directions (spec, section 2).
+def hinge_loss(scores: Scores, positives: Positives, margin: float = 0.2, hardest: bool = True) -> Float[Tensor, ""]:
+    """Triplet hinge, added over all positives and both directions (spec, section 2).
 
-    With `hardest`, each own pair meets only its worst negative image and its worst negative caption (VSE++), otherwise all.
+    With `hardest`, each positive meets only its worst negative image and its worst negative caption (VSE++), otherwise all.
     A pair without negatives adds 0.
     """
-    positive = scores.masked_fill(~own, 0.0).sum(dim=0)  # one owner per caption
-    negative = scores.masked_fill(own, -torch.inf)
+    positive = scores.masked_fill(~positives, 0.0).sum(dim=0)  # one owner per caption
+    negative = scores.masked_fill(positives, -torch.inf)
     image_violation = (margin + negative - positive[None]).relu()
-    # An image's negatives, once for each caption it owns.
-    owner = own.int().argmax(dim=0)
+    # An image's negatives, once for each of its captions.
+    owner = positives.int().argmax(dim=0)
     caption_violation = (margin + negative[owner] - positive[:, None]).relu()
     if hardest:
         return image_violation.amax(dim=0).sum() + caption_violation.amax(dim=1).sum()
     return image_violation.sum() + caption_violation.sum()
 
 
-def infonce_loss(scores: Scores, own: Ownership, scale: float | Tensor = 20.0) -> Float[Tensor, ""]:
-    """Cross-entropy of the own pair among all candidates at temperature 1 / `scale`, the mean of both directions.
+def infonce_loss(scores: Scores, positives: Positives, scale: float | Tensor = 20.0) -> Float[Tensor, ""]:
+    """Cross-entropy of the positive among all candidates at temperature 1 / `scale`, the mean of both directions.
 
     The other captions of an image are left out of its candidates, so that they are neither right nor wrong.
     """
     logits = scale * scores
-    text_to_image = -logits.log_softmax(dim=0)[own].mean()
-    negatives = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
-    image_to_text = (torch.logaddexp(logits, negatives) - logits)[own].mean()
+    text_to_image = -logits.log_softmax(dim=0)[positives].mean()
+    negatives = logits.masked_fill(positives, -torch.inf).logsumexp(dim=1, keepdim=True)
+    image_to_text = (torch.logaddexp(logits, negatives) - logits)[positives].mean()
     return 0.5 * (text_to_image + image_to_text)
 
 
@@ -56,7 +56,11 @@ def listnet_loss(
 
 
 def listed_listnet_loss(
-    student: Scores, teacher: Scores, listed: Ownership, student_scale: float | Tensor = 20.0, teacher_scale: float = 1.0
+    student: Scores,
+    teacher: Scores,
+    listed: Bool[Tensor, "images captions"],
+    student_scale: float | Tensor = 20.0,
+    teacher_scale: float = 1.0,
 ) -> Float[Tensor, ""]:
     """`listnet_loss` on lists that hold only some candidates: those of the pairs that are `listed`.
 
@@ -96,28 +100,30 @@ def ordinal_loss(
     )
 
 
-def contrastive_distillation_loss(student: Scores, teacher: Scores, own: Ownership, margin: float = 0.2) -> Float[Tensor, ""]:
-    """Triplet hinge on the student whose one negative for each own pair is the teacher's hardest (spec, section 3.3).
+def contrastive_distillation_loss(
+    student: Scores, teacher: Scores, positives: Positives, margin: float = 0.2
+) -> Float[Tensor, ""]:
+    """Triplet hinge on the student whose one negative for each positive is the teacher's hardest (spec, section 3.3).
 
-    The original wrote into the teacher's matrix and took whole rows and columns as negatives; here each own pair meets
+    The original wrote into the teacher's matrix and took whole rows and columns as negatives; here each positive meets
     exactly one negative image and one negative caption, and neither matrix is touched.
     """
-    hard = teacher.detach().masked_fill(own, -torch.inf)
-    owner = own.int().argmax(dim=0)
+    hard = teacher.detach().masked_fill(positives, -torch.inf)
+    owner = positives.int().argmax(dim=0)
     captions = torch.arange(student.shape[1], device=student.device)
     positive = student[owner, captions]
     negative_image = student[hard.argmax(dim=0), captions]
     negative_caption = student[owner, hard.argmax(dim=1)[owner]]
-    image_violation = (margin + negative_image - positive).relu()[(~own).any(dim=0)]
-    caption_violation = (margin + negative_caption - positive).relu()[(~own).any(dim=1)[owner]]
+    image_violation = (margin + negative_image - positive).relu()[(~positives).any(dim=0)]
+    caption_violation = (margin + negative_caption - positive).relu()[(~positives).any(dim=1)[owner]]
     return image_violation.sum() + caption_violation.sum()
 
 
-def pair_loss(scores: Float[Tensor, " pairs"], own: Bool[Tensor, " pairs"]) -> Float[Tensor, ""]:
-    """Cross-entropy of log odds, the mean over own pairs and others of the mean of each (OSCAR's image-text matching)."""
-    signs = torch.where(own, scores, -scores)
+def pair_loss(scores: Float[Tensor, " pairs"], positives: Bool[Tensor, " pairs"]) -> Float[Tensor, ""]:
+    """Cross-entropy of log odds, the mean over positives and others of the mean of each (OSCAR's image-text matching)."""
+    signs = torch.where(positives, scores, -scores)
     losses = -torch.nn.functional.logsigmoid(signs)
-    return 0.5 * (losses[own].mean() + losses[~own].mean())
+    return 0.5 * (losses[positives].mean() + losses[~positives].mean())
 
 
 def spread_loss(vectors: Float[Tensor, "items dim"]) -> Float[Tensor, ""]:

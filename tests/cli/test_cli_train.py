@@ -11,10 +11,8 @@ from aladin.cli import main
 from aladin.config import read_toml, to_table
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.model import Aladin
-from aladin.training import pair_teacher
-from aladin.training import trainer as training
-from aladin.training.cross_fitted_teacher import CrossFittedTeacher
 from aladin.training.recipe import read_recipe
+from aladin.training.teachers import cross_encoder
 from tests.tiny_learning import TINY, losses, picture, tiny_model, write_pictures, write_tokenizer
 
 RECIPE = """
@@ -129,7 +127,8 @@ def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pyte
     save_model(tiny_model(tokenizer, headed, seed=5), tokenizer, tmp_path / "teacher")
     recipe = tmp_path / "taught.toml"
     recipe.write_text(
-        'train = ["matching_head"]\nepochs = 1\nbatch_images = 4\nviews = 1\n[loss]\nalignment = 0.0\npair_teacher = 1.0\n'
+        'train = ["matching_head"]\nepochs = 1\nbatch_images = 4\nviews = 1\n[loss]\nalignment = 0.0\n'
+        '[[teacher]]\nkind = "cross_encoder"\nmatching = 1.0\n'
     )
     loaded: list[Path] = []
 
@@ -137,11 +136,11 @@ def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pyte
         loaded.append(folder)
         return load_model(folder)
 
-    monkeypatch.setattr(pair_teacher, "load_model", load)
+    monkeypatch.setattr(cross_encoder, "load_model", load)
     command = arguments(files, tmp_path / "run", recipe=recipe, teacher=tmp_path / "teacher")
     assert exit_code(command) == 0
     assert loaded == [tmp_path / "teacher"]
-    assert all("loss pair_teacher" in step for step in losses(tmp_path / "run").values())
+    assert all("loss cross_encoder_matching" in step for step in losses(tmp_path / "run").values())
 
 
 def test_several_models_teach_and_are_recorded_without_their_paths(
@@ -157,58 +156,13 @@ def test_several_models_teach_and_are_recorded_without_their_paths(
     assert all("loss ensemble_matching" in step for step in losses(tmp_path / "run").values())
     best = tmp_path / "run" / "best"
     training = provenance(best)["training"]
-    assert [model["name"] for model in training["ensemble"]["models"]] == ["one", "other"]
-    assert training["recipe"]["ensemble"] == ["one", "other"]
+    assert [model["name"] for model in training["teachers"]["ensemble"]["models"]] == ["one", "other"]
+    assert training["recipe"]["teacher"][0]["models"] == ["one", "other"]
     assert str(tmp_path) not in (best / "model.toml").read_text()
 
     save_model(tiny_model(tokenizer, seed=7), tokenizer, tmp_path / "other")
     assert exit_code([*command, "--ensemble", str(tmp_path / "one"), "--ensemble", str(tmp_path / "other")]) == 1
-    assert "belongs to a run with another ensemble, one (weights " in capsys.readouterr().err
-
-
-CROSS_FITTED = """
-[cross_fitted]
-networks = ["efficientnet-lite0"]
-size = 64
-folds = 2
-epochs = 2
-"""
-
-
-@pytest.fixture
-def _minilm_that_spells_as_the_tests_do(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "minilm_folder", lambda: files / "model")
-
-
-@pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
-def test_a_cross_fitted_teacher_sees_photographs_through_networks_of_its_own(files: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "taught.toml"
-    recipe.write_text(RECIPE.replace("distillation", "cross_fitted_matching") + CROSS_FITTED)
-    out = tmp_path / "run"
-    assert exit_code(arguments(files, out, recipe=recipe)) == 0
-    assert all("loss cross_fitted_matching" in step for step in losses(out).values())
-    teacher = CrossFittedTeacher.load(out / "cross_fitted.safetensors")
-    assert teacher.image_vectors.shape[1] == 8
-    assert teacher.caption_vectors.shape[1] == 16
-    assert provenance(out / "best")["training"]["recipe"]["cross_fitted"]["networks"] == ["efficientnet-lite0"]
-
-
-@pytest.mark.usefixtures("_minilm_that_spells_as_the_tests_do")
-@pytest.mark.parametrize(
-    ("was", "given", "sentence"),
-    [
-        ("size = 64", "size = 240", "size in [cross_fitted] is 240; expected a multiple of 32"),
-        ("folds = 2", "folds = 5", "8 images are too few for 5 folds of a cross-fitted teacher; expected at least two each"),
-    ],
-)
-def test_what_a_cross_fitted_teacher_cannot_be_is_said_before_features_are_computed(
-    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], was: str, given: str, sentence: str
-) -> None:
-    recipe = tmp_path / "taught.toml"
-    recipe.write_text(RECIPE.replace("distillation", "cross_fitted_matching") + CROSS_FITTED.replace(was, given))
-    line = failure(arguments(files, tmp_path / "run", recipe=recipe, cache=tmp_path / "cache"), capsys)
-    assert sentence in line
-    assert not (tmp_path / "cache").exists()
+    assert "belongs to a run with another teacher of kind ensemble, one (weights " in capsys.readouterr().err
 
 
 def test_a_seed_given_on_the_command_line_replaces_the_recipes(files: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from aladin.network.model import Aladin
 from aladin.network.official import RELEASED
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import ImageInput, Tokens
-from aladin.training.cross_fitted_teacher import pictures_seen
+from aladin.training.cross_fitting import pictures_seen
 from aladin.training.losses import infonce_loss
 from tests import official_reference
 from tests.tiny_official import (

@@ -27,7 +27,7 @@ from aladin.network.hubs import HubCorrection
 from aladin.network.model import Aladin
 from aladin.network.variants import as_trained
 from aladin.training.recipe import Recipe
-from aladin.training.trainer import start_model
+from aladin.training.start import start_model
 from tests.tiny_learning import TINY, tiny_model, write_pictures, write_tokenizer
 
 HUBS = dataclasses.replace(TINY.heads, hub_centres=4)

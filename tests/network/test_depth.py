@@ -23,7 +23,7 @@ from aladin.network.tensors import Tokens
 from aladin.network.transformer import Transformer
 from aladin.network.variants import with_depth
 from aladin.training.recipe import LossConfig, Recipe
-from aladin.training.trainer import start_model
+from aladin.training.start import start_model
 from tests.tiny_learning import FAST, TINY, Recorder, few_examples, losses, picture, tiny_model, trainer, write_tokenizer
 
 DIM, DEPTH = TINY.backbone.dim, 3
@@ -269,7 +269,7 @@ def test_the_added_parts_learn_with_the_head_or_the_backbone_that_they_belong_to
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     run = trainer(recipe, tmp_path, model)
     run.run(Recorder())
-    totals = [record["loss"] for record in losses(run.out).values()]
+    totals = [record["loss"] for record in losses(run.folder.path).values()]
     assert sum(totals[-4:]) < 0.9 * sum(totals[:4])
     still = {name for name, weight in model.state_dict().items() if torch.equal(weight, before[name])}
     added = {name for name in before if name.split(".")[0] in ADDED}

@@ -30,7 +30,7 @@ from aladin.progress import SILENT
 from aladin.training import global_learning
 from aladin.training.averaging import average_models
 from aladin.training.global_learning import Lesson, PerceptronPair, pooled_pictures, pooled_sentences, with_learned_global_head
-from aladin.training.trainer import start_model
+from aladin.training.start import start_model
 from tests.exporting.test_export import pictures
 from tests.exporting.test_restoring import learned as learned_model
 from tests.network.test_hubs import tokens, vectors
@@ -168,7 +168,7 @@ def learned(tmp_path: Path) -> tuple[Aladin, Lesson]:
     model = tiny_model(tokenizer).eval()
     data = learning_set(model, tokenizer, 20)
     pooled = pooled_pictures(model, data.images), pooled_sentences(model, data.pieces)
-    read = Lesson(*pooled, data.owners, lesson(20).alike)
+    read = Lesson(*pooled, data.owners, lesson(20).similarity)
     return with_learned_global_head(model, read, 4, 0.4, epochs=30, seed=0), read
 
 

@@ -24,7 +24,7 @@ from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
 from aladin.network.variants import as_trained, with_hub_correction
 from aladin.training.averaging import average_models
-from aladin.training.trainer import start_model
+from aladin.training.start import start_model
 from tests.strategies import DIM
 from tests.tiny_learning import INTERRUPTED, TINY, few_examples, tiny_model, write_pictures, write_tokenizer
 

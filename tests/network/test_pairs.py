@@ -15,10 +15,9 @@ from aladin.network.model import Aladin
 from aladin.network.pairs import drawn_pairs, pair_matrix, scored_pairs
 from aladin.network.tensors import ImageInput
 from aladin.network.variants import with_cross_encoder
-from aladin.training import trainer as training
 from aladin.training.losses import pair_loss
 from aladin.training.recipe import LossConfig, Recipe, read_recipe
-from aladin.training.trainer import start_model
+from aladin.training.start import start_model
 from tests.tiny_learning import FAST, TINY, Recorder, captions, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "cross-encoder.toml"
@@ -70,41 +69,35 @@ def test_chosen_pairs_are_scored_in_the_order_asked(model: Aladin, images: Image
 
 
 @given(seed=st.integers(0, 99), scale=st.sampled_from([0.0, 10.0]))
-def test_drawn_pairs_are_own_ones_and_others(seed: int, scale: float) -> None:
-    own = torch.tensor([[owner == image for owner in OWNERS] for image in range(3)])
+def test_drawn_pairs_are_positives_and_others(seed: int, scale: float) -> None:
+    positives = torch.tensor([[owner == image for owner in OWNERS] for image in range(3)])
     torch.manual_seed(seed)
-    pairs = drawn_pairs(own, torch.rand(3, 6), scale)
-    assert pairs.own.tolist() == [True] * 3 + [False] * 6
-    assert torch.equal(own[pairs.images, pairs.captions], pairs.own)
+    pairs = drawn_pairs(positives, torch.rand(3, 6), scale)
+    assert pairs.positives.tolist() == [True] * 3 + [False] * 6
+    assert torch.equal(positives[pairs.images, pairs.captions], pairs.positives)
     assert pairs.images[:6].tolist() == [0, 1, 2, 0, 1, 2]
     assert pairs.captions[:3].tolist() == pairs.captions[6:].tolist() == [0, 2, 3]
 
 
 def test_what_nearly_fits_is_drawn_as_the_odds_say() -> None:
-    own = torch.tensor([[True, False, False], [False, True, False], [False, False, True]])
-    likeness = torch.tensor([[1.0, 0.5, 0.3], [0.5, 1.0, 0.0], [0.3, 0.0, 1.0]])
+    positives = torch.tensor([[True, False, False], [False, True, False], [False, False, True]])
+    similarity = torch.tensor([[1.0, 0.5, 0.3], [0.5, 1.0, 0.0], [0.3, 0.0, 1.0]])
     torch.manual_seed(0)
-    draws = torch.stack([drawn_pairs(own, likeness, 10.0).captions[3:6] for _ in range(2000)])
+    draws = torch.stack([drawn_pairs(positives, similarity, 10.0).captions[3:6] for _ in range(2000)])
     expected = math.exp(5.0) / (math.exp(5.0) + math.exp(3.0))
     assert (draws[:, 0] == 1).float().mean().item() == pytest.approx(expected, abs=0.03)
 
 
 def test_the_pair_loss_is_the_cross_entropy_of_both_kinds_equally() -> None:
-    scores, own = torch.tensor([2.0, -1.0, 0.5, 3.0]), torch.tensor([True, False, False, False])
+    scores, positives = torch.tensor([2.0, -1.0, 0.5, 3.0]), torch.tensor([True, False, False, False])
 
     def entropy(odds: float) -> float:
         return math.log1p(math.exp(-odds))
 
     expected = 0.5 * (entropy(2.0) + (entropy(1.0) + entropy(-0.5) + entropy(-3.0)) / 3)
-    assert pair_loss(scores, own).item() == pytest.approx(expected)
+    assert pair_loss(scores, positives).item() == pytest.approx(expected)
 
 
-@pytest.fixture
-def minilm_that_spells_as_the_tests_do(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "minilm_folder", lambda: tokenizer.parent)
-
-
-@pytest.mark.usefixtures("minilm_that_spells_as_the_tests_do")
 def test_the_recipe_teaches_the_cross_encoder_which_pairs_belong_together(tmp_path: Path, tokenizer: Path) -> None:
     recipe = read_recipe(RECIPE)
     rates = dataclasses.replace(FAST, learning_rate=2e-3, new_learning_rate=2e-3)
@@ -122,11 +115,11 @@ def test_the_recipe_teaches_the_cross_encoder_which_pairs_belong_together(tmp_pa
     run = trainer(short, tmp_path, model, pictures=4)
     reporter = Recorder()
     run.run(reporter)
-    totals = [record["loss"] for record in losses(run.out).values()]
+    totals = [record["loss"] for record in losses(run.folder.path).values()]
     assert sum(totals[-10:]) < 0.6 * sum(totals[:10])
-    assert run.judged_head == "pair"
-    assert set(reporter.epochs[-1][1]) >= {"pair rsum", "pair text_to_image Recall@1"}
-    assert load_model(run.out / "best").config.heads.cross_encoder
+    assert run.judged_head == "cross_encoder"
+    assert set(reporter.epochs[-1][1]) >= {"cross_encoder rsum", "cross_encoder text_to_image Recall@1"}
+    assert load_model(run.folder.best).config.heads.cross_encoder
 
 
 def test_a_start_without_the_head_gets_a_fresh_one(tmp_path: Path, tokenizer: Path) -> None:

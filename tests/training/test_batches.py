@@ -38,7 +38,7 @@ def same(one: Step, other: Step) -> bool:
     return (
         (one.number, one.epoch) == (other.number, other.epoch)
         and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
-        and torch.equal(one.own, other.own)
+        and torch.equal(one.positives, other.positives)
         and keeps[0] == keeps[1]
     )
 
@@ -97,10 +97,10 @@ def test_every_image_brings_captions_of_its_own(settings: dict[str, object]) -> 
     plan = Plan(**settings)  # type: ignore[arg-type]
     for step in epoch(plan, 1):
         assert len(set(step.captions.tolist())) == len(step.captions)
-        assert torch.equal(step.own, torch.from_numpy(step.images[:, None] == plan.owners[step.captions][None]))
-        assert step.own.sum(dim=0).tolist() == [1] * len(step.captions)
+        assert torch.equal(step.positives, torch.from_numpy(step.images[:, None] == plan.owners[step.captions][None]))
+        assert step.positives.sum(dim=0).tolist() == [1] * len(step.captions)
         counts = [min(plan.captions_per_image, int((plan.owners == image).sum())) for image in step.images]
-        assert step.own.sum(dim=1).tolist() == counts
+        assert step.positives.sum(dim=1).tolist() == counts
 
 
 @few_examples

@@ -23,10 +23,10 @@ from tests.strategies import ScoreBatch, score_batches
 
 DISTILLATIONS = {
     "listnet": lambda b: listnet_loss(b.student, b.teacher),
-    "listed listnet": lambda b: listed_listnet_loss(b.student, b.teacher, b.own | (b.teacher > 0.0)),
+    "listed listnet": lambda b: listed_listnet_loss(b.student, b.teacher, b.positives | (b.teacher > 0.0)),
     "mse": lambda b: mse_loss(b.student, b.teacher, torch.tensor([0.5, 0.5])),
     "ordinal": lambda b: ordinal_loss(b.student, b.teacher, stride=1),
-    "contrastive": lambda b: contrastive_distillation_loss(b.student, b.teacher, b.own),
+    "contrastive": lambda b: contrastive_distillation_loss(b.student, b.teacher, b.positives),
 }
 
 
@@ -34,13 +34,13 @@ DISTILLATIONS = {
 @given(batch=score_batches(), margin=st.floats(0.0, 0.5))
 def test_hinge_adds_the_violations_of_its_definition(hardest: bool, batch: ScoreBatch, margin: float) -> None:
     expected = reference.hinge(batch.student.numpy(), batch.owners, margin, hardest)
-    assert hinge_loss(batch.student, batch.own, margin, hardest).item() == pytest.approx(expected, abs=1e-4)
+    assert hinge_loss(batch.student, batch.positives, margin, hardest).item() == pytest.approx(expected, abs=1e-4)
 
 
 @given(batch=score_batches(), scale=st.floats(1.0, 30.0))
 def test_infonce_is_the_cross_entropy_of_its_definition(batch: ScoreBatch, scale: float) -> None:
     expected = reference.infonce(batch.student.double().numpy(), batch.owners, scale)
-    assert infonce_loss(batch.student, batch.own, scale).item() == pytest.approx(expected, abs=1e-3)
+    assert infonce_loss(batch.student, batch.positives, scale).item() == pytest.approx(expected, abs=1e-3)
 
 
 @given(batch=score_batches(), student_scale=st.floats(1.0, 10.0), teacher_scale=st.floats(1.0, 10.0))
@@ -61,7 +61,7 @@ def test_ordinal_compares_ranks_a_stride_apart(batch: ScoreBatch, stride: int, t
 @given(batch=score_batches())
 def test_contrastive_distillation_meets_the_teachers_one_hardest_negative(batch: ScoreBatch) -> None:
     expected = reference.contrastive(batch.student.numpy(), batch.teacher.numpy(), batch.owners, 0.2)
-    actual = contrastive_distillation_loss(batch.student, batch.teacher, batch.own, 0.2)
+    actual = contrastive_distillation_loss(batch.student, batch.teacher, batch.positives, 0.2)
     assert actual.item() == pytest.approx(expected, abs=1e-4)
 
 
@@ -80,10 +80,10 @@ def test_distillation_leaves_the_teacher_without_gradient_and_untouched(name: st
 
 @given(batch=score_batches())
 def test_own_captions_of_an_image_are_never_negatives(batch: ScoreBatch) -> None:
-    best_own = batch.student.masked_fill(batch.own, 0.9)
-    without_conflict = best_own.masked_fill(~batch.own, -5.0)
-    assert hinge_loss(without_conflict, batch.own).item() == pytest.approx(0.0, abs=1e-5)
-    assert infonce_loss(without_conflict, batch.own, 20.0).item() == pytest.approx(0.0, abs=1e-5)
+    best_own = batch.student.masked_fill(batch.positives, 0.9)
+    without_conflict = best_own.masked_fill(~batch.positives, -5.0)
+    assert hinge_loss(without_conflict, batch.positives).item() == pytest.approx(0.0, abs=1e-5)
+    assert infonce_loss(without_conflict, batch.positives, 20.0).item() == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("loss", [hinge_loss, infonce_loss])
@@ -92,8 +92,8 @@ def test_the_order_of_a_batch_does_not_change_a_loss(loss, batch: ScoreBatch, se
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(batch.student), generator=generator)
     columns = torch.randperm(len(batch.owners), generator=generator)
-    shuffled = loss(batch.student[rows][:, columns], batch.own[rows][:, columns])
-    assert_close(shuffled, loss(batch.student, batch.own), atol=1e-4, rtol=1e-5)
+    shuffled = loss(batch.student[rows][:, columns], batch.positives[rows][:, columns])
+    assert_close(shuffled, loss(batch.student, batch.positives), atol=1e-4, rtol=1e-5)
 
 
 def test_listnet_is_least_when_the_student_ranks_as_the_teacher_does() -> None:

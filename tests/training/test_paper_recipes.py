@@ -13,8 +13,10 @@ from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.model import Aladin, new_model
 from aladin.network.scores import alignment_scores
+from aladin.training.learning_set import Reader, learning_set
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe, read_recipe
-from aladin.training.trainer import WEIGHED, Start, Trainer, learning_set
+from aladin.training.start import Start
+from aladin.training.trainer import Trainer
 from tests import tiny_learning
 from tests.tiny_learning import Recorder, losses, write_tokenizer
 from tests.tiny_official import random_images, write_features
@@ -59,7 +61,7 @@ def run_of(recipe: Recipe, folder: Path) -> Trainer:
     torch.manual_seed(0)
     model = new_model(SIZES, WordPieces.load(tokenizer, SIZES.limits.caption_pieces), pretrained=False)
     dataset = read_dataset(folder / "captions.jsonl", images=features)
-    data = learning_set(dataset, model, tokenizer, recipe.views, folder / "cache", lambda done, total: None)
+    data = learning_set(dataset, Reader.of(model, recipe.views), tokenizer, folder / "cache")
     return Trainer(recipe, Start(model, tokenizer), data, data, folder / "run")
 
 
@@ -102,7 +104,7 @@ def test_the_loss_falls_and_what_is_frozen_stays(name: str, tmp_path: Path) -> N
     before = weights(run.model)
     reporter = Recorder()
     run.run(reporter)
-    totals = [record["loss"] for record in losses(run.out).values()]
+    totals = [record["loss"] for record in losses(run.folder.path).values()]
     assert len(totals) == 60
     assert sum(totals[-4:]) < 0.98 * sum(totals[:4])
     changed = {name for name, weight in run.model.state_dict().items() if not torch.equal(weight, before[name])}
@@ -111,24 +113,24 @@ def test_the_loss_falls_and_what_is_frozen_stays(name: str, tmp_path: Path) -> N
     assert f"{run.judged_head} rsum" in reporter.epochs[-1][1]
 
 
-def test_the_frozen_teacher_says_the_same_every_time_though_the_model_has_dropout(tmp_path: Path) -> None:
+def test_the_frozen_alignment_head_scores_the_same_every_time_though_the_model_has_dropout(tmp_path: Path) -> None:
     run = run_of(dataclasses.replace(recipe("matching-distill-finetune"), epochs=1), tmp_path)
     step = next(iter(run.plan.steps(0, 1)))
-    said = []
+    scores = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        run._learn(step)
-        images, captions = run._states(step)
+        run.learn(step)
+        images, captions = run.reads.states(step)
         model = run.model
-        said.append(alignment_scores(model.alignment_head.regions(images), model.alignment_head.words(captions), "MrSw"))
-    assert torch.equal(said[0], said[1])
+        scores.append(alignment_scores(model.alignment_head.regions(images), model.alignment_head.words(captions), "MrSw"))
+    assert torch.equal(scores[0], scores[1])
 
 
 def test_rates_fall_to_a_tenth_after_each_step(tmp_path: Path) -> None:
     rates = OptimizerConfig(warmup_steps=0, step_epochs=2)
     run = run_of(dataclasses.replace(recipe("alignment-triplet"), epochs=5, optimizer=rates), tmp_path)
     run.run(Recorder())
-    seen = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+    seen = [json.loads(line) for line in (run.folder.path / "log.jsonl").read_text().splitlines()]
     by_epoch = {record["epoch"]: record["rate"] for record in seen if "rate" in record}
     assert by_epoch == pytest.approx({0: 1.0, 1: 1.0, 2: 0.1, 3: 0.1, 4: 0.01})
 
@@ -137,21 +139,20 @@ def test_losses_that_weigh_themselves_learn_their_weights_and_a_resumed_run_keep
     everything = LossConfig(alignment_form="hinge", matching=1.0, distillation=1.0, hidden_l1=1.0, learned_weights=True)
     both = dataclasses.replace(recipe("alignment-and-matching-distill"), loss=everything, epochs=3)
     run = run_of(both, tmp_path)
-    before = run.log_variances.detach().clone()
+    before = run.objective.log_variances.detach().clone()
     run.run(Recorder())
-    used = torch.tensor([name in ("alignment", "matching", "distillation", "hidden_l1") for name in WEIGHED])
-    assert (run.log_variances[used] != before[used]).all()
-    assert torch.equal(run.log_variances[~used], before[~used])
-    again = Trainer(both, Start(run.model, run.tokenizer), run.train_set, run.val_set, run.out)
+    assert run.objective.names == ("alignment", "matching", "distillation", "hidden_l1")
+    assert (run.objective.log_variances != before).all()
+    again = Trainer(both, Start(run.model, run.start.tokenizer), run.train_set, run.val_set, run.folder.path)
     again.run(Recorder())
-    assert torch.equal(again.log_variances, run.log_variances)
+    assert torch.equal(again.objective.log_variances, run.objective.log_variances)
 
 
 def test_distillation_waits_for_its_epoch(tmp_path: Path) -> None:
     later = dataclasses.replace(recipe("alignment-and-matching-distill").loss, distillation_from_epoch=2)
     run = run_of(dataclasses.replace(recipe("alignment-and-matching-distill"), loss=later, epochs=3), tmp_path)
     run.run(Recorder())
-    named = [set(record) for record in losses(run.out).values()]
+    named = [set(record) for record in losses(run.folder.path).values()]
     assert [("loss distillation" in names) for names in named] == [False] * 4 + [True] * 2
 
 

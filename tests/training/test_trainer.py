@@ -16,9 +16,9 @@ from aladin.config import read_toml, to_table
 from aladin.encoder.config import HeadsConfig, ModelConfig, Pooling
 from aladin.errors import ConfigError, DataError, ModelError, TrainingError
 from aladin.network.checkpoints import load_model, save_model
-from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin
-from aladin.training import trainer as training
+from aladin.training import projection
+from aladin.training.learning_set import check_captions
 from aladin.training.losses import ordinal_loss
 from aladin.training.recipe import (
     AlignmentLoss,
@@ -29,7 +29,10 @@ from aladin.training.recipe import (
     Recipe,
     read_recipe,
 )
-from aladin.training.trainer import Start, StateBank, Trainer, check_captions
+from aladin.training.run import Run
+from aladin.training.start import Start, start_model
+from aladin.training.state_bank import StateBank
+from aladin.training.trainer import Trainer
 from tests.tiny_learning import (
     FAST,
     INTERRUPTED,
@@ -64,13 +67,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def minilm_that_spells_as_the_tests_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "minilm"
-    write_tokenizer(folder)
-    monkeypatch.setattr(training, "minilm_folder", lambda: folder)
 
 
 def shipped(name: str) -> Recipe:
@@ -120,20 +116,13 @@ def test_the_loss_falls_and_only_what_the_recipe_names_moves(name: str, tmp_path
     run = trainer(recipe, tmp_path)
     before = weights(run.model)
     run.run(Recorder())
-    totals = [record["loss"] for record in losses(run.out).values()]
+    totals = [record["loss"] for record in losses(run.folder.path).values()]
     assert len(totals) == run.total_steps == 8
     assert sum(totals[-2:]) < 0.99 * sum(totals[:2])  # the last epoch and the first
     changed = moved(before, run.model)
     for part, prefix in PARTS.items():
         assert any(parameter.startswith(prefix) for parameter in changed) == (part in recipe.train), part
     assert all(parameter.startswith(beginnings(recipe)) for parameter in changed)
-
-
-def test_the_caption_teacher_refuses_a_tokenizer_that_is_not_minilms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trainer(RECIPES["both"], tmp_path)
-    monkeypatch.setattr(training, "minilm_folder", minilm_folder)
-    with pytest.raises(ConfigError, match=r"is not MiniLM's.* set caption_teacher, .* in \[loss\] to 0"):
-        run.run(Recorder())
 
 
 def test_the_mean_of_the_weights_is_what_is_validated_and_kept(tmp_path: Path) -> None:
@@ -164,7 +153,7 @@ def test_lower_layers_learn_slower_by_the_layer_decay(tmp_path: Path) -> None:
     model = tiny_model(write_tokenizer(tmp_path), config)
     rates = dataclasses.replace(FAST, layer_decay=0.5)
     run = trainer(dataclasses.replace(RECIPES["align"], optimizer=rates), tmp_path, model)
-    full = {id(p): group["full_rate"] for group in run.optimizer.param_groups for p in group["params"]}
+    full = {id(p): group["full_rate"] for group in run.learning.optimizer.param_groups for p in group["params"]}
     for parameter in model.backbone.embeddings.parameters():
         assert full[id(parameter)] == rates.learning_rate / 8
     for above, layer in enumerate(reversed(model.backbone.layers)):
@@ -202,9 +191,7 @@ def test_a_projection_begins_near_the_cosines_it_is_to_keep_and_is_not_replaced(
 
     def narrowed(token_dim: int, start: str) -> Start:
         heads = dataclasses.replace(TINY.heads, token_dim=token_dim)
-        return training.start_model(
-            dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, heads=heads)), tmp_path / start
-        )
+        return start_model(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, heads=heads)), tmp_path / start)
 
     assert narrowed(dim - 1, "wide").fresh_projection
     model = narrowed(dim - 1, "wide").model
@@ -245,7 +232,7 @@ def test_a_fresh_projection_begins_with_the_principal_axes_of_what_the_first_ste
     whole.load_state_dict({name: weight for name, weight in weights(model).items() if "alignment_head" not in name})
     tokens = []
     with torch.no_grad():
-        for step in run.plan.steps(0, training.AXES_STEPS):
+        for step in run.plan.steps(0, projection.AXES_STEPS):
             maps = torch.from_numpy(run.train_set.images.maps[step.views, step.images]).float()  # type: ignore[union-attr]
             classes = torch.from_numpy(run.train_set.images.tags[step.views, step.images]).long()  # type: ignore[union-attr]
             pieces, mask = (torch.from_numpy(a[step.captions]) for a in (run.train_set.pieces.ids, run.train_set.pieces.mask))
@@ -277,10 +264,10 @@ def test_a_resumed_run_does_not_look_for_the_axes_again(tmp_path: Path, monkeypa
     whole.run(Recorder())
     with pytest.raises(KeyboardInterrupt):
         run("stopped").run(Stopping())
-    monkeypatch.setattr(training, "principal_axes", None)
+    monkeypatch.setattr(projection, "principal_axes", None)
     resumed = run("stopped")
     resumed.run(Recorder())
-    assert losses(resumed.out) == losses(whole.out)
+    assert losses(resumed.folder.path) == losses(whole.folder.path)
     assert torch.equal(resumed.model.alignment_head.projection.weight, whole.model.alignment_head.projection.weight)
 
 
@@ -319,7 +306,7 @@ def test_the_image_networks_tail_stays_as_it_is_until_its_epoch(tmp_path: Path) 
     still: list[bool] = []
 
     class Watching(Recorder):
-        def validated(self, epoch: int, record: dict[str, float]) -> None:
+        def validated(self, epoch: int, measures: dict[str, float]) -> None:
             still.append(all(torch.equal(one, other) for one, other in zip(before, tail.parameters(), strict=True)))
 
     run.run(Watching())
@@ -327,12 +314,12 @@ def test_the_image_networks_tail_stays_as_it_is_until_its_epoch(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_frozen_teacher_says_the_same_every_time(dropout: float, tmp_path: Path) -> None:
+def test_a_frozen_transformer_has_the_same_states_every_time(dropout: float, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, dropout=dropout))
     tokenizer = write_tokenizer(tmp_path)
     model = tiny_model(tokenizer, config).train()
     data = learning_set(model, tokenizer, 6, views=2)
-    banks = [StateBank.build(model, data, "bf16", Recorder()) for _ in range(2)]
+    banks = [StateBank.build(model, data, Run("bf16")) for _ in range(2)]
     assert torch.equal(banks[0].image_states, banks[1].image_states)
     assert torch.equal(banks[0].caption_states, banks[1].caption_states)
 
@@ -345,7 +332,7 @@ def test_a_backbone_that_does_not_learn_has_no_dropout_though_the_image_network_
     for seed in (1, 2):  # of torch's generator, which nothing but dropout reads
         run = trainer(dataclasses.replace(recipe, seed=seed), tmp_path / str(seed), tiny_model(tokenizer, config))
         run.run(Recorder())
-        by_seed.append(losses(run.out)[0]["loss"])
+        by_seed.append(losses(run.folder.path)[0]["loss"])
     assert by_seed[0] == pytest.approx(by_seed[1], rel=1e-2)
 
 
@@ -353,7 +340,7 @@ def test_the_states_of_frozen_parts_are_those_that_the_model_computes(tmp_path: 
     tokenizer = write_tokenizer(tmp_path)
     model = tiny_model(tokenizer)
     data = learning_set(model, tokenizer, 5, views=2)
-    bank = StateBank.build(model, data, "fp32", Recorder())
+    bank = StateBank.build(model, data, Run("fp32"))
     recipe = dataclasses.replace(RECIPES["distil"], batch_images=5, views=2, kept_regions=4)
     step = next(iter(Trainer(recipe, Start(model, tokenizer), data, data, tmp_path / "run").plan.steps(0, 1)))
     maps = torch.from_numpy(data.images.maps[step.views, step.images]).float()
@@ -373,30 +360,30 @@ def test_a_run_leaves_a_model_its_settings_and_its_logs(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["both"], epochs=4, validate_every=2)
     run, recorder = trainer(recipe, tmp_path), Recorder()
     run.run(recorder)
-    best = load_model(run.out / "best")
+    best = load_model(run.folder.best)
     assert best.config == run.model.config
-    details = read_toml(run.out / "best" / "model.toml")["training"]
+    details = read_toml(run.folder.best / "model.toml")["training"]
     assert details["recipe"] == to_table(recipe)
     assert details["epoch"] in (1, 3)
-    settings = read_toml(run.out / "settings.toml")
+    settings = read_toml(run.folder.path / "settings.toml")
     made_of = {"training": {"data": {}}}  # of data and a start that say nothing of themselves
     assert settings == {"commit": details["commit"], **to_table(recipe), "model": to_table(run.model.config), **made_of}
-    records = [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (run.folder.path / "log.jsonl").read_text().splitlines()]
     validations = [record for record in records if "matching rsum" in record]
     assert [record["epoch"] for record in validations] == [epoch for epoch, _ in recorder.epochs] == [1, 3]
     assert max(record["matching rsum"] for record in validations) == run.best_rsum
     assert all(record["peak_memory_gib"] > 0 and record["epoch_seconds"] >= 0 for record in validations)
-    assert recorder.told[-1] == ("training steps", 8, 8)
-    (events,) = run.out.glob("events.out.tfevents.*")
+    assert recorder.seen[-1] == ("training steps", 8, 8)
+    (events,) = run.folder.path.glob("events.out.tfevents.*")
     assert b"matching_rsum" in events.read_bytes()
-    assert not list(run.out.rglob("*.partial"))
+    assert not list(run.folder.path.rglob("*.partial"))
 
 
 def test_the_best_model_is_the_one_of_the_best_epoch(tmp_path: Path) -> None:
     """Measured again from its folder, it has the rsum that the log says was best."""
     run = trainer(dataclasses.replace(RECIPES["align"], epochs=5, validate_every=1), tmp_path)
     run.run(Recorder())
-    start = Start(load_model(run.out / "best"), run.tokenizer)
+    start = Start(load_model(run.folder.best), run.start.tokenizer)
     again = Trainer(run.recipe, start, run.train_set, run.val_set, tmp_path / "again")
     assert again.validate()["alignment rsum"] == run.best_rsum
 
@@ -409,7 +396,7 @@ def test_learning_finds_the_right_captions(name: str, tmp_path: Path) -> None:
     run = start
     if name == "distil":
         recipe = dataclasses.replace(RECIPES["distil"], epochs=12, validate_every=12)
-        run = trainer(recipe, tmp_path / "distil", load_model(start.out / "best"), pictures=16)
+        run = trainer(recipe, tmp_path / "distil", load_model(start.folder.best), pictures=16)
         run.run(Recorder())
     assert run.best_rsum > 400  # chance: about 200
 
@@ -417,7 +404,7 @@ def test_learning_finds_the_right_captions(name: str, tmp_path: Path) -> None:
 def test_a_run_that_was_killed_goes_on_to_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trainer(INTERRUPTED, tmp_path / "whole")
     whole.run(Recorder())
-    expected = losses(whole.out)
+    expected = losses(whole.folder.path)
     assert len(expected) == whole.total_steps == 12
 
     # Epochs 0 and 1 end after steps 2 and 5: killed in the middle of epoch 2, one step after the last checkpoint.
@@ -434,10 +421,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses(tmp_path: Path, monkey
 
     resumed = trainer(INTERRUPTED, tmp_path / "killed")
     resumed.run(Recorder())
-    assert losses(resumed.out) == expected
+    assert losses(resumed.folder.path) == expected
     assert resumed.best_rsum == whole.best_rsum
     assert all(torch.equal(one, other) for one, other in zip(resumed.model.parameters(), whole.model.parameters(), strict=True))
-    assert torch.equal(resumed.score_fit, whole.score_fit)
+    assert torch.equal(resumed.objective.score_fit, whole.objective.score_fit)
 
 
 def test_a_run_stopped_between_checkpoints_by_an_exception_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
@@ -452,19 +439,19 @@ def test_a_run_stopped_between_checkpoints_by_an_exception_goes_on_from_the_last
         trainer(INTERRUPTED, tmp_path / "stopped").run(Stopping(5))
     resumed, recorder = trainer(INTERRUPTED, tmp_path / "stopped"), Recorder()
     resumed.run(recorder)
-    assert recorder.told[0] == ("training steps", 4, 12)
-    assert losses(resumed.out) == losses(whole.out)
+    assert recorder.seen[0] == ("training steps", 4, 12)
+    assert losses(resumed.folder.path) == losses(whole.folder.path)
 
 
 def test_a_finished_run_is_not_begun_again(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["distil"], epochs=2, validate_every=2)
     first = trainer(recipe, tmp_path)
     first.run(Recorder())
-    log = (first.out / "log.jsonl").read_text()
+    log = (first.folder.path / "log.jsonl").read_text()
     second, recorder = trainer(recipe, tmp_path), Recorder()
     second.run(recorder)
-    assert recorder.told == []
-    assert (first.out / "log.jsonl").read_text() == log
+    assert recorder.seen == []
+    assert (first.folder.path / "log.jsonl").read_text() == log
     assert second.best_rsum == first.best_rsum
 
 
@@ -472,10 +459,10 @@ def test_another_recipe_in_the_same_folder_is_refused_and_changes_nothing(tmp_pa
     recipe = dataclasses.replace(RECIPES["distil"], epochs=1)
     run = trainer(recipe, tmp_path)
     run.run(Recorder())
-    before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="belongs to another recipe; give another --out"):
         trainer(dataclasses.replace(recipe, seed=1), tmp_path).run(Recorder())
-    assert {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()} == before
 
 
 def test_other_data_or_a_model_of_other_sizes_in_the_same_folder_is_refused(tmp_path: Path) -> None:
@@ -490,8 +477,8 @@ def test_other_data_or_a_model_of_other_sizes_in_the_same_folder_is_refused(tmp_
 
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
-    run.out.mkdir()
-    (run.out / "checkpoint.safetensors").write_bytes(b"torn")
+    run.folder.path.mkdir()
+    (run.folder.path / "checkpoint.safetensors").write_bytes(b"torn")
     with pytest.raises(ModelError, match=r"checkpoint\.safetensors cannot be read: .*delete it to start the run anew"):
         run.run(Recorder())
 
@@ -521,7 +508,7 @@ def test_the_learning_rate_warms_up_and_then_falls_to_nothing(tmp_path: Path) ->
     )
     run = trainer(recipe, tmp_path)
     run.run(Recorder())
-    rates = [json.loads(line)["rate"] for line in (run.out / "log.jsonl").read_text().splitlines() if '"rate"' in line]
+    rates = [json.loads(line)["rate"] for line in (run.folder.path / "log.jsonl").read_text().splitlines() if '"rate"' in line]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[5:]))
     assert rates[-1] < 0.02
@@ -548,9 +535,9 @@ def test_data_of_a_single_image_cannot_be_learned_from() -> None:
 def test_a_model_starts_from_a_folder_or_from_pretrained_weights(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1, fresh_matching_head=False), tmp_path)
     run.run(Recorder())
-    start = training.start_model(run.recipe, run.out / "best")
-    assert start.tokenizer == run.out / "best" / "tokenizer.json"
-    expected = load_model(run.out / "best").state_dict()
+    start = start_model(run.recipe, run.folder.best)
+    assert start.tokenizer == run.folder.best / "tokenizer.json"
+    expected = load_model(run.folder.best).state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in start.model.state_dict().items())
 
 
@@ -559,7 +546,7 @@ def test_dropout_is_the_recipes_whatever_model_it_starts_from(tmp_path: Path) ->
     save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "start")
     backbone = dataclasses.replace(TINY.backbone, dropout=0.25)
     recipe = dataclasses.replace(with_loss(), model=dataclasses.replace(ModelConfig(), backbone=backbone))
-    model = training.start_model(recipe, tmp_path / "start").model
+    model = start_model(recipe, tmp_path / "start").model
     assert model.config == dataclasses.replace(TINY, backbone=backbone)
     assert {module.p for module in model.backbone.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
 
@@ -567,10 +554,10 @@ def test_dropout_is_the_recipes_whatever_model_it_starts_from(tmp_path: Path) ->
 def test_a_fresh_matching_head_is_another_one_for_each_seed_and_nothing_else_is_new(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
     run.run(Recorder())
-    stored = load_model(run.out / "best").state_dict()
+    stored = load_model(run.folder.best).state_dict()
 
     def renewed(seed: int) -> dict[str, torch.Tensor]:
-        return weights(training.start_model(dataclasses.replace(run.recipe, seed=seed), run.out / "best").model)
+        return weights(start_model(dataclasses.replace(run.recipe, seed=seed), run.folder.best).model)
 
     one, again, other = renewed(1), renewed(1), renewed(2)
     matrix = "matching_head.layers.0.linear1.weight"
@@ -582,9 +569,9 @@ def test_a_fresh_matching_head_is_another_one_for_each_seed_and_nothing_else_is_
 
 @pytest.mark.parametrize("name", ["distil", "triplet", "project", "taught"])
 def test_a_recipe_that_leaves_the_transformer_as_it_is_needs_a_start(name: str) -> None:
-    recipe = dataclasses.replace(read_recipe(ROOT / "recipes" / f"{name}.toml"), teacher="")
+    recipe = read_recipe(ROOT / "recipes" / f"{name}.toml")
     with pytest.raises(ConfigError, match=r"without --start its embedding of regions is random; give --start"):
-        training.start_model(recipe, None)
+        start_model(recipe, None)
 
 
 def test_a_backbone_of_other_sizes_than_minilms_needs_a_start() -> None:
@@ -592,13 +579,13 @@ def test_a_backbone_of_other_sizes_than_minilms_needs_a_start() -> None:
     recipe = dataclasses.replace(Recipe(), model=dataclasses.replace(ModelConfig(), backbone=backbone))
     expected = r"has dim = 64, layers = 2, but a run without --start begins with MiniLM-L6, which has dim = 384, layers = 6"
     with pytest.raises(ConfigError, match=expected):
-        training.start_model(recipe, None)
+        start_model(recipe, None)
 
 
 def test_the_checkpoint_may_be_read_by_whom_every_new_file_may_be(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
     run.run(Recorder())
-    modes = {path.name: path.stat().st_mode for path in run.out.iterdir()}
+    modes = {path.name: path.stat().st_mode for path in run.folder.path.iterdir()}
     assert modes["checkpoint.safetensors"] == modes["log.jsonl"]
 
 
@@ -627,7 +614,7 @@ def test_a_run_by_drawn_pairs_that_was_stopped_goes_on_to_the_same_losses(tmp_pa
     torch.rand(7)  # wherever torch's generator stands
     resumed = run_in(tmp_path / "stopped")
     resumed.run(Recorder())
-    assert losses(resumed.out) == losses(whole.out)
+    assert losses(resumed.folder.path) == losses(whole.folder.path)
 
 
 def test_the_ordinal_form_compares_ranks_by_the_settings(tmp_path: Path) -> None:
@@ -636,22 +623,21 @@ def test_the_ordinal_form_compares_ranks_by_the_settings(tmp_path: Path) -> None
         loss = LossConfig(distillation=1.0, distillation_form="ordinal", ordinal_stride=stride, ordinal_threshold=threshold)
         run = trainer(dataclasses.replace(with_loss(), loss=loss), tmp_path)
         expected = ordinal_loss(student, teacher, 0.2, threshold, stride)
-        assert run._imitation(student, teacher, torch.eye(6, dtype=torch.bool)) == expected
+        assert run.objective.distillation(student, teacher, torch.eye(6, dtype=torch.bool)) == expected
 
 
 def test_the_matching_head_has_the_recipes_dropout_where_it_learns_and_none_elsewhere(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "start")
     heads = dataclasses.replace(HeadsConfig(), matching_dropout=0.4)
-    recipe = dataclasses.replace(RECIPES["both"], model=dataclasses.replace(ModelConfig(), heads=heads))
+    recipe = dataclasses.replace(RECIPES["both"], model=dataclasses.replace(ModelConfig(), heads=heads), teacher=())
     for train, learns in ((("backbone", "matching_head"), True), (("backbone",), False)):
-        model = training.start_model(dataclasses.replace(recipe, train=train), tmp_path / "start").model
+        model = start_model(dataclasses.replace(recipe, train=train), tmp_path / "start").model
         assert model.config.heads == dataclasses.replace(TINY.heads, matching_dropout=0.4)
         run = trainer(dataclasses.replace(recipe, train=train), tmp_path / str(learns), model)
-        run._caption_teacher = None
         step = next(iter(run.plan.steps(0, 1)))
-        run._learn(step)
+        run.learn(step)
         with torch.no_grad():
-            states = model.caption_states(*run._caption_input(step))
+            states = model.caption_states(*run.reads.captions(step))
             vectors = [model.matching_head(states) for _ in range(2)]
         assert torch.equal(*vectors) != learns

@@ -1,9 +1,8 @@
-"""Small models of whole pictures and sentences, each judging only what it has not learned from, together as one teacher.
+"""Small models of whole pictures and sentences that learn from folds and judge only what they have not learned from.
 
-Who learned the captions of 6,000 images knows them by heart, and what it says of them is not what it would say of others. So
-the images are parted into folds, and a fold's images and captions are judged by models that learned from the other folds
-(cross-fitting): what they say is as honest as it is of new pairs. Only images and captions of one fold can be compared, so a
-step of training then reads images of one fold.
+Who learned the captions of 6,000 images knows them by heart, and scores them as it would not score others. So the images are
+parted into folds, and a fold's images and captions are scored by models that learned from the other folds (cross-fitting): as
+honestly as new pairs. Only images and captions of one fold can be compared, so a step of training reads images of one fold.
 
 A model is two perceptrons into one space (global_learning.py). The one reads a picture as the mean and the maximum of its
 regions' features, in their first principal axes; the other a caption as the mean and the maximum of MiniLM's token states.
@@ -32,10 +31,9 @@ from aladin.network.transformer import Transformer
 from aladin.network.weights import save_weights
 from aladin.progress import SILENT, Progress
 from aladin.training.batches import FOLDS, Plan
-from aladin.training.caption_teacher import CaptionTeacher
+from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.global_learning import DIM, Lesson, PerceptronPair, picture_axes, pooled_captions, pooled_images
 from aladin.training.losses import infonce_loss
-from aladin.training.recipe import Recipe
 
 AXES = (256, 384, 512)  # principal axes of pictures that the models of a fold read: one model for each number
 SCALES = tuple(np.geomspace(5, 100, 60).tolist())  # among which the teacher's own is found
@@ -46,13 +44,13 @@ def fold_of_each(images: int, folds: int, seed: int) -> Int[np.ndarray, " images
     if images < 2 * folds:
         raise DataError(
             f"{images} images are too few for {folds} folds of a cross-fitted teacher; expected at least two each: give more "
-            "images, or lower folds in [cross_fitted]"
+            "images, or lower folds of that teacher"
         )
     return np.random.default_rng((seed, FOLDS)).permutation(images) % folds
 
 
 @dataclass(frozen=True)
-class CrossFittedTeacher:
+class CrossFittedScores:
     """What the models that did not learn from them make of every image and caption of a training set.
 
     Models of one fold share their spaces; rows of different folds have nothing to do with each other.
@@ -71,19 +69,19 @@ class CrossFittedTeacher:
         return torch.einsum("mid,mcd->ic", image_vectors, caption_vectors) / len(image_vectors)
 
     def save(self, path: Path) -> None:
-        """One file, so that a run which goes on need not learn it again and hears exactly what it heard before."""
+        """One file, so that a run which goes on need not learn again and has exactly the same scores."""
         vectors = {"images": self.image_vectors, "captions": self.caption_vectors}
         save_weights(vectors, path, {"scale": repr(self.scale)})
 
     @classmethod
-    def load(cls, path: Path) -> "CrossFittedTeacher":
+    def load(cls, path: Path) -> "CrossFittedScores":
         """The one that was saved; ModelError if that is not there any more."""
         try:
             with safe_open(path, "pt") as file:
                 return cls(file.get_tensor("images"), file.get_tensor("captions"), float(file.metadata()["scale"]))
         except (OSError, SafetensorError) as error:
             raise ModelError(
-                f"{path}, the teacher that this run has heard so far, cannot be read: {error}; put it back, or give another "
+                f"{path}, the teacher of this run so far, cannot be read: {error}; put it back, or give another "
                 "--out to start anew"
             ) from None
 
@@ -94,28 +92,11 @@ class CrossFitting:
 
     pictures: Float[Tensor, "images axes"]  # in principal axes, most important first
     sentences: Float[Tensor, "captions features"]
-    likeness: CaptionTeacher
-    plan: Plan  # the steps in which the teacher is to be heard; each reads images of one fold
-    recipe: Recipe
-
-    @classmethod
-    def of(
-        cls,
-        images: Features | RegionSet,
-        network: GridNetwork | None,
-        minilm: Transformer,
-        pieces: Pieces,
-        likeness: CaptionTeacher,
-        plan: Plan,
-        recipe: Recipe,
-        progress: Progress = SILENT,
-    ) -> "CrossFitting":
-        """`network` is the one that made `images`, None for a detector's regions. `progress` counts images."""
-        pictures = _of_deviation_one(pictures_seen(images, network, progress))
-        axes = picture_axes(pictures, min(max(AXES), *pictures.shape), recipe.seed)
-        with precision_context(recipe.precision):
-            sentences = pooled_captions(pieces, minilm.encode_captions, pooled_mean_and_maximum)
-        return cls(pictures @ axes, _of_deviation_one(sentences), likeness, plan, recipe)
+    similarity: CaptionSimilarity
+    plan: Plan  # the steps in which the scores are wanted; each reads images of one fold
+    epochs: int  # of each model
+    seed: int
+    precision: str
 
     @property
     def folds(self) -> Int[np.ndarray, " images"]:
@@ -127,20 +108,20 @@ class CrossFitting:
         folds: Int[np.ndarray, " captions"] = self.folds[self.plan.owners]
         return folds
 
-    def teacher(self, progress: Progress = SILENT) -> CrossFittedTeacher:
+    def scores(self, progress: Progress = SILENT) -> CrossFittedScores:
         """Learn a model of each number of axes for each fold; `progress` counts models."""
-        every = [(fold, axes) for fold in range(self.recipe.cross_fitted.folds) for axes in AXES]
+        every = [(fold, axes) for fold in range(int(self.folds.max()) + 1) for axes in AXES]
         images = torch.empty(len(AXES), len(self.pictures), DIM, dtype=torch.float16)
         captions = torch.empty(len(AXES), len(self.sentences), DIM, dtype=torch.float16)
         for number, (fold, axes) in enumerate(every):
             pair = self._learned(fold, axes, number)
-            place, rows, columns = AXES.index(axes), self.folds == fold, self.caption_folds == fold
+            model, rows, columns = AXES.index(axes), self.folds == fold, self.caption_folds == fold
             with torch.inference_mode():
-                images[place, torch.from_numpy(rows)] = normalize(pair.pictures(self.pictures[rows, :axes]), dim=1).half()
-                captions[place, torch.from_numpy(columns)] = normalize(pair.sentences(self.sentences[columns]), dim=1).half()
+                images[model, torch.from_numpy(rows)] = normalize(pair.pictures(self.pictures[rows, :axes]), dim=1).half()
+                captions[model, torch.from_numpy(columns)] = normalize(pair.sentences(self.sentences[columns]), dim=1).half()
             progress(number + 1, len(every))
-        unscaled = CrossFittedTeacher(images, captions, 1.0)
-        return CrossFittedTeacher(images, captions, _likeliest_scale(unscaled, self.plan))
+        unscaled = CrossFittedScores(images, captions, 1.0)
+        return CrossFittedScores(images, captions, _likeliest_scale(unscaled, self.plan))
 
     def _learned(self, fold: int, axes: int, number: int) -> PerceptronPair:
         """A model that has seen no pair of `fold`."""
@@ -150,21 +131,35 @@ class CrossFitting:
             self.pictures[rows, :axes],
             self.sentences[columns],
             owners,
-            lambda images, captions: self.likeness.scores(rows[images], columns[captions]),
+            lambda images, captions: self.similarity.scores(rows[images], columns[captions]),
         )
-        seed = hash((self.recipe.seed, number)) % 2**63  # so that recipes of neighbouring seeds share no model
-        return lesson.learned(self.recipe.cross_fitted.epochs, seed, self.recipe.precision)
+        seed = hash((self.seed, number)) % 2**63  # so that recipes of neighbouring seeds share no model
+        return lesson.learned(self.epochs, seed, self.precision)
 
 
-def _likeliest_scale(teacher: CrossFittedTeacher, plan: Plan) -> float:
+def _likeliest_scale(found: CrossFittedScores, plan: Plan) -> float:
     """Of some scales the one at which the right answers are likeliest in the lists of an epoch."""
-    lists = [(teacher.scores(step.images, step.captions), step.own) for step in plan.steps(0, plan.steps_per_epoch)]
+    lists = [(found.scores(step.images, step.captions), step.positives) for step in plan.steps(0, plan.steps_per_epoch)]
 
     def loss(scale: float) -> float:
-        return math.fsum(infonce_loss(scores, own, scale).item() for scores, own in lists)
+        return math.fsum(infonce_loss(scores, positives, scale).item() for scores, positives in lists)
 
     likeliest: float = min(SCALES, key=loss)
     return likeliest
+
+
+def pictures_read(
+    images: Features | RegionSet, network: GridNetwork | None, seed: int, progress: Progress = SILENT
+) -> Float[Tensor, "images axes"]:
+    """What the models read of images: `pictures_seen`, standardised, in as many principal axes as one of them reads."""
+    pictures = _of_deviation_one(pictures_seen(images, network, progress))
+    return pictures @ picture_axes(pictures, min(max(AXES), *pictures.shape), seed)
+
+
+def sentences_read(pieces: Pieces, minilm: Transformer, precision: str) -> Float[Tensor, "captions features"]:
+    """What the models read of captions, standardised."""
+    with precision_context(precision):
+        return _of_deviation_one(pooled_captions(pieces, minilm.encode_captions, pooled_mean_and_maximum))
 
 
 def pictures_seen(

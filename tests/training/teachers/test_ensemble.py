@@ -12,8 +12,9 @@ from aladin.errors import ConfigError
 from aladin.evaluation.encoding import encode_captions, encode_images
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin
-from aladin.training.ensemble_teacher import EnsembleTeacher, ensemble_members
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
+from aladin.training.start import teachers_of
+from aladin.training.teachers.ensemble import EncodedEnsemble, EnsembleSettings, EnsembleTeacher
 from tests.tiny_learning import TINY, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 PICTURES = 8
@@ -35,25 +36,27 @@ def folders(tmp_path: Path) -> tuple[str, ...]:
 
 def taught(folders: tuple[str, ...], **weights: float) -> Recipe:
     return Recipe(
-        train=("backbone", "matching_head") if "ensemble_matching" in weights else ("backbone",),
+        train=("backbone", "matching_head") if "matching" in weights else ("backbone",),
         epochs=30,
         batch_images=4,
         views=2,
         precision="fp32",
         validate_every=30,
-        ensemble=folders,
-        loss=LossConfig(alignment=0.0, **weights),
+        loss=LossConfig(alignment=0.0),
+        teacher=(EnsembleSettings(**weights, models=folders),),  # type: ignore[arg-type]
         optimizer=OptimizerConfig(learning_rate=3e-3, new_learning_rate=5e-3, warmup_steps=2),
     )
 
 
 def members_of(folders: tuple[str, ...]) -> tuple[Path, tuple[Aladin, ...]]:
     tokenizer = Path(folders[0]) / "tokenizer.json"
-    return tokenizer, ensemble_members(taught(folders, ensemble_alignment=1.0), tiny_model(tokenizer), tokenizer)
+    found = teachers_of(taught(folders, alignment=1.0), tiny_model(tokenizer), tokenizer)["ensemble"]
+    assert isinstance(found, EnsembleTeacher)
+    return tokenizer, found.members
 
 
 def slow_score(member: Aladin, tokenizer: Path, image: int, caption: int) -> float:
-    """The mean over a caption's words of the likeness to the region that is most alike."""
+    """The mean over a caption's words of the similarity to the region that is most similar."""
     data = learning_set(member, tokenizer, PICTURES)
     regions, words = encode_images(member, data.images).tokens, encode_captions(member, data.pieces).tokens
     best = [
@@ -63,10 +66,10 @@ def slow_score(member: Aladin, tokenizer: Path, image: int, caption: int) -> flo
     return sum(best) / len(best)
 
 
-def test_the_teacher_says_the_mean_of_what_each_member_scores_pair_by_pair(folders: tuple[str, ...]) -> None:
+def test_the_teachers_scores_are_the_mean_of_what_each_member_scores_pair_by_pair(folders: tuple[str, ...]) -> None:
     tokenizer, members = members_of(folders)
     sets = [learning_set(member, tokenizer, PICTURES) for member in members]
-    teacher = EnsembleTeacher.build(members, [data.images for data in sets], sets[0].pieces, "fp32")
+    teacher = EncodedEnsemble.of(members, [data.images for data in sets], sets[0].pieces, "fp32")
     images, captions = np.array([5, 0, 3]), np.array([10, 1, 0, 7])
     expected = [
         [np.mean([slow_score(m, tokenizer, image, caption) for m in members]) for caption in captions] for image in images
@@ -77,47 +80,51 @@ def test_the_teacher_says_the_mean_of_what_each_member_scores_pair_by_pair(folde
 def test_what_else_is_in_the_batch_changes_no_score(folders: tuple[str, ...]) -> None:
     tokenizer, members = members_of(folders)
     sets = [learning_set(member, tokenizer, PICTURES) for member in members]
-    teacher = EnsembleTeacher.build(members, [data.images for data in sets], sets[0].pieces, "bf16")
+    teacher = EncodedEnsemble.of(members, [data.images for data in sets], sets[0].pieces, "bf16")
     every = teacher.scores(np.arange(PICTURES), np.arange(2 * PICTURES))
     for caption in range(2 * PICTURES):
         assert_close(teacher.scores(np.array([2]), np.array([caption]))[0, 0], every[2, caption], atol=1e-2, rtol=0)
 
 
-@pytest.mark.parametrize("student", ["ensemble_alignment", "ensemble_matching"])
+@pytest.mark.parametrize("student", ["alignment", "matching"])
 def test_the_student_comes_nearer_to_teachers_that_do_not_move(folders: tuple[str, ...], tmp_path: Path, student: str) -> None:
     run = trainer(taught(folders, **{student: 1.0}), tmp_path)
-    before = [{name: weight.clone() for name, weight in member.state_dict().items()} for member in run._members]
+    teacher = run.start.teachers["ensemble"]
+    assert isinstance(teacher, EnsembleTeacher)
+    before = [{name: weight.clone() for name, weight in member.state_dict().items()} for member in teacher.members]
     run.run(Recorder())
-    record = losses(run.out)
-    assert all(set(step) == {"loss", f"loss {student}"} for step in record.values())
+    record = losses(run.folder.path)
+    assert all(set(step) == {"loss", f"loss ensemble_{student}"} for step in record.values())
     totals = [step["loss"] for step in record.values()]
     assert sum(totals[-8:]) < 0.97 * sum(totals[:8])
-    for member, weights in zip(run._members, before, strict=True):
+    for member, weights in zip(teacher.members, before, strict=True):
         assert not member.training
         assert all(torch.equal(weight, weights[name]) for name, weight in member.state_dict().items())
-    assert run.judged_head == student.removeprefix("ensemble_")
+    assert run.judged_head == student
 
 
 def test_two_runs_with_an_ensemble_compute_the_same_losses(folders: tuple[str, ...], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(taught(folders, ensemble_alignment=1.0, ensemble_matching=0.5), epochs=2)
+    recipe = dataclasses.replace(taught(folders, alignment=1.0, matching=0.5), epochs=2)
     runs = [trainer(recipe, tmp_path / name) for name in ("first", "second")]
     for run in runs:
         run.run(Recorder())
-    assert losses(runs[0].out) == losses(runs[1].out)
+    assert losses(runs[0].folder.path) == losses(runs[1].folder.path)
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("models", "sentence"),
     [
-        ({"ensemble": ()}, "there is no ensemble; name model folders by ensemble in the recipe or by --ensemble"),
-        ({"loss": LossConfig()}, r"but ensemble_alignment and ensemble_matching in \[loss\] are 0; give one a weight"),
-        ({"ensemble": ("summing",)}, "summing scores by MrSw, the model that learns by MrAVGw; give models of one pooling"),
-        ({"ensemble": ("shorter",)}, "shorter reads 11 pieces of a caption, the model that learns 12"),
-        ({"ensemble": ("speller",)}, "speller has other word pieces than"),
+        (
+            (),
+            "'ensemble' names no model; give folders by models in .*, or by --teacher ensemble=FOLDER",
+        ),
+        (("summing",), "summing scores by MrSw, the model that learns by MrAVGw; give models of one pooling"),
+        (("shorter",), "shorter reads 11 pieces of a caption, the model that learns 12"),
+        (("speller",), "speller has other word pieces than"),
     ],
 )
-def test_an_ensemble_that_cannot_be_heard_is_refused(
-    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], sentence: str
+def test_an_ensemble_that_cannot_teach_the_model_is_refused(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: tuple[str, ...], sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer = Path("one/tokenizer.json")
@@ -127,11 +134,5 @@ def test_an_ensemble_that_cannot_be_heard_is_refused(
         save_model(tiny_model(tokenizer, config), tokenizer, Path(name))
     with Path("speller/tokenizer.json").open("a") as file:
         file.write("\n")
-    recipe = dataclasses.replace(taught(folders, ensemble_alignment=1.0), **change)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=sentence):
-        ensemble_members(recipe, tiny_model(tokenizer), tokenizer)
-
-
-def test_without_an_ensemble_there_are_no_members(folders: tuple[str, ...]) -> None:
-    tokenizer = Path(folders[0]) / "tokenizer.json"
-    assert ensemble_members(Recipe(), tiny_model(tokenizer), tokenizer) == ()
+        teachers_of(taught(models, alignment=1.0), tiny_model(tokenizer), tokenizer)

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 from aladin.encoder.config import BackboneConfig
 from aladin.encoder.word_pieces import Pieces
 from aladin.network.transformer import Transformer
-from aladin.training.caption_teacher import CaptionTeacher
+from aladin.training.caption_similarity import CaptionSimilarity
 
 LENGTHS = (3, 6, 4, 6, 2)
 OWNERS = np.array([0, 0, 1, 2, 2])
@@ -39,17 +39,17 @@ def test_a_caption_fits_an_image_as_it_resembles_the_mean_of_its_captions() -> N
     images = torch.stack([vectors[image == OWNERS].sum(dim=0) for image in range(3)])
     images = images / images.norm(dim=1, keepdim=True)
     asked_images, asked_captions = np.array([2, 0]), np.array([1, 4, 2])
-    scores = CaptionTeacher.build(backbone, pieces(), OWNERS).scores(asked_images, asked_captions)
+    scores = CaptionSimilarity.build(backbone, pieces(), OWNERS).scores(asked_images, asked_captions)
     assert_close(scores, (images @ vectors.T)[asked_images][:, asked_captions], atol=1e-5, rtol=0)
 
 
-def test_padding_does_not_change_the_teacher() -> None:
+def test_padding_does_not_change_the_similarity() -> None:
     backbone = tiny_backbone()
-    short, long = (CaptionTeacher.build(backbone, pieces(extra), OWNERS) for extra in (0, 2))
+    short, long = (CaptionSimilarity.build(backbone, pieces(extra), OWNERS) for extra in (0, 2))
     assert_close(short.caption_vectors, long.caption_vectors, atol=1e-5, rtol=0)
     assert_close(short.image_vectors, long.image_vectors, atol=1e-5, rtol=0)
 
 
 def test_an_image_fits_its_only_caption_perfectly() -> None:
-    teacher = CaptionTeacher.build(tiny_backbone(), pieces(), OWNERS)
-    assert_close(teacher.scores(np.array([1]), np.array([2])), torch.ones(1, 1))
+    similarity = CaptionSimilarity.build(tiny_backbone(), pieces(), OWNERS)
+    assert_close(similarity.scores(np.array([1]), np.array([2])), torch.ones(1, 1))

@@ -8,20 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from aladin.errors import ConfigError
+from aladin.errors import AladinError
 from aladin.network.checkpoints import save_model
-from aladin.network.model import Aladin
 from aladin.network.pairs import pair_matrix
 from aladin.training.losses import listed_listnet_loss, listnet_loss
-from aladin.training.pair_teacher import listed_pairs, pair_teacher, taught_scores
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
-from aladin.training.trainer import start_model
+from aladin.training.start import start_model
+from aladin.training.teachers.cross_encoder import CrossEncoderSettings, CrossEncoderTeacher, listed_pairs, listed_scores
 from tests.tiny_learning import TINY, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
 WITH_HEAD = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, cross_encoder=True))
 OWNERS = [0, 0, 1, 2, 2, 2, 3]
 OWN = torch.tensor([[owner == image for owner in OWNERS] for image in range(4)])
-TAUGHT = LossConfig(alignment=0.0, pair_teacher=1.0, pair_teacher_list=3)
+ALONE = LossConfig(alignment=0.0)
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -44,10 +43,10 @@ def folder(tmp_path: Path) -> Path:
 def slow_loss(student: torch.Tensor, teacher: torch.Tensor, listed: torch.Tensor, scale: float, teacher_scale: float) -> float:
     """Every query's list by itself: images first, then captions."""
     total = 0.0
-    for some, said, asked in ((student, teacher, listed), (student.T, teacher.T, listed.T)):
+    for some, others, asked in ((student, teacher, listed), (student.T, teacher.T, listed.T)):
         for query in range(len(some)):
             kept = [k for k in range(some.shape[1]) if asked[query, k]]
-            p = [math.exp(teacher_scale * said[query, k]) for k in kept]
+            p = [math.exp(teacher_scale * others[query, k]) for k in kept]
             q = [math.exp(scale * some[query, k]) for k in kept]
             total -= sum(a / sum(p) * math.log(b / sum(q)) for a, b in zip(p, q, strict=True)) / len(some)
     return total
@@ -80,7 +79,7 @@ def test_only_listed_pairs_of_the_student_get_a_gradient_and_the_teacher_none() 
 
 
 @given(seed=st.integers(0, 99), size=st.integers(2, 9))
-def test_listed_are_own_pairs_and_the_best_scored_others_of_each_query(seed: int, size: int) -> None:
+def test_listed_are_positives_and_the_best_scored_others_of_each_query(seed: int, size: int) -> None:
     scores = drawn(seed, 4, 7)
     expected = OWN.clone()
     for image in range(4):
@@ -100,9 +99,9 @@ def test_the_teacher_scores_listed_pairs_as_pair_by_pair(folder: Path) -> None:
     with torch.no_grad():
         images = teacher.backbone.image_input(maps, classes)
         listed = drawn(3, 4, len(rows)) > 0
-        said = taught_scores(teacher, images, data.pieces, rows, listed)
+        found = listed_scores(teacher, images, data.pieces, rows, listed)
         every = pair_matrix(teacher, images, data.pieces)[:, torch.from_numpy(rows)]
-    assert_close(said, every.masked_fill(~listed, 0.0), atol=1e-5, rtol=1e-4)
+    assert_close(found, every.masked_fill(~listed, 0.0), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("student", ["matching", "alignment"])
@@ -114,18 +113,19 @@ def test_the_student_comes_nearer_to_a_teacher_that_does_not_move(folder: Path, 
         views=2,
         precision="fp32",
         validate_every=40,
-        teacher=str(folder),
-        loss=dataclasses.replace(TAUGHT, pair_teacher_of=student, pair_teacher_scale=20.0),
+        loss=ALONE,
+        teacher=(CrossEncoderSettings(**{student: 1.0}, models=(str(folder),), list_length=3, scale=20.0),),
         optimizer=OptimizerConfig(learning_rate=3e-3, new_learning_rate=5e-3, warmup_steps=2),
     )
     run = trainer(recipe, tmp_path)
-    teacher = run._pair_teacher
-    assert teacher is not None
+    found = run.start.teachers["cross_encoder"]
+    assert isinstance(found, CrossEncoderTeacher)
+    teacher = found.model
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
     heads = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     run.run(Recorder())
-    record = losses(run.out)
-    assert all(set(step) == {"loss", "loss pair_teacher"} for step in record.values())
+    record = losses(run.folder.path)
+    assert all(set(step) == {"loss", f"loss cross_encoder_{student}"} for step in record.values())
     totals = [step["loss"] for step in record.values()]
     assert sum(totals[-8:]) < 0.95 * sum(totals[:8])
     assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
@@ -136,29 +136,26 @@ def test_the_student_comes_nearer_to_a_teacher_that_does_not_move(folder: Path, 
 
 
 def test_two_runs_with_a_teacher_compute_the_same_losses(folder: Path, tmp_path: Path) -> None:
-    recipe = Recipe(train=("matching_head",), epochs=2, batch_images=4, precision="fp32", teacher=str(folder), loss=TAUGHT)
+    recipe = Recipe(train=("matching_head",), epochs=2, batch_images=4, precision="fp32", loss=ALONE, teacher=(taught(folder),))
     runs = [trainer(recipe, tmp_path / name) for name in ("one", "other")]
     for run in runs:
         run.run(Recorder())
-    assert losses(runs[0].out) == losses(runs[1].out)
+    assert losses(runs[0].folder.path) == losses(runs[1].folder.path)
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("models", "sentence"),
     [
-        (
-            {"teacher": ""},
-            "there is no teacher; name a model folder with a cross-encoder by teacher in the recipe or by --teacher",
-        ),
-        ({"loss": LossConfig()}, r"but pair_teacher in \[loss\] is 0; give it a weight"),
-        ({"teacher": "plain"}, "has no cross-encoder; give a folder that recipes/cross-encoder.toml made"),
-        ({"teacher": "nowhere"}, "nowhere is not a model folder"),
-        ({"teacher": "finer"}, "reads other images than the model does"),
-        ({"teacher": "speller"}, "has other word pieces than"),
+        ((), r"'cross_encoder' names no model; give folders by models in .*, or by --teacher cross_encoder=FOLDER"),
+        (("plain", "plain"), "the teacher of kind 'cross_encoder' names 2 models; expected one"),
+        (("plain",), "has no cross-encoder; give a folder that recipes/cross-encoder.toml made"),
+        (("nowhere",), "nowhere is not a model folder"),
+        (("finer",), "reads other images than the model does"),
+        (("speller",), "has other word pieces than"),
     ],
 )
-def test_a_teacher_that_cannot_be_heard_is_refused_before_training(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], sentence: str
+def test_a_teacher_that_cannot_teach_the_model_is_refused_before_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: tuple[str, ...], sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer = tmp_path / "tokenizer.json"
@@ -169,17 +166,10 @@ def test_a_teacher_that_cannot_be_heard_is_refused_before_training(
     save_model(tiny_model(tokenizer, WITH_HEAD), tokenizer, Path("speller"))
     with Path("speller/tokenizer.json").open("a") as file:
         file.write("\n")
-    recipe = dataclasses.replace(
-        Recipe(train=("backbone",), teacher=str(folder), loss=dataclasses.replace(TAUGHT, alignment=1.0)), **change
-    )  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=sentence) if "nowhere" not in sentence else pytest.raises(Exception, match=sentence):
+    recipe = Recipe(teacher=(CrossEncoderSettings(matching=1.0, models=models),))
+    with pytest.raises(AladinError, match=sentence):
         start_model(recipe, Path("plain"))
 
 
-def test_a_recipe_may_name_its_teacher_by_the_command_line_alone(folder: Path) -> None:
-    model: Aladin = tiny_model(folder / "tokenizer.json")
-    recipe = Recipe(train=("matching_head",), loss=TAUGHT)
-    found = pair_teacher(dataclasses.replace(recipe, teacher=str(folder)), model, folder / "tokenizer.json")
-    assert found is not None
-    assert found.config.heads.cross_encoder
-    assert pair_teacher(Recipe(), model, folder / "tokenizer.json") is None
+def taught(folder: Path) -> CrossEncoderSettings:
+    return CrossEncoderSettings(matching=1.0, models=(str(folder),), list_length=3)

@@ -1,0 +1,106 @@
+"""A trained model with a further head, for whole pictures and sentences: what `aladin add-global-head` does.
+
+>>> import aladin
+>>> added = aladin.add_global_head(model, scratch / "global", pictures, dim=4, epochs=1)
+>>> added.dim, added.images, added.captions
+(4, 8, 16)
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aladin.datasets import DataOrigin, Dataset, read_dataset
+from aladin.encoder.config import HeadsConfig
+from aladin.encoder.word_pieces import WordPieces
+from aladin.errors import DataError
+from aladin.exporting.restoring import model_that_learns
+from aladin.network.checkpoints import check_not_exported, named_model, provenance_as_trained, save_model
+from aladin.network.minilm import minilm as minilm_of
+from aladin.network.minilm import minilm_folder
+from aladin.network.model import Aladin
+from aladin.network.variants import as_trained, check_addable
+from aladin.progress import SILENT, Steps
+from aladin.training.caption_similarity import CaptionSimilarity
+from aladin.training.global_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_global_head
+from aladin.training.learning_set import Reader, check_captions, learning_set
+
+
+@dataclass(frozen=True)
+class AddedGlobalHead:
+    """What was written."""
+
+    folder: Path
+    dim: int  # numbers added to vectors and tokens
+    images: int  # that it learned from
+    captions: int
+
+
+def add_global_head(
+    model: str | Path,
+    out: str | Path,
+    data: Dataset | str | Path,
+    *,
+    dim: int = 128,
+    share: float = HeadsConfig.global_share,
+    epochs: int = 160,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    minilm: str | Path | None = None,
+    progress: Steps = SILENT,
+) -> AddedGlobalHead:
+    """Write to `out` the trained or exported model of a folder with a global head that has learned from `data`.
+
+    `share` is that of the head in every score. Image features are kept in `cache`, if there is one. `minilm` is a folder with
+    MiniLM-L6 instead of its package. ConfigError for a model that cannot have such a head, DataError for too little data,
+    ModelError if `out` holds an exported model.
+    """
+    model, out = Path(model), Path(out)
+    check_not_exported(out)
+    begin = as_trained(model_that_learns(model))
+    check_addable(begin.config)
+    dataset = data if isinstance(data, Dataset) else read_dataset(Path(data))
+    _check_enough(dataset, dim)
+    lesson = _lesson(begin, model / "tokenizer.json", dataset, cache, None if minilm is None else Path(minilm), progress)
+    with progress.step("steps of learning") as watched:
+        headed = with_learned_global_head(begin, lesson, dim, share, epochs, seed, watched)
+    origin = DataOrigin.of(dataset)
+    record = {"model": named_model(model), "data": origin.table(), "epochs": epochs, "seed": seed}
+    save_model(headed, model / "tokenizer.json", out, provenance_as_trained(model) | {"global_head": record})
+    return AddedGlobalHead(out, dim, origin.images, origin.captions)
+
+
+def _lesson(
+    begin: Aladin, tokenizer: Path, dataset: Dataset, cache: str | Path | None, minilm: Path | None, progress: Steps
+) -> Lesson:
+    """What the head learns from."""
+    with _folder(cache) as folder:
+        with progress.step("image features") as watched:
+            read = learning_set(dataset, Reader.of(begin), tokenizer, folder, watched)
+        with progress.step("images") as watched:
+            pictures = pooled_pictures(begin, read.images, watched)
+    with progress.step("captions") as watched:
+        sentences = pooled_sentences(begin, read.pieces, watched)
+    words = WordPieces.load((minilm or minilm_folder()) / "tokenizer.json", begin.config.limits.caption_pieces)
+    similarity = CaptionSimilarity.build(minilm_of(minilm), words.encode(list(dataset.captions)), read.owners)
+    return Lesson(pictures, sentences, read.owners, similarity.scores)
+
+
+def _check_enough(dataset: Dataset, dim: int) -> None:
+    check_captions(dataset, dataset.name)
+    if len(dataset) + dataset.caption_count < dim:
+        raise DataError(
+            f"{dataset.name} has {len(dataset)} images and {dataset.caption_count} captions, too few for a global head of "
+            f"{dim} numbers; give more data, or a lower --dim"
+        )
+
+
+@contextmanager
+def _folder(cache: str | Path | None) -> Iterator[Path]:
+    if cache is not None:
+        yield Path(cache)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)

@@ -1,0 +1,55 @@
+"""What a model's scores mean as probabilities, into its folder: what `aladin calibrate` does.
+
+>>> import aladin
+>>> found = aladin.calibrate(model, data, write=False)
+>>> sorted(found.reliability)
+['captions', 'words']
+>>> 0 <= found.reliability["captions"].error <= 1
+True
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aladin.datasets import Dataset, read_dataset
+from aladin.measures.reliability import Reliability, reliability
+from aladin.progress import SILENT, Steps
+from aladin.search.probability import Calibration
+from aladin.search.search import LIKELY
+from aladin.training.calibrating import answered_shares, judged_probabilities, judged_queries, learned, write_calibration
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The constants that all queries taught, and how those of one half fare on the other; "captions" and "words" apart."""
+
+    calibration: Calibration
+    reliability: Mapping[str, Reliability]
+    # The share of queries whose best hit is likely: as they are, and when nothing right is left.
+    answered: Mapping[str, tuple[float, float]]
+
+
+def calibrate(
+    model: str | Path,
+    data: Dataset | str | Path,
+    *,
+    write: bool = True,
+    minilm: str | Path | None = None,
+    progress: Steps = SILENT,
+) -> Calibrated:
+    """How likely hits of an exported model are right, learned on images with captions; written to its model.toml if `write`.
+
+    `minilm` is a folder with MiniLM-L6 instead of its package. DataError for data of which no word is common.
+    """
+    model = Path(model)
+    dataset = data if isinstance(data, Dataset) else read_dataset(Path(data))
+    judged = judged_queries(model, dataset, progress, None if minilm is None else Path(minilm))
+    trial = learned(judged, 0, dataset.name)
+    found = {kind: reliability(*hits) for kind, hits in judged_probabilities(trial, judged, 1).items()}
+    answered = answered_shares(trial, judged, 1, LIKELY)
+    name = f"{dataset.name}, split {dataset.split}" if dataset.split else dataset.name
+    calibration = learned(judged, None, name)
+    if write:
+        write_calibration(model, calibration)
+    return Calibrated(calibration, found, answered)

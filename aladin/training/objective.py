@@ -1,0 +1,139 @@
+"""The losses of a training step: those of [loss], and those of the teachers."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aladin.network.model import Aladin, Encoded
+from aladin.network.pairs import drawn_pairs
+from aladin.network.scores import alignment_scores, matching_scores
+from aladin.training.batches import Step
+from aladin.training.caption_similarity import CaptionSimilarity
+from aladin.training.losses import (
+    Positives,
+    Scores,
+    activity_loss,
+    contrastive_distillation_loss,
+    hinge_loss,
+    infonce_loss,
+    listnet_loss,
+    mse_loss,
+    ordinal_loss,
+    pair_loss,
+    spread_loss,
+    weighed_losses,
+)
+from aladin.training.optimizer import Group
+from aladin.training.recipe import Recipe
+from aladin.training.run import Run
+from aladin.training.step_input import StepInput
+from aladin.training.teachers import Teacher
+
+FIRST_LOG_VARIANCE = -2.3  # the original's
+Loss = Float[Tensor, ""]
+
+
+class Objective:
+    """What a recipe minimises. Two of its forms learn constants of their own."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Aladin,
+        reads: StepInput,
+        teachers: Mapping[str, Teacher],
+        similarity: Callable[[], CaptionSimilarity],
+        run: Run,
+    ) -> None:
+        self._recipe, self._model, self._reads, self._run = recipe, model, reads, run
+        self._teachers, self._similarity = teachers, similarity
+        self.names = tuple(recipe.weights)
+        # Learned by the distillation form "mse" only: scale and shift from matching scores to alignment scores.
+        self.score_fit = nn.Parameter(torch.tensor([0.5, 0.5]))
+        # Learned with `learned_weights` only: the logarithm of each loss's variance.
+        self.log_variances = nn.Parameter(torch.full((len(self.names),), FIRST_LOG_VARIANCE))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Its constants as an optimizer has them."""
+        rate, loss = self._recipe.optimizer.new_learning_rate, self._recipe.loss
+        return (
+            Group(loss.distillation_form == "mse", rate, (self.score_fit,)),
+            Group(loss.learned_weights, rate, (self.log_variances,)),
+        )
+
+    def losses(self, step: Step) -> dict[str, Loss]:
+        """The losses of a step by name, weighed: what is minimised is their sum."""
+        losses: dict[str, Loss] = {}
+        if self._recipe.teaches_alignment or self._recipe.teaches_matching:
+            losses |= self._losses_apart(step)
+        if self._recipe.loss.cross_encoder:
+            losses["cross_encoder"] = self._loss_together(step)
+        if not self._recipe.loss.learned_weights:
+            return {name: self._recipe.weights[name] * loss for name, loss in losses.items()}
+        rows = [self.names.index(name) for name in losses]
+        weighed = weighed_losses(torch.stack(list(losses.values())), self.log_variances[rows])
+        return dict(zip(losses, weighed.unbind(), strict=True))
+
+    def _losses_apart(self, step: Step) -> dict[str, Loss]:
+        """Of images and captions that are read apart."""
+        weights = self._recipe.loss
+        with self._run.context():
+            image_states, caption_states = self._reads.states(step)
+            images, captions = self._model.encoded_images(image_states), self._model.encoded_captions(caption_states)
+            with torch.set_grad_enabled(self._recipe.teaches_alignment):
+                alignment = alignment_scores(images.tokens, captions.tokens, self._model.config.heads.pooling).float()
+        matching = matching_scores(images.vectors, captions.vectors)
+        losses: dict[str, Loss] = {}
+        if weights.alignment:
+            losses["alignment"] = self._contrast(alignment, step.positives, weights.alignment_form, weights.alignment_scale)
+        if weights.matching:
+            losses["matching"] = self._contrast(matching, step.positives, weights.matching_form, weights.matching_scale)
+        for kind, teacher in self._teachers.items():
+            found = teacher.losses(step, matching, alignment)
+            losses |= {f"{kind}_{student}": loss for student, loss in found.items()}
+        if weights.distillation and (step.epoch >= weights.distillation_from_epoch or not losses):
+            losses["distillation"] = self.distillation(matching, alignment, step.positives)
+        return losses | self._regularising(images, captions)
+
+    def _regularising(self, images: Encoded, captions: Encoded) -> dict[str, Loss]:
+        """Of vectors and states whatever belongs to what."""
+        losses: dict[str, Loss] = {}
+        if self._recipe.loss.entropy:
+            losses["entropy"] = spread_loss(images.vectors) + spread_loss(captions.vectors)
+        if self._recipe.loss.hidden_l1:
+            both = (images.states, captions.states)
+            losses["hidden_l1"] = torch.stack([activity_loss(states.states.float(), states.mask) for states in both]).mean()
+        return losses
+
+    def _loss_together(self, step: Step) -> Loss:
+        """Of images and captions that are read together, by the cross-encoder."""
+        weights, similarity = self._recipe.loss, torch.zeros(step.positives.shape)
+        if weights.needs_caption_similarity:
+            similarity = self._similarity().scores(step.images, step.captions)
+        pairs = drawn_pairs(step.positives, similarity, weights.cross_encoder_scale)
+        ids, mask = self._reads.captions(step)
+        with self._run.context():
+            images = self._reads.images(step)[pairs.images]
+            scores = self._model.pair_scores(ids[pairs.captions], mask[pairs.captions], images)
+        return pair_loss(scores, pairs.positives)
+
+    def _contrast(self, scores: Scores, positives: Positives, form: str, scale: float) -> Loss:
+        if form == "hinge":
+            return hinge_loss(scores, positives, self._recipe.loss.margin, self._recipe.loss.hardest_negatives)
+        return infonce_loss(scores, positives, scale)
+
+    def distillation(self, student: Scores, teacher: Scores, positives: Positives) -> Loss:
+        """Of matching scores that learn from the alignment scores of the same model."""
+        loss = self._recipe.loss
+        match loss.distillation_form:
+            case "listnet":
+                return listnet_loss(student, teacher, loss.student_scale, loss.teacher_scale)
+            case "mse":
+                return mse_loss(student, teacher, self.score_fit)
+            case "ordinal":
+                return ordinal_loss(student, teacher, loss.margin, loss.ordinal_threshold, loss.ordinal_stride)
+            case "contrastive":
+                return contrastive_distillation_loss(student, teacher, positives, loss.margin)

@@ -1,0 +1,103 @@
+"""A recipe and data to a trained model: what `aladin train` does.
+
+>>> import aladin
+>>> result = aladin.train(recipe, pictures, others, scratch / "run", start=model)
+>>> result.head
+'matching'
+>>> 0 < result.rsum <= 600
+True
+>>> sorted(path.name for path in result.folder.iterdir())
+['model.safetensors', 'model.toml', 'tokenizer.json']
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aladin.datasets import DataOrigin, Dataset, check_apart, read_dataset
+from aladin.network.features import check_room, readable_bytes
+from aladin.training.learning_set import Images, Reader, check_captions, learning_set
+from aladin.training.recipe import Recipe, read_recipe
+from aladin.training.run_folder import check_same_run, origins_of
+from aladin.training.start import Start, start_model
+from aladin.training.trainer import Trainer, folds_of
+from aladin.training.training_progress import SILENT_TRAINING, TrainingProgress
+
+Data = Dataset | str | Path  # images with captions, or where they are
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run came to."""
+
+    folder: Path  # the model folder of the best epoch
+    head: str  # whose validation rsum decided which epoch is best
+    rsum: float  # the sum of its six recalls in percent, so at most 600
+
+
+def train(
+    recipe: Recipe | str | Path,
+    train_data: Data,
+    val_data: Data,
+    out: str | Path,
+    *,
+    start: str | Path | None = None,
+    teachers: Mapping[str, Sequence[str | Path]] | None = None,
+    cache: str | Path | None = None,
+    minilm: str | Path | None = None,
+    progress: TrainingProgress = SILENT_TRAINING,
+) -> Trained:
+    """Train by a recipe, a TOML file or a value, in the folder `out`; a run that was stopped there goes on.
+
+    `start` is a model folder, trained or exported; without it the run starts from MiniLM-L6 and ImageNet. `teachers` gives
+    model folders for the recipe's teachers, by kind, instead of the recipe's own. Image features are kept in `cache`,
+    `out`/features without it. `minilm` is a folder with MiniLM-L6 (model.safetensors, tokenizer.json) instead of its package.
+
+    ConfigError for settings that contradict each other or the run in `out`, DataError for data that cannot be learned from,
+    such as an image in both sets; all of that before features are computed. TrainingError when a loss is no number.
+    """
+    out = Path(out)
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    recipe = recipe.taught_by({kind: [Path(folder) for folder in folders] for kind, folders in (teachers or {}).items()})
+    train_data, val_data = _read(train_data), _read(val_data)
+    check_apart(train_data, val_data)
+    begin = start_model(recipe, _path(start), _path(minilm))
+    for data in (train_data, val_data):
+        check_captions(data, data.name)
+    folds_of(begin, len(train_data))  # says what is wrong with them
+    check_same_run(out, recipe, origins_of(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
+    features = _path(cache) or out / "features"
+    learner, judge = Reader.of(begin.model, recipe.views), Reader.of(begin.model)
+    _check_room(begin, [(train_data, learner), (val_data, judge)], train_data, features, progress)
+    with progress.step("training images") as watched:
+        learn = learning_set(train_data, learner, begin.tokenizer, features, watched)
+    with progress.step("validation images") as watched:
+        judged = learning_set(val_data, judge, begin.tokenizer, features, watched)
+
+    def images(reader: Reader) -> Images:
+        with progress.step(f"training images, for {reader.name}") as watched:
+            return reader.images(train_data, begin.tokenizer, features, watched)
+
+    trainer = Trainer(recipe, begin, learn, judged, out, images)
+    trainer.run(progress)
+    return Trained(trainer.folder.best, trainer.judged_head, trainer.best_rsum)
+
+
+def _read(data: Data) -> Dataset:
+    return data if isinstance(data, Dataset) else read_dataset(Path(data))
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _check_room(
+    begin: Start, own: list[tuple[Dataset, Reader]], train: Dataset, features: Path, progress: TrainingProgress
+) -> None:
+    """DataError if the disk has no room for all features of a run, its teachers' among them."""
+    readers = [*own, *((train, reader) for teacher in begin.teachers.values() for reader in teacher.readers)]
+    # Of readers with the same image networks all are counted: rather too much than too little.
+    needed = sum(reader.missing_bytes(data, features) for data, reader in readers)
+    if needed:
+        check_room(features, needed, own[0][1].views)
+        progress.note(f"image features take {readable_bytes(needed)} in {features}")
