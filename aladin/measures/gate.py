@@ -60,8 +60,8 @@ def read_baseline(path: Path) -> Baseline:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         subject = table["subject"]
-        told = {name: str(subject.get(name, "")) for name in ("model", "data", "fingerprint", "cross_encoder_fingerprint")}
-        return Baseline(path, subject["protocol"], subject["digest"], query_values(table["queries"]), **told)
+        known = {name: str(subject.get(name, "")) for name in ("model", "data", "fingerprint", "cross_encoder_fingerprint")}
+        return Baseline(path, subject["protocol"], subject["digest"], query_values(table["queries"]), **known)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a report of `aladin evaluate --json`") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -136,8 +136,8 @@ def _comparison(key: Key, before: Sample, now: Sample, images: Rows) -> Comparis
 def worse(comparisons: Sequence[Comparison], level: float = LEVEL) -> list[Comparison]:
     """Those that are significantly worse, by Holm-Bonferroni over all of them, the surest first."""
     found: list[Comparison] = []
-    for number, comparison in enumerate(sorted(comparisons, key=lambda comparison: comparison.p)):
-        if comparison.p > level / (len(comparisons) - number):
+    for surer, comparison in enumerate(sorted(comparisons, key=lambda comparison: comparison.p)):
+        if comparison.p > level / (len(comparisons) - surer):
             break
         found.append(comparison)
     return found

@@ -67,9 +67,9 @@ def chosen(dataset: Dataset, protocol: Protocol) -> Dataset:
 def folds(captions_of_each: Sequence[int], protocol: Protocol) -> list[Fold]:
     """The folds, of as many images each; given the number of captions of each image."""
     size = len(captions_of_each) // protocol.folds
-    starts = [size * number for number in range(protocol.folds)]
+    starts = [size * fold for fold in range(protocol.folds)]
     first = [sum(captions_of_each[:start]) for start in (*starts, len(captions_of_each))]
-    return [Fold(slice(start, start + size), slice(first[number], first[number + 1])) for number, start in enumerate(starts)]
+    return [Fold(slice(start, start + size), slice(first[fold], first[fold + 1])) for fold, start in enumerate(starts)]
 
 
 def digest(dataset: Dataset) -> str:

@@ -67,16 +67,16 @@ def right_answer_ranks(
     Not-a-number counts against us on either side: a right answer without a score ranks last, a wrong one stands before.
     """
     images, captions = scores.shape
-    own = scores[owners, np.arange(captions)]
+    positives = scores[owners, np.arange(captions)]
     # Those that are worse are counted, not those that are as good, because a comparison with not-a-number is False.
     if direction == "text_to_image":
-        worse = np.count_nonzero(scores < np.fmax(own, -np.inf), axis=0)
+        worse = np.count_nonzero(scores < np.fmax(positives, -np.inf), axis=0)
         return np.asarray(images - worse)
     best = np.full(images, -np.inf, dtype=scores.dtype)
-    np.fmax.at(best, owners, own)
-    own_not_worse = np.bincount(owners[~(own < best[owners])], minlength=images)
+    np.fmax.at(best, owners, positives)
+    positives_not_worse = np.bincount(owners[~(positives < best[owners])], minlength=images)
     worse = np.count_nonzero(scores < best[:, None], axis=1)
-    return np.asarray(1 + captions - worse - own_not_worse)
+    return np.asarray(1 + captions - worse - positives_not_worse)
 
 
 def rsum_of_each(ranks: Ranks) -> Float[np.ndarray, " queries"]:

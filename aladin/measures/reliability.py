@@ -34,8 +34,8 @@ class Reliability:
 
 def reliability(probabilities: Float64[np.ndarray, " hits"], right: Bool[np.ndarray, " hits"]) -> Reliability:
     """How often hits were right, for each tenth of the probabilities that they were given."""
-    places = np.minimum((probabilities * BINS).astype(int), BINS - 1)
-    chosen = [places == place for place in np.unique(places)]
+    of_hit = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    chosen = [of_hit == tenth for tenth in np.unique(of_hit)]
     bins = tuple(Tenth(int(some.sum()), float(probabilities[some].mean()), float(right[some].mean())) for some in chosen)
     error = sum(tenth.hits * abs(tenth.probability - tenth.right) for tenth in bins) / max(len(right), 1)
     return Reliability(bins, error, float(np.mean((probabilities - right) ** 2)), float(right.mean()))

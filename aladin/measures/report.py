@@ -57,7 +57,7 @@ class Subject:
     cross_encoder: int = 0  # the n of its stage; 0: not measured
     cross_encoder_model: str = ""  # whose cross-encoder read them
     aladin: str = ""  # the version that measured
-    fingerprint: str = ""  # of the model's weights, as evaluation.fingerprint gives it
+    fingerprint: str = ""  # of the model's weights, as network.checkpoints.fingerprint gives it
     cross_encoder_fingerprint: str = ""  # of the weights of the cross-encoder's model
 
     def __str__(self) -> str:
@@ -226,8 +226,8 @@ def to_tables(report: Report) -> list[Table]:
     tables = []
     for sheet in sheets(report):
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for number, heading in enumerate(sheet.headings):
-            table.add_column(heading, justify="left" if number in sheet.words else "right")
+        for column, heading in enumerate(sheet.headings):
+            table.add_column(heading, justify="left" if column in sheet.words else "right")
         for row in sheet.rows:
             table.add_row(*row)
         tables.append(table)
@@ -260,7 +260,7 @@ def remarks(report: Report) -> tuple[str, ...]:
 
 
 def _markdown(sheet: Sheet) -> str:
-    ruler = ["---" if number in sheet.words else "---:" for number in range(len(sheet.headings))]
+    ruler = ["---" if column in sheet.words else "---:" for column in range(len(sheet.headings))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (sheet.headings, ruler, *sheet.rows))
 
 
@@ -272,7 +272,7 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
             f"{figures.queries:,}",
             *map(str, figures.recalls.values()),
             f"{figures.median_rank:g}",
-            # It belongs to both directions, so it is said once.
+            # It belongs to both directions, so it stands once.
             str(head.rsum) if direction == DIRECTIONS[0] else "",
         )
         for name, head in report.heads.items()

@@ -78,8 +78,8 @@ class Spice:
         """The relevance of all images to these captions."""
         captions = self._captions[asked]
         pairs = [
-            {"image_id": number, "test": caption, "refs": references}
-            for number, (caption, references) in enumerate((c, r) for c in captions for r in self._references)
+            {"image_id": row, "test": caption, "refs": references}
+            for row, (caption, references) in enumerate((c, r) for c in captions for r in self._references)
         ]
         scores = np.zeros(len(pairs), dtype=np.float32)
         for record in self._run(pairs):
@@ -115,8 +115,8 @@ def _tokenized(program: SpiceProgram, captions: Sequence[str]) -> list[str]:
 def _java(program: SpiceProgram, arguments: Sequence[str], folder: Path) -> str:
     done = subprocess.run([program.java, *arguments], cwd=folder, capture_output=True, check=False)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        output = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
         raise ConfigError(
-            f"the SPICE program failed and said {said[0]!r}; check the Java version (8 is what it was written for)"
+            f"the SPICE program failed and said {output[0]!r}; check the Java version (8 is what it was written for)"
         )
     return done.stdout.decode("utf-8", errors="replace")
