@@ -25,6 +25,11 @@ SETTINGS = {
 VALUES = {"pair_head": "cross_encoder"}  # of settings that choose among names
 
 HEADS = {"three-stage ": "cross-encoder "}  # how names of ways of scoring begin, in reports
+SUBJECTS = {  # keys of what a report is of
+    "pair_fingerprint": "cross_encoder_fingerprint",
+    "pair_model": "cross_encoder_model",
+    "pairs": "cross_encoder",
+}
 WEIGHTS = {  # how names of weights begin
     "pair_head.": "cross_encoder.",
     "whole_head.": "global_head.",
@@ -118,6 +123,11 @@ def present_origins(origins: Mapping[str, Any]) -> dict[str, Any]:
     if "ensemble" in present:
         teachers["ensemble"] = present.pop("ensemble")
     return present | ({"teachers": teachers} if teachers else {})
+
+
+def renamed_subject(table: dict[str, Any]) -> dict[str, Any]:
+    """What a report is of, by the present names of its keys."""
+    return {SUBJECTS.get(key, key): value for key, value in table.items()}
 
 
 def renamed_weight(name: str) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from aladin.errors import DataError, Regression
 from aladin.measures.recalls import RECALLS, resampled_means
 from aladin.measures.report import QueryValues, Subject, query_values
+from aladin.old_names import renamed_subject
 
 LEVEL = 0.05  # chance, over all comparisons, to refuse a model that is nowhere worse
 GATE_RESAMPLES = 10_000
@@ -59,7 +60,7 @@ def read_baseline(path: Path) -> Baseline:
     """The report that `aladin evaluate --json` printed into this file."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        subject = table["subject"]
+        subject = renamed_subject(table["subject"])
         known = {name: str(subject.get(name, "")) for name in ("model", "data", "fingerprint", "cross_encoder_fingerprint")}
         return Baseline(path, subject["protocol"], subject["digest"], query_values(table["queries"]), **known)
     except OSError as error:

@@ -56,6 +56,17 @@ def test_a_way_of_scoring_under_its_old_name_is_compared_with_the_present_one(ba
     assert {one.head for one in found} == {"cross-encoder k=100 n=20"}
 
 
+def test_the_cross_encoder_of_a_report_under_old_keys_is_known(tmp_path: Path, before: QueryValues) -> None:
+    table = to_json(full_report(replace(SUBJECT, cross_encoder_fingerprint="a1" * 32), before, {}, {}))
+    table["subject"]["pair_fingerprint"] = table["subject"].pop("cross_encoder_fingerprint")
+    (tmp_path / "old.json").write_text(json.dumps(table))
+    old = read_baseline(tmp_path / "old.json")
+    assert old.cross_encoder_fingerprint == "a1" * 32
+    assert any(
+        "cross-encoder of other weights" in one for one in differences(old, replace(SUBJECT, cross_encoder_fingerprint="a2"))
+    )
+
+
 def test_fewer_right_answers_are_a_regression_and_more_are_not(baseline: Any, before: QueryValues) -> None:
     ranks = before.ranks["alignment"]["image_to_text"].copy()
     lost = np.flatnonzero(ranks == 1)[:9]
