@@ -19,6 +19,7 @@ from aladin.search.search import SearchConfig, Searcher
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_examples_in_the_documentation_are_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = doctest.testmod(aladin.api, extraglobs={"scratch": tmp_path, "json": json, "aladin": aladin})

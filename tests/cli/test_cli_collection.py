@@ -239,6 +239,7 @@ def test_a_ceiling_with_room_for_images_is_taken(aladin: Run, photos: Path) -> N
 # watch
 
 
+@pytest.mark.slow
 def test_watch_brings_changes_in_and_ends_with_130(photos: Path, model_path: Path) -> None:
     command = command_line("watch", photos, "--model", model_path)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
@@ -253,6 +254,7 @@ def test_watch_brings_changes_in_and_ends_with_130(photos: Path, model_path: Pat
         assert watching.wait() == 130
 
 
+@pytest.mark.slow
 def test_watch_waits_for_a_folder_that_is_away_and_names_each_skipped_file_once(photos: Path, model_path: Path) -> None:
     command, there = command_line("watch", photos, "--model", model_path), len(COLOURS) + 1
     (photos / "empty.jpg").touch()
@@ -272,6 +274,7 @@ def test_watch_waits_for_a_folder_that_is_away_and_names_each_skipped_file_once(
             watching.kill()
 
 
+@pytest.mark.slow
 def test_watch_waits_for_another_writer(photos: Path, model_path: Path) -> None:
     command = command_line("watch", photos, "--model", model_path)
     with CollectionWriter.create(default_file(photos), photos):

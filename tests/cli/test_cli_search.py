@@ -325,6 +325,7 @@ def test_ctrl_c_while_things_are_loaded_is_no_traceback(photos: Path, model_path
     assert "Traceback" not in complaint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_ends_with_its_code_and_keeps_what_was_committed(
     photos: Path, model_path: Path, aladin: Run, number: signal.Signals, code: int

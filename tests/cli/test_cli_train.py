@@ -67,6 +67,7 @@ def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_recipe_data_and_a_folder_make_a_model(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert exit_code(arguments(files, out)) == 0
@@ -83,6 +84,7 @@ def test_a_recipe_data_and_a_folder_make_a_model(files: Path, tmp_path: Path, ca
     assert capsys.readouterr().out == printed.out
 
 
+@pytest.mark.slow
 def test_a_run_records_what_it_is_made_of_and_what_is_made_of_its_model_keeps_that(files: Path, tmp_path: Path) -> None:
     """The tables of settings.toml and of model.toml, which averaging and correcting hubs hand on."""
     model, out = files / "model", tmp_path / "run"
@@ -143,6 +145,7 @@ def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pyte
     assert all("loss cross_encoder_matching" in step for step in losses(tmp_path / "run").values())
 
 
+@pytest.mark.slow
 def test_several_models_teach_and_are_recorded_without_their_paths(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +182,7 @@ def test_another_recipe_in_a_runs_folder_is_refused(files: Path, tmp_path: Path,
     assert (tmp_path / "run" / "settings.toml").read_text() == settings
 
 
+@pytest.mark.slow
 def test_another_start_or_other_images_in_a_runs_folder_are_refused_and_change_nothing(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,6 +262,7 @@ def test_a_bad_row_stops_the_command_unless_it_may_be_skipped(
     assert f"{captions}: 1 rows skipped: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_decoded_stops_the_command_unless_it_may_be_skipped(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,8 @@ from tests.conftest import fill, paint, stored
 from tests.faulty_storage import NotingConnection, NotingStorage, after_power_loss
 from tests.killed_indexing import KilledRuns
 
+pytestmark = pytest.mark.slow
+
 CYCLES = 200
 SCHEDULES = 500
 

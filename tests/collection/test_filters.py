@@ -103,6 +103,7 @@ def test_a_folder_means_what_is_below_it(database: sqlite3.Connection, folder: s
     assert found(database, within_folder(folder)) == expected
 
 
+@pytest.mark.slow
 @given(text=st.text())
 def test_any_text_can_be_quoted(database: sqlite3.Connection, text: str) -> None:
     if len(text) > 1000:

@@ -93,6 +93,7 @@ def test_indexing_twice_changes_nothing(many: Path, encoder: CountingEncoder) ->
     assert encoder.encoded == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [IndexConfig(1, 1), IndexConfig(7, 2), IndexConfig(16, 8), IndexConfig(1000, 3)])
 def test_batch_size_and_threads_change_nothing(many: Path, tmp_path: Path, encoder: Encoder, config: IndexConfig) -> None:
     index(many, encoder)
@@ -101,6 +102,7 @@ def test_batch_size_and_threads_change_nothing(many: Path, tmp_path: Path, encod
     assert contents(many, other) == contents(many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 10, 30, 50])
 def test_an_interrupted_run_that_goes_on_equals_a_clean_one(
     many: Path, tmp_path: Path, encoder: CountingEncoder, stop_after: int
@@ -120,6 +122,7 @@ def test_an_interrupted_run_that_goes_on_equals_a_clean_one(
     assert encoder.encoded == 60, "what was committed is not encoded again"
 
 
+@pytest.mark.slow
 def test_progress_is_told_after_the_rows_are_on_the_disk(many: Path, encoder: Encoder) -> None:
     told = []
 
@@ -133,6 +136,7 @@ def test_progress_is_told_after_the_rows_are_on_the_disk(many: Path, encoder: En
     assert told == [(25, 61), (50, 61), (61, 61)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_no_acknowledged_row(many: Path, tmp_path: Path, model_path: Path, encoder: Encoder) -> None:
     script = (
         "import sys; from pathlib import Path; from aladin.collection.indexing import *\n"
@@ -189,6 +193,7 @@ def test_a_moved_file_keeps_its_id_and_is_not_encoded_again(photos: Path, encode
     assert encoder.encoded == encoded
 
 
+@pytest.mark.slow
 def test_files_that_are_gone_stay_known_and_come_back_without_encoding(photos: Path, encoder: CountingEncoder) -> None:
     index(photos, encoder)
     before, encoded = contents(photos), encoder.encoded
@@ -339,6 +344,7 @@ def test_an_image_that_becomes_unreadable_is_no_longer_found(photos: Path, encod
         assert number not in np.concatenate([rows for rows, _ in collection.vector_blocks()])
 
 
+@pytest.mark.slow
 def test_a_rebuild_reads_everything_by_the_new_model_and_keeps_ids(
     photos: Path, encoder: Encoder, other_model_path: Path, tmp_path: Path
 ) -> None:
@@ -481,6 +487,7 @@ def photograph_with(tmp_path: Path, exif: Image.Exif | bytes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_width_and_height_are_those_of_the_upright_picture(tmp_path: Path, encoder: Encoder, orientation: int) -> None:
     exif = Image.Exif()
@@ -492,6 +499,7 @@ def test_width_and_height_are_those_of_the_upright_picture(tmp_path: Path, encod
     assert (row.width, row.height) == ((20, 40) if orientation >= 5 else (40, 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "read"),
     [("2026:05:01 12:30:00", "2026-05-01T12:30:00"), ("0000:00:00 00:00:00", None), ("    ", None), ("last summer", None)],
@@ -505,6 +513,7 @@ def test_the_camera_s_time_is_kept_where_it_is_one(tmp_path: Path, encoder: Enco
         assert next(collection.images()).taken == read
 
 
+@pytest.mark.slow
 def test_the_full_size_is_kept_though_a_jpeg_is_decoded_smaller(tmp_path: Path, encoder: Encoder) -> None:
     folder = tmp_path / "large"
     paint(folder / "a.jpg", "red", "blue", size=(1600, 1200))
@@ -533,6 +542,7 @@ def absent(photos: Path, how: str) -> Path:
     return away
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["root missing", "root empty", "another disk", "60 % gone"])
 def test_photographs_that_are_away_stay_known_and_come_back_without_encoding(
     photos: Path, tmp_path: Path, encoder: CountingEncoder, how: str
@@ -605,6 +615,7 @@ def test_another_folder_does_not_take_the_place_of_one_that_is_away(photos: Path
 RACES = 1000
 
 
+@pytest.mark.slow
 def test_a_thousand_races_end_no_run_and_each_has_its_reason(tmp_path: Path, encoder: Encoder) -> None:
     folder = tmp_path / "races"
     picture = paint(tmp_path / "red.png", "red", size=(8, 8)).read_bytes()
@@ -696,6 +707,7 @@ def test_failed_files_are_tried_again_only_when_asked(photos: Path, encoder: Cou
 # What is not wanted.
 
 
+@pytest.mark.slow
 def test_a_removed_image_stays_removed_when_its_folder_is_renamed(photos: Path, encoder: CountingEncoder) -> None:
     (photos / "sub").mkdir()
     (photos / "red.png").rename(photos / "sub" / "red.png")
@@ -731,6 +743,7 @@ def test_a_removed_image_is_not_read_again_until_it_is_taken_back(photos: Path, 
 # R11: memory.
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, model_path: Path) -> None:
     folder = tmp_path / "many"
     for number in range(1200):

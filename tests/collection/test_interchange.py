@@ -38,6 +38,7 @@ def place(photos: Path, encoder: Encoder) -> Path:
     return default_file(photos)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part_rows", [1, 3, 100_000])
 def test_an_export_has_clip_retrieval_s_layout_and_comes_back_whole(
     place: Path, photos: Path, tmp_path: Path, encoder: Encoder, part_rows: int, monkeypatch: pytest.MonkeyPatch

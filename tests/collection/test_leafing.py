@@ -94,6 +94,7 @@ def by_date(images: list[Image], span: Span) -> list[Position]:
     return sorted(found, key=lambda position: position[0], reverse=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(scene=scenes(), limit=st.integers(1, 9), order=st.sampled_from(ORDERS))
 def test_pages_are_a_plain_sort_by_date_cut_in_pieces(scene: Scene, limit: int, order: Order) -> None:

@@ -294,6 +294,7 @@ def clustered(rows: int, dim: int, seed: int) -> np.ndarray:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_codes_find_99_of_100_of_the_ten_nearest(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aladin.collection.nearest, "EXACT_ROWS", 5_000)
     vectors, queries = clustered(10_000, 128, 0), clustered(50, 128, 1)

@@ -40,6 +40,7 @@ READERS = 8
 # R5: at once.
 
 
+@pytest.mark.slow
 def test_eight_readers_beside_a_writer_see_committed_states_only(tmp_path: Path, model_path: Path) -> None:
     """Each transaction adds ten rows and removes five; a reader that sees other numbers saw a half of one."""
     model, place = ModelFolder.open(model_path), tmp_path / "c.sqlite"

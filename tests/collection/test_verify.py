@@ -76,6 +76,7 @@ def test_a_sound_collection_is_whole_and_reading_it_changes_nothing(place: Path)
 # R9: any bit.
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_that_means_anything_is_noticed(place: Path, tmp_path: Path) -> None:
     original, copy, truth = place.read_bytes(), tmp_path / "copy.sqlite", said(place)
     for position, bit in flips(1000, len(original), seed=0):

@@ -24,6 +24,7 @@ def solid(*colours: str) -> np.ndarray:
     return np.broadcast_to(shades.round().astype(np.uint8)[:, None, None], (len(colours), SIZE, SIZE, 3)).copy()
 
 
+@pytest.mark.slow
 @given(texts=st.lists(sentences, min_size=1, max_size=5))
 def test_a_text_is_encoded_alike_whatever_stands_beside_it(model_path: Path, texts: list[str]) -> None:
     encoder = Encoder.load(model_path, threads=1)

@@ -34,6 +34,7 @@ def test_the_shipped_folder_is_small_and_has_a_card() -> None:
         assert expected in card
 
 
+@pytest.mark.slow
 def test_most_example_queries_have_a_right_answer_among_the_first_three(collection: Path) -> None:
     queries = json.loads((PHOTOS / "queries.json").read_text())
     answered = []

@@ -39,6 +39,7 @@ def every_pair(reader: CrossEncoder) -> np.ndarray:
         return pair_matrix(reader.model, images, reader.captions).numpy()
 
 
+@pytest.mark.slow
 @few_examples
 @given(pairs=st.lists(st.tuples(st.integers(0, PICTURES - 1), st.integers(0, 2 * PICTURES - 1)), max_size=30))
 @pytest.mark.parametrize("at_once", [1, 3, 64])
@@ -65,6 +66,7 @@ def test_only_the_images_of_a_block_are_in_memory(reader: CrossEncoder, monkeypa
     assert fetched == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_model_folder_reads_photographs(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     model = tiny_model(tokenizer, WITH_HEAD).eval()

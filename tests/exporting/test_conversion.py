@@ -655,6 +655,7 @@ def test_code_in_a_caption_file_is_refused_and_not_run(tmp_path: Path) -> None:
 # Learning.
 
 
+@pytest.mark.slow
 def test_a_model_of_regions_learns_in_a_few_steps(vinvl: Path, dataset: Dataset, tmp_path: Path) -> None:
     convert_checkpoint(vinvl / "pytorch_model.bin", vinvl, tmp_path / "start")
     model = load_model(tmp_path / "start").train()

@@ -35,6 +35,8 @@ from aladin.network.variants import with_hub_correction
 from aladin.progress import SILENT, TimedSteps
 from tests.tiny_learning import PAIRS, TINY, captions, picture, tiny_model, write_pictures, write_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

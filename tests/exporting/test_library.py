@@ -14,6 +14,8 @@ from aladin.network.checkpoints import load_model, save_model
 from aladin.progress import Progress
 from tests.tiny_learning import tiny_model, write_pictures, write_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 class Watched:
     """Remembers the names of steps and how far each came."""

@@ -30,6 +30,8 @@ from aladin.training.recipe import Recipe
 from aladin.training.start import start_model
 from tests.tiny_learning import TINY, tiny_model, write_pictures, write_tokenizer
 
+pytestmark = pytest.mark.slow
+
 HUBS = dataclasses.replace(TINY.heads, hub_centres=4)
 NARROW = dataclasses.replace(TINY.heads, token_dim=8)
 KINDS: dict[Precision, HeadsConfig] = {"fp32": NARROW, "fp16": TINY.heads, "int8": HUBS}

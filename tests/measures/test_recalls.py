@@ -77,6 +77,7 @@ def test_a_model_that_scores_all_pairs_alike_has_every_right_answer_last(directi
         assert right_answer_ranks(np.full((3, 6), value), owners, direction).tolist() == expected[direction]
 
 
+@pytest.mark.slow
 @both_directions
 @given(data=scored(), seed=st.integers(0, 999))
 def test_the_order_of_images_and_captions_does_not_change_a_rank(direction: Direction, data: Scored, seed: int) -> None:

@@ -254,6 +254,7 @@ def all_ids(metrics: Any) -> CocoIds:
     return CocoIds(np.array(list(images)), np.array([number for some in images.values() for number in some]))
 
 
+@pytest.mark.slow
 @both_directions
 @pytest.mark.parametrize("name", ["eccv", "cxc"])
 def test_figures_are_those_of_eccv_caption(

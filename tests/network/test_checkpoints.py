@@ -176,6 +176,7 @@ def test_minilm_is_refused_by_a_backbone_of_other_sizes() -> None:
     sentence(caught)
 
 
+@pytest.mark.slow
 def test_an_average_is_the_mean_of_what_learned_and_the_first_models_rest(tokenizer: Path, tmp_path: Path) -> None:
     models = [tiny_model(tokenizer, seed=seed) for seed in (1, 2, 3)]
     folders = [tmp_path / str(number) for number in range(3)]
@@ -195,6 +196,7 @@ def test_the_average_of_a_model_with_itself_is_that_model(tokenizer: Path, tmp_p
     assert all(torch.equal(weight, one[name]) for name, weight in mean.items())
 
 
+@pytest.mark.slow
 def test_models_that_learned_with_another_dropout_can_be_averaged(tokenizer: Path, tmp_path: Path) -> None:
     other = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, dropout=0.2))
     for name, config in (("one", TINY), ("other", other)):

@@ -163,6 +163,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int
     return {settings: deep_model(tokenizer, heads(*settings)) for settings in chosen}
 
 
+@pytest.mark.slow
 @few_examples
 @given(lengths=st.lists(st.integers(2, 6), min_size=1, max_size=4), extra=st.integers(0, 3), seed=st.integers(0, 9))
 @torch.no_grad()
@@ -208,6 +209,7 @@ def test_a_deep_model_comes_back_as_it_was_saved(models: dict[tuple[str, str, in
     assert torch.equal(one.tokens.states, other.tokens.states)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_exported_graph_computes_the_same(models: dict[tuple[str, str, int], Aladin]) -> None:
     model = models["gated", "gated", 1]
@@ -221,6 +223,7 @@ def test_an_exported_graph_computes_the_same(models: dict[tuple[str, str, int], 
     np.testing.assert_allclose(words[word_mask], expected.tokens.states[expected.tokens.mask].numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("settings", [("gated", "gated", 1), ("mean", "mean", 0), ("last", "last", 2)])
 def test_an_exported_graph_of_images_computes_the_same_and_in_int8_nearly(
@@ -257,6 +260,7 @@ def test_training_from_a_model_without_depth_adds_it_fresh_and_only_once(tmp_pat
         with_depth(again, heads("mean", "mean", 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [("gated", "gated", 1), ("mean", "mean", 0)])
 def test_the_added_parts_learn_with_the_head_or_the_backbone_that_they_belong_to(
     tmp_path: Path, settings: tuple[str, str, int]
@@ -277,6 +281,7 @@ def test_the_added_parts_learn_with_the_head_or_the_backbone_that_they_belong_to
     assert not added & still
 
 
+@pytest.mark.slow
 def test_a_matching_head_alone_learns_its_own_gates_on_a_frozen_backbone(tmp_path: Path) -> None:
     loss = LossConfig(alignment=0.0, distillation=1.0)
     recipe = Recipe(("matching_head",), 3, 4, views=1, validate_every=3, loss=loss, optimizer=FAST)

@@ -60,6 +60,7 @@ def pixels(dataset: Dataset, view: int) -> np.ndarray:
     return np.stack([view_pixels(image, SIZE, view, seed=row) for row, image in enumerate(images)])
 
 
+@pytest.mark.slow
 def test_there_is_a_row_for_each_view_of_each_image(features: Features) -> None:
     assert features.views == VIEWS
     assert features.maps.shape == (VIEWS, PICTURES, 112, SIZE // 16, SIZE // 16)
@@ -84,6 +85,7 @@ def test_what_is_in_the_cache_is_not_computed_again(
     assert np.array_equal(again.tags, features.tags)
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_goes_on_and_ends_as_a_clean_one(
     tmp_path: Path, features: Features, dataset: Dataset, network: GridNetwork
 ) -> None:
@@ -101,6 +103,7 @@ def test_an_interrupted_build_goes_on_and_ends_as_a_clean_one(
     assert np.array_equal(resumed.tags, features.tags)
 
 
+@pytest.mark.slow
 def test_fewer_views_are_the_beginning_of_more(
     tmp_path: Path, cache: Path, features: Features, dataset: Dataset, network: GridNetwork
 ) -> None:
@@ -166,6 +169,7 @@ def test_another_picture_in_the_same_place_has_a_cache_of_its_own(tmp_path: Path
     assert cache_name(read_dataset(folder), network, SIZE, TAGS) != before
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, network: GridNetwork) -> None:
     folder = write_pictures(tmp_path / "pictures", 2)
     (folder / "1.png").write_bytes(b"no picture")
@@ -222,6 +226,7 @@ def files_no_longer_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_disk_that_turns_out_to_be_full_is_one_sentence_and_what_was_there_stays(
     tmp_path: Path, dataset: Dataset, network: GridNetwork
 ) -> None:
@@ -239,6 +244,7 @@ def test_a_disk_that_turns_out_to_be_full_is_one_sentence_and_what_was_there_sta
     assert np.array_equal(again.maps, first.maps)
 
 
+@pytest.mark.slow
 def test_the_arrays_have_no_holes_that_a_full_disk_could_not_fill(
     tmp_path: Path, dataset: Dataset, network: GridNetwork
 ) -> None:

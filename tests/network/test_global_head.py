@@ -264,6 +264,7 @@ def test_impossible_settings_are_usage_errors(tmp_path: Path, option: tuple[str,
     assert option[0] in result.output
 
 
+@pytest.mark.slow
 def test_from_a_trained_model_to_an_exported_one_that_is_averaged_with_it_by_commands(tmp_path: Path) -> None:
     """add-global-head, correct-hubs, export and average, one after the other."""
     trained, data = tmp_path / "trained", write_pictures(tmp_path / "pictures", 12)

@@ -162,6 +162,7 @@ for vector, tokens in zip(found.vectors, found.regions):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_on_one_processor_what_is_stored_is_the_same_to_the_bit(shipped: Encoder, threads: str) -> None:
     """In another process, with other threads, beside other photographs."""

@@ -181,6 +181,7 @@ def trained(tmp_path: Path) -> Path:
     return tmp_path / "trained"
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_model_that_evaluates_with_longer_vectors(trained: Path, tmp_path: Path) -> None:
     data, out = write_pictures(tmp_path / "pictures", 7), tmp_path / "corrected"
     (data / "3.png").write_bytes(b"no picture")
@@ -208,6 +209,7 @@ def test_more_centres_than_images_or_captions_are_refused_before_anything_is_enc
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_training_and_averaging_begin_from_the_model_before_its_correction(trained: Path, tmp_path: Path) -> None:
     corrected = with_hub_correction(load_model(trained), HEADS, wide(9, 0), wide(9, 1))
     save_model(corrected, trained / "tokenizer.json", tmp_path / "corrected")

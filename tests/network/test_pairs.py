@@ -98,6 +98,7 @@ def test_the_pair_loss_is_the_cross_entropy_of_both_kinds_equally() -> None:
     assert pair_loss(scores, positives).item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_recipe_teaches_the_cross_encoder_which_pairs_belong_together(tmp_path: Path, tokenizer: Path) -> None:
     recipe = read_recipe(RECIPE)
     rates = dataclasses.replace(FAST, learning_rate=2e-3, new_learning_rate=2e-3)

@@ -19,6 +19,7 @@ def sequences(draw: st.DrawFn) -> list[np.ndarray]:
     return [((random.normal(size=(n, DIM)) + 1) * 2.0 ** np.arange(DIM)).astype(np.float32) for n in lengths]
 
 
+@pytest.mark.slow
 @few_examples
 @given(rows=sequences(), extra=st.integers(0, 3), count=st.integers(1, DIM))
 def test_axes_are_the_first_right_singular_vectors_of_all_real_tokens(rows: list[np.ndarray], extra: int, count: int) -> None:

@@ -17,6 +17,7 @@ from tests.strategies import DIM, TokenBatch, padded, token_batches, unit_rows
 POOLINGS = get_args(Pooling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 @given(batch=token_batches())
 def test_a_score_is_what_its_definition_says(pooling: Pooling, batch: TokenBatch) -> None:

@@ -114,6 +114,7 @@ def test_a_crash_costs_one_file(decoders: Decoders, tmp_path: Path, monkeypatch:
         assert isinstance(read(pool, good), Decoded)
 
 
+@pytest.mark.slow
 def test_a_file_that_takes_too_long_costs_its_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = "from aladin.pictures import decoding_worker as w; import time; real = w.answer\n"
     slow += "w.answer = lambda r: time.sleep(60) if r['path'].endswith('slow.jpg') else real(r)\nw.main()"
@@ -125,6 +126,7 @@ def test_a_file_that_takes_too_long_costs_its_time_alone(tmp_path: Path, monkeyp
         assert isinstance(read_bytes(pool, tmp_path, encoded(picture(), "PNG"), "good.png"), Decoded)
 
 
+@pytest.mark.slow
 def test_a_picture_beyond_the_memory_limit_is_a_reason(suspicious: Decoders, tmp_path: Path) -> None:
     rows = zlib_rows(9000, 9000)
     found = read_bytes(suspicious, tmp_path, png(9000, 9000, data=rows), "large.png")
@@ -230,6 +232,7 @@ def fuzz(decoders: Decoders, scratch: Path, count: int, seed: int) -> dict[str, 
     return survey
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["50000x50000.png", "wide.png", "eps.jpg", "pdf.jpg", "spider.jpg", "svg.jpg", "fpx.jpg"])
 def test_bombs_are_refused(decoders: Decoders, tmp_path: Path, name: str) -> None:
     found = read_bytes(decoders, tmp_path, bombs()[name], name)

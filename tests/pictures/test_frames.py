@@ -149,6 +149,7 @@ def test_a_name_as_printed_means_the_picture_unless_a_file_is_called_so(folder: 
 # Decoding.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO", "AVIF", "HEIF"])
 def test_all_pictures_of_a_file_are_read(tmp_path: Path, kind: str) -> None:
     if kind == "HEIF":
@@ -212,6 +213,7 @@ def test_of_65535_pictures_some_of_the_first_thousand_are_read(name: str) -> Non
     assert [number for number, _ in further_pictures(bombs()[name], 10)] == list(range(100, 1000, 100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["os.abort()", "time.sleep(60)"])
 def test_a_file_whose_further_pictures_break_the_decoder_is_read_for_its_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -399,6 +401,7 @@ def test_an_impossible_number_of_pictures_is_refused() -> None:
 # In the server.
 
 
+@pytest.mark.slow
 def test_the_server_finds_and_shows_every_picture(folder: Path, encoder: CountingEncoder, model_path: Path) -> None:
     index(folder, encoder, frames=3)
     with client_of(config_of(folder, model_path)) as client:
@@ -438,6 +441,7 @@ def test_a_box_in_a_page_cuts_and_explains_that_page_at_its_own_size(
         assert [share["box"]["x"] for share in shares] == [0, 1200]
 
 
+@pytest.mark.slow
 def test_a_picture_that_the_file_has_no_longer_is_a_sentence(folder: Path, encoder: CountingEncoder, model_path: Path) -> None:
     index(folder, encoder, frames=3)
     several(folder / "film.gif", "red", "blue")

@@ -44,6 +44,7 @@ def listed(root: Path, follow: bool = False) -> set[str]:
     return set(paths)
 
 
+@pytest.mark.slow
 @given(raw=st.lists(st.binary(min_size=1, max_size=120).map(image_name), min_size=1, max_size=25, unique=True))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_name_is_listed_stored_found_and_removed(raw: list[bytes], tmp_path: Path, encoder: Encoder) -> None:

@@ -31,6 +31,7 @@ def test_the_document_names_every_operation(tmp_path: Path, model_path: Path) ->
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_server_does_what_the_document_says(tmp_path: Path, model_path: Path) -> None:
     folder = painted_folder(tmp_path / "photos", model_path)
     config = tmp_path / "schemathesis.toml"

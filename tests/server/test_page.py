@@ -20,6 +20,8 @@ from tests.conftest import paint
 from tests.serving import SEARCH, TOKENS, Running, config_of, painted_folder, server_of
 from tests.tiny_model import COLOURS, DIM, GRID, TOKEN_DIM
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -95,6 +95,7 @@ def traversals(count: int) -> list[str]:
     return sorted(found)[:: max(len(found) // count, 1)][:count]
 
 
+@pytest.mark.slow
 def test_no_path_leads_out_of_the_folder(folder: Path, model_path: Path) -> None:
     """As a client sends them: nothing between it and the server tidies the path."""
     routes = (
@@ -367,6 +368,7 @@ def test_the_page_has_no_inline_script_or_style_and_nothing_from_elsewhere(clien
 # Uploads.
 
 
+@pytest.mark.slow
 def test_a_body_that_is_too_large_is_refused(folder: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aladin.server.limits, "LINGER", 0.3)
     limits = Limits(workers=1, image_bytes=50_000, json_bytes=1000)
@@ -401,6 +403,7 @@ def test_who_sends_too_much_reads_the_refusal_after_sending_all(folder: Path, mo
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_slow_client_is_left(folder: Path, model_path: Path) -> None:
     limits = Limits(workers=1, body_seconds=0.5, header_seconds=0.5)
     with server_of(config_of(folder, model_path, limits=limits, port=0)) as server:
@@ -495,6 +498,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_bombs_and_archives_are_refused_and_leave_nothing_on_the_disk(
     tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -311,6 +311,7 @@ def test_another_model_is_named(folder: Path, other_model_path: Path) -> None:
 # Adding and removing.
 
 
+@pytest.mark.slow
 def test_an_image_is_added_once_found_and_removed(tmp_path: Path, model_path: Path) -> None:
     folder = painted_folder(tmp_path / "photos", model_path)
     data = png(paint(tmp_path / "new.png", "yellow", seed=7))
@@ -461,6 +462,7 @@ def test_bad_tokens_are_refused_and_not_repeated(tmp_path: Path, line: str) -> N
         Tokens.read(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_stops_the_server(folder: Path, model_path: Path, number: int, code: int) -> None:
     command = [
@@ -485,6 +487,7 @@ def test_a_signal_stops_the_server(folder: Path, model_path: Path, number: int, 
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_said(folder: Path, model_path: Path) -> None:
     import socket
 

@@ -98,6 +98,7 @@ def test_a_recipe_has_the_papers_sizes_and_settings(name: str) -> None:
         assert (full.loss.teacher_scale, full.loss.student_scale) == (1.0, 6.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls_and_what_is_frozen_stays(name: str, tmp_path: Path) -> None:
     run = run_of(recipe(name), tmp_path)

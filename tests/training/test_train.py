@@ -16,6 +16,8 @@ from aladin.training.teachers.cross_fitted import CrossFittedSettings
 from aladin.training.teachers.ensemble import EnsembleSettings
 from tests.tiny_learning import Recorder, losses, tiny_model, write_minilm, write_pictures, write_tokenizer
 
+pytestmark = pytest.mark.slow
+
 NETWORKS: tuple[ImageNetwork, ...] = ("efficientnet-lite0",)
 
 

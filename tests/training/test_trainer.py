@@ -110,6 +110,7 @@ def moved(before: dict[str, torch.Tensor], model: Aladin) -> set[str]:
     return {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_loss_falls_and_only_what_the_recipe_names_moves(name: str, tmp_path: Path) -> None:
     recipe = RECIPES[name]
@@ -125,6 +126,7 @@ def test_the_loss_falls_and_only_what_the_recipe_names_moves(name: str, tmp_path
     assert all(parameter.startswith(beginnings(recipe)) for parameter in changed)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_weights_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     recipe = dataclasses.replace(INTERRUPTED, averaged_steps=4, epochs=2, validate_every=1)
     run = trainer(recipe, tmp_path)
@@ -161,6 +163,7 @@ def test_lower_layers_learn_slower_by_the_layer_decay(tmp_path: Path) -> None:
     assert {full[id(parameter)] for parameter in model.backbone.region_embedding.parameters()} == {rates.new_learning_rate}
 
 
+@pytest.mark.slow
 def test_every_layer_of_what_learns_moves(tmp_path: Path) -> None:
     run = trainer(RECIPES["both"], tmp_path)
     before = weights(run.model)
@@ -218,6 +221,7 @@ def narrow_model(folder: Path, token_dim: int = 5) -> Aladin:
     return tiny_model(write_tokenizer(folder), config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [("projection",), ("backbone", "projection")])
 def test_a_fresh_projection_begins_with_the_principal_axes_of_what_the_first_steps_read(
     train: tuple[str, ...], tmp_path: Path
@@ -251,6 +255,7 @@ def test_a_fresh_projection_begins_with_the_principal_axes_of_what_the_first_ste
     assert torch.equal(run.kept_model.alignment_head.projection.weight, rows)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_look_for_the_axes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopping(Recorder):
         def progress(self, what: str, done: int, total: int) -> None:
@@ -283,6 +288,7 @@ def test_a_projection_that_is_not_there_cannot_learn(tmp_path: Path) -> None:
         trainer(dataclasses.replace(with_loss(), train=("backbone", "projection")), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head"), [("align", "alignment"), ("distil", "matching"), ("triplet", "matching"), ("both", "matching")]
 )
@@ -298,6 +304,7 @@ def test_every_pooling_can_be_learned_and_validated(pooling: Pooling, tmp_path: 
     assert 0 < run.best_rsum <= 600
 
 
+@pytest.mark.slow
 def test_the_image_networks_tail_stays_as_it_is_until_its_epoch(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["align"], epochs=3, validate_every=1, image_network_from_epoch=2)
     run = trainer(recipe, tmp_path)
@@ -324,6 +331,7 @@ def test_a_frozen_transformer_has_the_same_states_every_time(dropout: float, tmp
     assert torch.equal(banks[0].caption_states, banks[1].caption_states)
 
 
+@pytest.mark.slow
 def test_a_backbone_that_does_not_learn_has_no_dropout_though_the_image_network_does_learn(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, dropout=0.5))
     tokenizer = write_tokenizer(tmp_path)
@@ -356,6 +364,7 @@ def test_the_states_of_frozen_parts_are_those_that_the_model_computes(tmp_path: 
     assert torch.equal(chosen.states, bank.images(step).states[:, [0, 2, 4]])
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_model_its_settings_and_its_logs(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["both"], epochs=4, validate_every=2)
     run, recorder = trainer(recipe, tmp_path), Recorder()
@@ -379,6 +388,7 @@ def test_a_run_leaves_a_model_its_settings_and_its_logs(tmp_path: Path) -> None:
     assert not list(run.folder.path.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_the_best_model_is_the_one_of_the_best_epoch(tmp_path: Path) -> None:
     """Measured again from its folder, it has the rsum that the log says was best."""
     run = trainer(dataclasses.replace(RECIPES["align"], epochs=5, validate_every=1), tmp_path)
@@ -388,6 +398,7 @@ def test_the_best_model_is_the_one_of_the_best_epoch(tmp_path: Path) -> None:
     assert again.validate()["alignment rsum"] == run.best_rsum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["align", "distil"])
 def test_learning_finds_the_right_captions(name: str, tmp_path: Path) -> None:
     # An alignment head that has not learned has nothing worth imitating.
@@ -401,6 +412,7 @@ def test_learning_finds_the_right_captions(name: str, tmp_path: Path) -> None:
     assert run.best_rsum > 400  # chance: about 200
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trainer(INTERRUPTED, tmp_path / "whole")
     whole.run(Recorder())
@@ -427,6 +439,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses(tmp_path: Path, monkey
     assert torch.equal(resumed.objective.score_fit, whole.objective.score_fit)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_checkpoints_by_an_exception_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     class Stopping(Waiting):
         def progress(self, what: str, done: int, total: int) -> None:
@@ -589,6 +602,7 @@ def test_the_checkpoint_may_be_read_by_whom_every_new_file_may_be(tmp_path: Path
     assert modes["checkpoint.safetensors"] == modes["log.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_run_by_drawn_pairs_that_was_stopped_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     headed = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, cross_encoder=True))
     headed = dataclasses.replace(headed, backbone=dataclasses.replace(headed.backbone, dropout=0.2))

@@ -104,6 +104,7 @@ def test_the_teacher_scores_listed_pairs_as_pair_by_pair(folder: Path) -> None:
     assert_close(found, every.masked_fill(~listed, 0.0), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["matching", "alignment"])
 def test_the_student_comes_nearer_to_a_teacher_that_does_not_move(folder: Path, tmp_path: Path, student: str) -> None:
     recipe = Recipe(
@@ -135,6 +136,7 @@ def test_the_student_comes_nearer_to_a_teacher_that_does_not_move(folder: Path, 
     assert run.judged_head == student
 
 
+@pytest.mark.slow
 def test_two_runs_with_a_teacher_compute_the_same_losses(folder: Path, tmp_path: Path) -> None:
     recipe = Recipe(train=("matching_head",), epochs=2, batch_images=4, precision="fp32", loss=ALONE, teacher=(taught(folder),))
     runs = [trainer(recipe, tmp_path / name) for name in ("one", "other")]

@@ -98,6 +98,7 @@ def test_scores_of_a_fold_do_not_depend_on_which_captions_go_with_its_pictures(m
     assert not torch.equal(one.image_vectors[:, learned_from_it], two.image_vectors[:, learned_from_it])
 
 
+@pytest.mark.slow
 def test_it_finds_the_right_captions_of_pictures_that_its_models_have_not_seen(minilm: Transformer, tmp_path: Path) -> None:
     """Pictures and captions of random numbers that a line turns into each other: nothing of a pair can be known by heart."""
     random = torch.Generator().manual_seed(0)
@@ -173,6 +174,7 @@ def taught(**weights: float) -> Recipe:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["alignment", "matching"])
 def test_the_student_comes_nearer_to_the_teacher(tmp_path: Path, student: str) -> None:
     run = trainer(taught(**{student: 1.0}), tmp_path)
@@ -197,6 +199,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_teacher_to_the_same_losses
     assert losses(again.folder.path) == losses(whole.folder.path)
 
 
+@pytest.mark.slow
 def test_a_run_whose_teacher_is_gone_does_not_go_on(tmp_path: Path) -> None:
     short = dataclasses.replace(taught(alignment=1.0), epochs=4)
     with pytest.raises(KeyboardInterrupt):

@@ -17,6 +17,8 @@ from aladin.training.start import teachers_of
 from aladin.training.teachers.ensemble import EncodedEnsemble, EnsembleSettings, EnsembleTeacher
 from tests.tiny_learning import TINY, Recorder, learning_set, losses, tiny_model, trainer, write_tokenizer
 
+pytestmark = pytest.mark.slow
+
 PICTURES = 8
 COARSER = dataclasses.replace(TINY, image=dataclasses.replace(TINY.image, grid=1))  # sees the same pictures as one region
 
