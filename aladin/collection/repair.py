@@ -47,7 +47,6 @@ def _mend(collection: CollectionWriter, found: Verification) -> Repair:
                 row = values_of(collection.database.connection, image_id)
             collection.database.execute("DELETE FROM images WHERE id = ?", (image_id,))
             mended = to_read_again(row) if row else None
-            lost += mended is None
-            if mended:
-                insert(collection.database.connection, mended | {"generation": collection.generation})
+            connection, generation = collection.database.connection, collection.generation
+            lost += mended is None or not insert(connection, mended | {"generation": generation})
     return Repair(found.rows - len(damaged), len(damaged) - lost, lost, None)

@@ -231,16 +231,23 @@ def _copied(source: _Source, target: sqlite3.Connection, settings: dict[str, Any
     keep_checksums(target)
     target.execute("BEGIN IMMEDIATE")
     with any_text(source.connection):
-        for image_id, name in sorted(source.known_ids().items()):
+        known = sorted(source.known_ids().items())
+        unsure = []
+        for image_id, name in known:
             row, blobs = source.rescued(image_id, name)
-            if row is None:
+            if row is None or row["status"] == "pending":
+                unsure.append((image_id, name))
+            elif insert(target, row):
+                kept += 1
+                for table, values in blobs.items():
+                    target.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", (image_id, *values))
+            else:
                 lost += 1
-                continue
-            insert(target, row)
-            for table, values in blobs.items():
-                target.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", (image_id, *values))
-            again += row["status"] == "pending"
-            kept += row["status"] != "pending"
+        # After all others, since a damaged path may be that of a sound row.
+        for image_id, name in unsure:
+            row, _ = source.rescued(image_id, name)
+            found = row is not None and insert(target, row)
+            again, lost = again + found, lost + (not found)
     generation = target.execute("SELECT coalesce(max(generation), 0) FROM images").fetchone()[0]
     settings["generation"] = max(generation, settings["generation"]) + 1
     target.executemany("INSERT INTO meta VALUES (?, ?)", settings.items())
@@ -274,12 +281,13 @@ def values_of(connection: sqlite3.Connection, image_id: int) -> Row | None:
     return dict(zip(CHECKED, row, strict=True)) if row else None
 
 
-def insert(target: sqlite3.Connection, row: Row) -> None:
-    """A row as it was read; one without a date gets that of an older format."""
+def insert(target: sqlite3.Connection, row: Row) -> bool:
+    """Insert a row as it was read, one without a date with that of an older format; whether no other has its id or its path."""
     row = row | {"generation": row["generation"] if isinstance(row["generation"], int) else 0}
     date = f"coalesce(:date, {date_from(':taken', ':mtime_ns')})"
     values = ", ".join(date if name == "date" else f":{name}" for name in CHECKED)
-    target.execute(f"INSERT OR IGNORE INTO images ({', '.join(CHECKED)}) VALUES ({values})", row)
+    statement = f"INSERT OR IGNORE INTO images ({', '.join(CHECKED)}) VALUES ({values})"
+    return target.execute(statement, row).rowcount == 1
 
 
 def to_read_again(row: Row) -> Row | None:

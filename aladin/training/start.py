@@ -60,8 +60,8 @@ def start_model(recipe: Recipe, folder: Path | None = None, minilm: Path | None 
     torch.manual_seed(recipe.seed)
     fresh_projection = False
     if folder is not None:
-        tokenizer, origin = folder / "tokenizer.json", named_model(folder)
         model = as_trained(model_that_learns(folder))
+        tokenizer, origin = folder / "tokenizer.json", named_model(folder)
         fresh_projection = "projection" in recipe.train and recipe.model.heads.token_dim != model.config.heads.token_dim
         model = _changed(model, recipe)
     else:

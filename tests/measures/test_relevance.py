@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from aladin.datasets import Dataset, Example, FileOnDisk
 from aladin.errors import ConfigError, DataError
 from aladin.measures.graded import AveragePrecisionAtR, GradedRPrecision, RPrecision
-from aladin.measures.judging import judged_values
+from aladin.measures.judging import Orders, judged_values
 from aladin.measures.protocols import PROTOCOLS, Fold, Protocol, folds
 from aladin.measures.recalls import DIRECTIONS, RECALLS, Direction, Recall, right_answer_ranks
 from aladin.measures.relevance.coco import CocoIds, PlausibleMatch, coco_ids, plausible_match, read_sets, shipped_sets
@@ -276,7 +276,7 @@ def test_figures_are_those_of_eccv_caption(
     measures = {str(measure): measure for measure in (*RECALLS, RPrecision(), AveragePrecisionAtR())}
     judge = Judge(name, RelevanceSets({direction: {q: found.relevances.right[direction][q] for q in scores}}), measures)
     whole = Fold(slice(0, 5000), slice(0, 25000))
-    ours = judged_values([judge], direction, whole, ((slice(q, q + 1), row[None]) for q, row in scores.items()))
+    ours = judged_values([judge], direction, whole, (Orders.by(row[None], slice(q, q + 1)) for q, row in scores.items()))
 
     ranked = {short: {int(asked[q]): answers[np.argsort(-row)[:60]].tolist() for q, row in scores.items()}}
     known = set(answers.tolist())
@@ -336,7 +336,7 @@ def test_plausible_match_of_a_folder_is_that_of_eccv_caption(metrics: Any, tmp_p
     for direction, short in (("image_to_text", "i2t"), ("text_to_image", "t2i")):
         rows = scores if short == "i2t" else scores.T
         whole = Fold(slice(0, 8), slice(0, 16))
-        ours = judged_values([judge], direction, whole, [(slice(0, len(rows)), rows)])["R-Precision"]
+        ours = judged_values([judge], direction, whole, [Orders.by(rows, slice(0, len(rows)))])["R-Precision"]
         assert np.nanmean(ours) == pytest.approx(100 * expected[short], abs=1e-3)
 
 
@@ -361,7 +361,7 @@ def test_pmrp_of_a_case_worked_out_by_hand(tmp_path: Path) -> None:
     scores = np.array([[0.8, 0.9, 0.1, 1.0], [0.2, 0.3, 0.9, 0.0], [0.0, 0.0, 0.5, 0.9], [0.0, 0.0, 0.0, 0.0]])
     judge = Judge("labels", match, {"PMRP": GradedRPrecision(3)})
     whole = Fold(slice(0, 4), slice(0, 4))
-    found = judged_values([judge], "text_to_image", whole, [(slice(0, 4), scores)])
+    found = judged_values([judge], "text_to_image", whole, [Orders.by(scores, slice(0, 4))])
     expected = [100 * (0 + 1 + 1) / 3, 100 * (0 + 0.5 + 0.5) / 3, 100, np.nan]
     assert found["PMRP"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
