@@ -26,6 +26,7 @@ from aladin.network.checkpoints import load_model, named_model, save_model
 from aladin.network.hubs import HubCorrection
 from aladin.network.model import Aladin
 from aladin.network.variants import as_trained
+from aladin.progress import SILENT
 from aladin.training.recipe import Recipe
 from aladin.training.start import start_model
 from tests.tiny_learning import TINY, tiny_model, write_pictures, write_tokenizer
