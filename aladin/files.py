@@ -1,12 +1,13 @@
-"""Files written whole or not at all, the SHA-256 of one, and names that a person gives for results."""
+"""Files written whole or not at all, the SHA-256 of one, and names that a person gives for results and for what is kept."""
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aladin.errors import DataError
+from aladin.errors import ConfigError, DataError
 
 HEAD = 512  # bytes of a file in which its writer's mark is looked for
 
@@ -40,6 +41,21 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of the file, as `sha256sum` prints it. OSError when it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def kept_or_temporary(cache: str | Path | None) -> Iterator[Path]:
+    """The folder asked for, made where there is none; without one a folder that is gone afterwards."""
+    if cache is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
+    folder = Path(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made a folder: {error.strerror}; give another --cache") from None
+    yield folder
 
 
 def check_replaceable(path: Path, mark: bytes) -> None:

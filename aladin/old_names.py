@@ -39,12 +39,6 @@ WEIGHTS = {  # how names of weights begin
     "special_pieces": "backbone.special_pieces",
 }
 
-
-def renamed_head(name: str) -> str:
-    """The present name of a way of scoring."""
-    return _renamed(name, HEADS)
-
-
 # Of training's losses that weigh themselves: their order in checkpoints that do not name them.
 WEIGHED_LOSSES = (
     *("alignment", "caption_similarity_alignment", "matching", "distillation", "cross_encoder", "entropy", "hidden_l1"),
@@ -123,6 +117,11 @@ def present_origins(origins: Mapping[str, Any]) -> dict[str, Any]:
     if "ensemble" in present:
         teachers["ensemble"] = present.pop("ensemble")
     return present | ({"teachers": teachers} if teachers else {})
+
+
+def renamed_head(name: str) -> str:
+    """The present name of a way of scoring."""
+    return _renamed(name, HEADS)
 
 
 def renamed_subject(table: dict[str, Any]) -> dict[str, Any]:

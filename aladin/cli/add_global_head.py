@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folder, read_captioned
+from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
@@ -52,6 +52,5 @@ def add_global_head(
 
     keep_freed_memory()
     dataset = read_captioned(data, split, images, skip_bad)
-    with cache_folder(cache) as folder:
-        added = add(model, out, dataset, dim=dim, share=share, epochs=epochs, seed=seed, cache=folder, progress=TerminalSteps())
+    added = add(model, out, dataset, dim=dim, share=share, epochs=epochs, seed=seed, cache=cache, progress=TerminalSteps())
     print_line(f"{out}: a global head of {dim} numbers, from {added.images:,} images and {added.captions:,} captions")

@@ -1,10 +1,8 @@
 """What the commands on images with captions share: their options, reading them, with what cannot be read left out where that is
-asked for, and where features of images are kept.
+asked for.
 """
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ import click
 from aladin.cli.progress import progress_shown
 from aladin.cli.terminal import print_line, printable
 from aladin.cli.values import PATH
-from aladin.errors import ConfigError, DataError
+from aladin.errors import DataError
 
 if TYPE_CHECKING:
     from aladin.datasets import Dataset
@@ -52,17 +50,3 @@ def tell_skipped(path: Path, skipped: Mapping[str, int]) -> None:
     """On stderr, how many rows of `path` were left out for each reason."""
     for reason, count in skipped.items():
         print_line(f"{path}: {count:,} rows skipped: {reason}", err=True)
-
-
-@contextmanager
-def cache_folder(cache: Path | None) -> Iterator[Path]:
-    """The folder asked for, or one that is gone afterwards."""
-    if cache is None:
-        with tempfile.TemporaryDirectory() as name:
-            yield Path(name)
-        return
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{printable(str(cache))} cannot be made a folder: {error.strerror}; give another --cache") from None
-    yield cache

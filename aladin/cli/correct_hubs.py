@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, cache_folder, read_captioned
+from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
@@ -46,6 +46,5 @@ def correct_hubs(
     keep_freed_memory()
     check_addable(model_config(model))  # said before the data are read
     dataset = read_captioned(data, split, images, skip_bad)
-    with cache_folder(cache) as folder:
-        done = hub_correction.correct_hubs(model, out, dataset, centres, scale, weight, folder, TerminalSteps())
+    done = hub_correction.correct_hubs(model, out, dataset, centres, scale, weight, cache, TerminalSteps())
     print_line(f"{out}: {done.centres} centres a side, of {done.images:,} images and {done.captions:,} captions")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from aladin.cli.captioned import SKIP_BAD, cache_folder, read_captioned
+from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line, print_lines, printable
 from aladin.cli.values import PATH
@@ -122,11 +122,15 @@ def evaluate(
     evaluation.check_model(model, config)
     baseline = read_baseline(gate) if gate else None
     dataset = read_captioned(data, split, images, skip_bad)
-    with cache_folder(cache) as kept:
-        steps = TerminalSteps()
-        found = evaluation.evaluate(
-            model, dataset, config, baseline=baseline, cache=kept, progress=steps, warn=lambda text: print_line(text, err=True)
-        )
+    found = evaluation.evaluate(
+        model,
+        dataset,
+        config,
+        baseline=baseline,
+        cache=cache,
+        progress=TerminalSteps(),
+        warn=lambda text: print_line(text, err=True),
+    )
     report = replace(found.report, subject=replace(found.report.subject, data=str(data)))
     if html:
         _write(html, html_page(report, found.hardest))

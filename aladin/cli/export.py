@@ -5,7 +5,7 @@ from typing import Literal, TextIO
 
 import click
 
-from aladin.cli.captioned import CACHE, SKIP_BAD, cache_folder, read_captioned
+from aladin.cli.captioned import CACHE, SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH
@@ -43,8 +43,7 @@ def export(
     dataset = read_captioned(val, split, images, skip_bad)
     data = exporting.Validation(dataset, val.name, split, images.name if images else None, skip_bad)
     text = exporting.NO_NOTES if notes is None else notes.read()
-    with cache_folder(cache) as folder:
-        report, parity = exporting.export(model, out, data, precision, text, folder, TerminalSteps())
+    report, parity = exporting.export(model, out, data, precision, text, cache, TerminalSteps())
     if parity.remark:
         print_line(f"aladin: {parity.remark}", err=True)
     print_line(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from aladin.cli.captioned import read_captioned
+from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
@@ -30,7 +30,7 @@ from aladin.cli.values import PATH
 @click.option("--train-images", type=PATH, help="Folder of the training images, if not beside their captions.")
 @click.option("--val-images", type=PATH, help="Folder of the validation images, if not beside their captions.")
 @click.option("--seed", type=int, help="Instead of the recipe's.")
-@click.option("--skip-bad", is_flag=True, help="Leave out rows and images that cannot be read, and count them by reason.")
+@SKIP_BAD
 def train(
     recipe: Path,
     train_path: Path,

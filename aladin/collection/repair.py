@@ -38,15 +38,14 @@ def repair(path: Path, root: Path, model: ModelFolder) -> Repair:
 
 def _mend(collection: CollectionWriter, found: Verification) -> Repair:
     damaged = sorted({damage.id for damage in found.damage})
-    lost = 0
+    connection, lost = collection.database.connection, 0
     with collection.transaction():
         for image_id in damaged:
             for table in BLOBS:
                 collection.database.execute(f"DELETE FROM {table} WHERE id = ?", (image_id,))
-            with any_text(collection.database.connection):
-                row = values_of(collection.database.connection, image_id)
+            with any_text(connection):
+                row = values_of(connection, image_id)
             collection.database.execute("DELETE FROM images WHERE id = ?", (image_id,))
             mended = to_read_again(row) if row else None
-            connection, generation = collection.database.connection, collection.generation
-            lost += mended is None or not insert(connection, mended | {"generation": generation})
+            lost += mended is None or not insert(connection, mended | {"generation": collection.generation})
     return Repair(found.rows - len(damaged), len(damaged) - lost, lost, None)

@@ -4,10 +4,11 @@ from aladin.datasets.decoding import placing_undecodable, without_undecodable
 from aladin.datasets.examples import Dataset, Example
 from aladin.datasets.origins import DataOrigin
 from aladin.datasets.overlap import check_apart
-from aladin.datasets.reading import read_dataset
+from aladin.datasets.reading import Data, dataset_of, read_dataset
 from aladin.datasets.sources import FileOnDisk, ImageSource, TarMember, ZipMember
 
 __all__ = [
+    "Data",
     "DataOrigin",
     "Dataset",
     "Example",
@@ -16,6 +17,7 @@ __all__ = [
     "TarMember",
     "ZipMember",
     "check_apart",
+    "dataset_of",
     "placing_undecodable",
     "read_dataset",
     "without_undecodable",

@@ -15,6 +15,7 @@ from aladin.datasets.webdataset import Shards
 from aladin.errors import ConfigError, DataError
 
 CAPTIONS = "captions.jsonl"
+Data = Dataset | str | Path  # images with captions, or where they are
 
 
 def read_dataset(path: Path, split: str | None = None, images: Path | None = None, skip_bad: bool = False) -> Dataset:
@@ -42,6 +43,11 @@ def read_dataset(path: Path, split: str | None = None, images: Path | None = Non
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the disk and its permissions") from None
     return replace(dataset, name=path.resolve().name, split=split or "")
+
+
+def dataset_of(data: Data, split: str | None = None) -> Dataset:
+    """The data set, read if it is only named."""
+    return data if isinstance(data, Dataset) else read_dataset(Path(data), split)
 
 
 def _read(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:

@@ -11,10 +11,9 @@ from aladin.datasets import Dataset
 from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ModelError
-from aladin.evaluation.encoding import precision_context
+from aladin.evaluation.encoding import precision_context, read_images
+from aladin.network.backbone import ImageSet
 from aladin.network.checkpoints import load_model
-from aladin.network.detections import RegionSet, check_photographs, region_set
-from aladin.network.features import Features, cached_features
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
 from aladin.progress import SILENT, Progress, Steps
@@ -41,7 +40,7 @@ class CrossEncoder:
     """A model with a cross-encoder, and a data set as it reads it; images are fetched as they are asked for."""
 
     model: Aladin
-    images: Features | RegionSet
+    images: ImageSet
     captions: Pieces
     precision: str
 
@@ -49,17 +48,9 @@ class CrossEncoder:
     def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> "CrossEncoder":
         """The model of a folder that passes `check_cross_encoder`. Photographs' features are kept in `cache`."""
         model = load_model(folder)
-        config, tokenizer = model.config, folder / "tokenizer.json"
-        images: Features | RegionSet
-        if model.image_network is None:
-            images = region_set(dataset, tokenizer, config)
-        else:
-            check_photographs(dataset)
-            with steps.step("image features") as progress:
-                images = cached_features(
-                    dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, progress
-                )
-        pieces = WordPieces.load(tokenizer, config.limits.caption_pieces).encode(list(dataset.captions))
+        tokenizer = folder / "tokenizer.json"
+        images = read_images(model, tokenizer, dataset, cache, steps)
+        pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces).encode(list(dataset.captions))
         return cls(model, images, pieces, precision)
 
     @torch.inference_mode()

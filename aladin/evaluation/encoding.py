@@ -21,10 +21,10 @@ from aladin.errors import ModelError
 from aladin.evaluation.scoring import MEMORY, alignment_matrix, alignment_of_pairs, blocks
 from aladin.measures.protocols import Fold
 from aladin.measures.recalls import DIRECTIONS, Direction
+from aladin.network.backbone import ImageSet
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.checkpoints import is_exported, load_model
-from aladin.network.detections import RegionSet, check_photographs, region_set
-from aladin.network.features import Features, cached_features
+from aladin.network.detections import check_photographs
 from aladin.network.model import Aladin, Encoded
 from aladin.network.scores import matching_scores
 from aladin.network.tensors import Tokens, concatenate
@@ -107,9 +107,7 @@ def precision_context(precision: str) -> AbstractContextManager[object]:
 
 
 @torch.inference_mode()
-def encode_images(
-    model: Aladin, images: Features | RegionSet, precision: str = "fp32", progress: Progress = SILENT
-) -> EncodedSet:
+def encode_images(model: Aladin, images: ImageSet, precision: str = "fp32", progress: Progress = SILENT) -> EncodedSet:
     """Every image, of photographs the whole picture."""
     parts = []
     for rows in blocks(len(images), BATCH):
@@ -145,6 +143,12 @@ def _nothing_yet(like: Encoded, rows: int, width: int) -> EncodedSet:
     return EncodedSet(vectors.new_zeros(rows, vectors.shape[1]), tokens)
 
 
+def read_images(model: Aladin, tokenizer: Path, dataset: Dataset, cache: Path, steps: Steps) -> ImageSet:
+    """A data set's images as the model's backbone reads them; photographs' features are kept in `cache`."""
+    with steps.step("image features") if model.backbone.reads_photographs else nullcontext(SILENT) as progress:
+        return model.backbone.read_images(dataset, tokenizer, 1, cache, progress)
+
+
 def encode_dataset(folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> EncodedData:
     """The data set by the model of a folder, which is a trained one or, without model.safetensors, an exported one.
 
@@ -163,13 +167,7 @@ def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Pat
     model = load_model(folder)
     config = model.config
     tokenizer = WordPieces.load(folder / "tokenizer.json", config.limits.caption_pieces)
-    read: Features | RegionSet
-    if model.image_network is None:
-        read = region_set(dataset, folder / "tokenizer.json", config)
-    else:
-        check_photographs(dataset)
-        with steps.step("image features") as progress, placing_undecodable(dataset):
-            read = cached_features(dataset, model.image_network, config.image.size, config.limits.tags, 1, cache, progress)
+    read = read_images(model, folder / "tokenizer.json", dataset, cache, steps)
     with steps.step("images") as progress:
         images = encode_images(model, read, precision, progress)
     with steps.step("captions"):

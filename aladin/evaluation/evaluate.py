@@ -8,15 +8,13 @@
 True
 """
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from aladin import __version__
-from aladin.datasets import Dataset, read_dataset
+from aladin.datasets import Data, Dataset, dataset_of
 from aladin.errors import ConfigError
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder, has_cross_encoder
 from aladin.evaluation.encoding import encode_dataset
@@ -24,6 +22,7 @@ from aladin.evaluation.hardest import hardest_queries
 from aladin.evaluation.heads import agreements, evaluate_heads
 from aladin.evaluation.ranking import CrossEncoderStage
 from aladin.evaluation.scoring import MEMORY
+from aladin.files import kept_or_temporary
 from aladin.measures.gate import Baseline, check_same_queries
 from aladin.measures.html_report import HardQuery
 from aladin.measures.judgements import Judgements, read_judgements
@@ -74,7 +73,7 @@ class Evaluated:
 
 def evaluate(
     model: str | Path,
-    data: Dataset | str | Path,
+    data: Data,
     config: EvaluationConfig = EvaluationConfig(),
     *,
     split: str | None = None,
@@ -94,12 +93,11 @@ def evaluate(
     """
     folder = Path(model)
     check_model(folder, config)
-    dataset = data if isinstance(data, Dataset) else read_dataset(Path(data), split)
-    dataset = chosen(dataset, PROTOCOLS[config.protocol])
+    dataset = chosen(dataset_of(data, split), PROTOCOLS[config.protocol])
     subject = _subject(folder, dataset, config)
     if baseline:
         check_same_queries(baseline, subject)
-    with _folder(cache) as kept:
+    with kept_or_temporary(cache) as kept:
         return _evaluated(_Work(folder, dataset, config, kept, TimedSteps(progress), warn), subject)
 
 
@@ -179,15 +177,6 @@ def _subject(folder: Path, dataset: Dataset, config: EvaluationConfig) -> Subjec
         str(reader) if depth else "",
         __version__,
     )
-
-
-@contextmanager
-def _folder(cache: str | Path | None) -> Iterator[Path]:
-    if cache is not None:
-        yield Path(cache)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
 
 
 def _cross_encoder_depth(folder: Path, config: EvaluationConfig) -> int:

@@ -24,6 +24,7 @@ from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
 from aladin.exporting.smoothing import smoothed
 from aladin.exporting.weight_names import stored_weights, write_names
+from aladin.files import kept_or_temporary
 from aladin.measures.protocols import digest
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import fingerprint, load_model, provenance
@@ -75,10 +76,8 @@ def export(
     steps: Steps = SILENT,
 ) -> Exported:
     """As `export_model`, for a program: image features are kept in `cache`, and `steps` watches how far it is."""
-    if cache is not None:
-        return export_model(model, out, data, precision, notes, cache, steps)
-    with tempfile.TemporaryDirectory() as folder:
-        return export_model(model, out, data, precision, notes, Path(folder), steps)
+    with kept_or_temporary(cache) as folder:
+        return export_model(model, out, data, precision, notes, folder, steps)
 
 
 def export_model(

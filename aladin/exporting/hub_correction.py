@@ -1,6 +1,5 @@
 """A trained model with dual bank normalisation inside its vectors and tokens (aladin/network/hubs.py), from training data."""
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from aladin.encoder.config import HeadsConfig
 from aladin.encoder.folder import model_config
 from aladin.errors import ConfigError
 from aladin.evaluation.encoding import encode_dataset
+from aladin.files import kept_or_temporary
 from aladin.network.checkpoints import load_model, named_model, provenance, save_model
 from aladin.network.variants import check_addable, with_hub_correction
 from aladin.progress import SILENT, Steps
@@ -46,12 +46,9 @@ def correct_hubs(
     check_addable(config)
     heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
     used = _sample(data)
-    _check_centres(used, centres)
-    if cache is None:
-        with tempfile.TemporaryDirectory() as folder:
-            encoded = encode_dataset(model, used, "fp32", Path(folder), steps)
-    else:
-        encoded = encode_dataset(model, used, "fp32", cache, steps)
+    with kept_or_temporary(cache) as folder:
+        _check_centres(used, centres)
+        encoded = encode_dataset(model, used, "fp32", folder, steps)
     corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
     origin = DataOrigin.of(used)
     details = provenance(model) | {"hub_correction": {"model": named_model(model), "data": origin.table()}}

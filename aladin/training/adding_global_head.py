@@ -6,17 +6,15 @@
 (4, 8, 16)
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aladin.datasets import DataOrigin, Dataset, read_dataset
+from aladin.datasets import Data, DataOrigin, Dataset, dataset_of
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
 from aladin.exporting.restoring import model_that_learns
+from aladin.files import kept_or_temporary
 from aladin.network.checkpoints import check_not_exported, named_model, provenance_as_trained, save_model
 from aladin.network.minilm import minilm as minilm_of
 from aladin.network.minilm import minilm_folder
@@ -41,7 +39,7 @@ class AddedGlobalHead:
 def add_global_head(
     model: str | Path,
     out: str | Path,
-    data: Dataset | str | Path,
+    data: Data,
     *,
     dim: int = 128,
     share: float = HeadsConfig.global_share,
@@ -58,12 +56,13 @@ def add_global_head(
     ModelError if `out` holds an exported model.
     """
     model, out = Path(model), Path(out)
-    check_not_exported(out)
-    begin = as_trained(model_that_learns(model))
-    check_addable(begin.config)
-    dataset = data if isinstance(data, Dataset) else read_dataset(Path(data))
-    _check_enough(dataset, dim)
-    lesson = _lesson(begin, model / "tokenizer.json", dataset, cache, None if minilm is None else Path(minilm), progress)
+    with kept_or_temporary(cache) as folder:
+        check_not_exported(out)
+        begin = as_trained(model_that_learns(model))
+        check_addable(begin.config)
+        dataset = dataset_of(data)
+        _check_enough(dataset, dim)
+        lesson = _lesson(begin, model / "tokenizer.json", dataset, folder, None if minilm is None else Path(minilm), progress)
     with progress.step("steps of learning") as watched:
         headed = with_learned_global_head(begin, lesson, dim, share, epochs, seed, watched)
     origin = DataOrigin.of(dataset)
@@ -72,15 +71,12 @@ def add_global_head(
     return AddedGlobalHead(out, dim, origin.images, origin.captions)
 
 
-def _lesson(
-    begin: Aladin, tokenizer: Path, dataset: Dataset, cache: str | Path | None, minilm: Path | None, progress: Steps
-) -> Lesson:
+def _lesson(begin: Aladin, tokenizer: Path, dataset: Dataset, cache: Path, minilm: Path | None, progress: Steps) -> Lesson:
     """What the head learns from."""
-    with _folder(cache) as folder:
-        with progress.step("image features") as watched:
-            read = learning_set(dataset, Reader.of(begin), tokenizer, folder, watched)
-        with progress.step("images") as watched:
-            pictures = pooled_pictures(begin, read.images, watched)
+    with progress.step("image features") as watched:
+        read = learning_set(dataset, Reader.of(begin), tokenizer, cache, watched)
+    with progress.step("images") as watched:
+        pictures = pooled_pictures(begin, read.images, watched)
     with progress.step("captions") as watched:
         sentences = pooled_sentences(begin, read.pieces, watched)
     words = WordPieces.load((minilm or minilm_folder()) / "tokenizer.json", begin.config.limits.caption_pieces)
@@ -95,12 +91,3 @@ def _check_enough(dataset: Dataset, dim: int) -> None:
             f"{dataset.name} has {len(dataset)} images and {dataset.caption_count} captions, too few for a global head of "
             f"{dim} numbers; give more data, or a lower --dim"
         )
-
-
-@contextmanager
-def _folder(cache: str | Path | None) -> Iterator[Path]:
-    if cache is not None:
-        yield Path(cache)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)

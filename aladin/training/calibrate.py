@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aladin.datasets import Dataset, read_dataset
+from aladin.datasets import Data, dataset_of
 from aladin.measures.reliability import Reliability, reliability
 from aladin.progress import SILENT, Steps
 from aladin.search.probability import Calibration
@@ -32,7 +32,7 @@ class Calibrated:
 
 def calibrate(
     model: str | Path,
-    data: Dataset | str | Path,
+    data: Data,
     *,
     write: bool = True,
     minilm: str | Path | None = None,
@@ -43,7 +43,7 @@ def calibrate(
     `minilm` is a folder with MiniLM-L6 instead of its package. DataError for data of which no word is common.
     """
     model = Path(model)
-    dataset = data if isinstance(data, Dataset) else read_dataset(Path(data))
+    dataset = dataset_of(data)
     judged = judged_queries(model, dataset, progress, None if minilm is None else Path(minilm))
     trial = learned(judged, 0, dataset.name)
     found = {kind: reliability(*hits) for kind, hits in judged_probabilities(trial, judged, 1).items()}

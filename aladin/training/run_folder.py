@@ -16,6 +16,7 @@ from torch import Tensor
 from aladin.config import to_table
 from aladin.datasets import DataOrigin
 from aladin.errors import ConfigError, ModelError
+from aladin.files import write_whole
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin
 from aladin.network.weights import save_weights
@@ -148,9 +149,7 @@ def _forget_steps(log: Path, start: int) -> None:
         return
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-    partial = log.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(log)
+    write_whole(log, "".join(kept))
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aladin.datasets import DataOrigin, Dataset, check_apart, read_dataset
+from aladin.datasets import Data, DataOrigin, Dataset, check_apart, dataset_of
 from aladin.network.features import check_room, readable_bytes
 from aladin.training.learning_set import Images, Reader, check_captions, learning_set
 from aladin.training.recipe import Recipe, read_recipe
@@ -22,8 +22,6 @@ from aladin.training.run_folder import check_same_run, origins_of
 from aladin.training.start import Start, start_model
 from aladin.training.trainer import Trainer, folds_of
 from aladin.training.training_progress import SILENT_TRAINING, TrainingProgress
-
-Data = Dataset | str | Path  # images with captions, or where they are
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def train(
     out = Path(out)
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     recipe = recipe.taught_by({kind: [Path(folder) for folder in folders] for kind, folders in (teachers or {}).items()})
-    train_data, val_data = _read(train_data), _read(val_data)
+    train_data, val_data = dataset_of(train_data), dataset_of(val_data)
     check_apart(train_data, val_data)
     begin = start_model(recipe, _path(start), _path(minilm))
     for data in (train_data, val_data):
@@ -81,10 +79,6 @@ def train(
     trainer = Trainer(recipe, begin, learn, judged, out, images)
     trainer.run(progress)
     return Trained(trainer.folder.best, trainer.judged_head, trainer.best_rsum)
-
-
-def _read(data: Data) -> Dataset:
-    return data if isinstance(data, Dataset) else read_dataset(Path(data))
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -13,10 +13,11 @@ from aladin import __version__
 from aladin.cli import main
 from aladin.cli.evaluate import memory_size
 from aladin.encoder.folder import ModelFolder
-from aladin.evaluation import cross_encoder, encoding, evaluate
+from aladin.evaluation import evaluate
 from aladin.measures.protocols import PROTOCOLS
 from aladin.measures.relevance.named import JUDGES
 from aladin.measures.report import to_json
+from aladin.network import region_transformer
 from aladin.network.checkpoints import save_model
 from aladin.network.features import Features
 from aladin.network.grid import NETWORKS
@@ -67,8 +68,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         return Features(maps, np.zeros((1, images, 1), dtype=np.int16))
 
-    monkeypatch.setattr(encoding, "cached_features", invented)
-    monkeypatch.setattr(cross_encoder, "cached_features", invented)
+    monkeypatch.setattr(region_transformer, "cached_features", invented)
     return tmp_path / "trained"
 
 
