@@ -262,7 +262,7 @@ def test_the_command_writes_the_folder_and_says_its_size(folder: Path, tmp_path:
     assert "rsum lost: matching +0.00 (+0.00 to +0.00)" in result.stderr
     assert "Trained on two colours." in (tmp_path / "out" / "README.md").read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "README.md", "image.onnx", "model.toml", "text.onnx", "tokenizer.json", "weights.bin",
+        "README.md", "image.onnx", "model.toml", "text.onnx", "tokenizer.json", "weights.bin", "weights.json",
     }  # fmt: skip
 
 
