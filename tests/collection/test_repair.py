@@ -23,6 +23,7 @@ from tests.tiny_model import COLOURS
 
 __all__ = ["model", "new", "place"]  # the fixtures
 PAGE = 4096
+TABLE_LEAF = 13  # how a page of a table's rows begins
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -138,6 +139,30 @@ def test_damage_in_one_place_costs_few_images_more_than_their_reading(
     assert sum(after.get(path) == row for path, row in before.items()) >= done.kept
     # Without the root of a table none of its pages is found, and all is read again, under its own id and path.
     assert done.kept >= 0.7 * len(before) or damage in roots
+
+
+def test_a_damaged_row_with_the_path_of_a_later_sound_row_costs_that_row_nothing(
+    place: Path, photos: Path, model: ModelFolder, encoder: Encoder
+) -> None:
+    """One bit makes the path of a row that of the row behind it, which the repair must keep with its vector and tokens."""
+    before, content = contents(place), bytearray(place.read_bytes())
+    with Collection.open(place) as collection:
+        ids = {row.path: row.id for row in collection.images()}
+    assert ids["more/4.png"] < ids["more/5.png"]
+    tables = [start for start in range(0, len(content), PAGE) if content[start] == TABLE_LEAF]
+    (at,) = (found for start in tables if (found := content.find(b"more/4.png", start, start + PAGE)) >= 0)
+    content[at + len("more/")] ^= 1
+    place.write_bytes(content)
+    done = repair(place, photos, model)
+    assert (done.to_read_again, done.lost) == (0, 1)
+    assert verify(place).whole
+    with Collection.open(place) as collection:
+        assert {row.path: row.id for row in collection.images()} == {path: ids[path] for path in before if path != "more/4.png"}
+        for table in ("vectors", "tokens"):
+            assert not collection.database.rows(f"SELECT id FROM {table} WHERE id NOT IN (SELECT id FROM images)")
+    assert contents(place) == {path: row for path, row in before.items() if path != "more/4.png"}
+    bring_up_to_date(photos, encoder)
+    assert found_ones(contents(place)) == found_ones(before)
 
 
 def test_what_holds_no_image_any_more_is_left_as_it_is(large: Path, tmp_path: Path, model: ModelFolder) -> None:
