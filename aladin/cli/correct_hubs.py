@@ -46,5 +46,7 @@ def correct_hubs(
     keep_freed_memory()
     check_addable(model_config(model))  # said before the data are read
     dataset = read_captioned(data, split, images, skip_bad)
-    done = hub_correction.correct_hubs(model, out, dataset, centres, scale, weight, cache, TerminalSteps())
+    done = hub_correction.correct_hubs(
+        model, out, dataset, centres=centres, scale=scale, weight=weight, cache=cache, progress=TerminalSteps()
+    )
     print_line(f"{out}: {done.centres} centres a side, of {done.images:,} images and {done.captions:,} captions")

@@ -40,10 +40,9 @@ def export(
     """
     from aladin.exporting import export as exporting
 
-    dataset = read_captioned(val, split, images, skip_bad)
-    data = exporting.Validation(dataset, val.name, split, images.name if images else None, skip_bad)
+    data = read_captioned(val, split, images, skip_bad)
     text = exporting.NO_NOTES if notes is None else notes.read()
-    report, parity = exporting.export(model, out, data, precision, text, cache, TerminalSteps())
+    report, parity = exporting.export(model, out, data, precision=precision, notes=text, cache=cache, progress=TerminalSteps())
     if parity.remark:
         print_line(f"aladin: {parity.remark}", err=True)
     print_line(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)

@@ -29,6 +29,7 @@ class Dataset:
     # Where it was read from, for records: the file's or folder's name and the split that was asked for, "" for all.
     name: str = field(default="", compare=False)
     split: str = field(default="", compare=False)
+    images: str = field(default="", compare=False)  # the name of the folder or zip of its images, where one was given
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -18,7 +18,9 @@ CAPTIONS = "captions.jsonl"
 Data = Dataset | str | Path  # images with captions, or where they are
 
 
-def read_dataset(path: Path, split: str | None = None, images: Path | None = None, skip_bad: bool = False) -> Dataset:
+def read_dataset(
+    path: str | Path, split: str | None = None, images: str | Path | None = None, skip_bad: bool = False
+) -> Dataset:
     """The images of `split` (all if None) with their captions, in order of first appearance. `path` is one of
 
     - a folder or .zip with `captions.jsonl`: {"image": path, "captions": [text, ...], "split": name} a line;
@@ -36,18 +38,19 @@ def read_dataset(path: Path, split: str | None = None, images: Path | None = Non
     """
     if split is not None and split not in SPLITS.values():
         raise ConfigError(f"there is no split {split!r}; choose train, val or test")
+    path, images = Path(path), None if images is None else Path(images)
     try:
         dataset = _read(path, split, images, skip_bad)
     except FileNotFoundError:
         raise DataError(f"there is no file or folder {path}; give {_known()}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; check the disk and its permissions") from None
-    return replace(dataset, name=path.resolve().name, split=split or "")
+    return replace(dataset, name=path.resolve().name, split=split or "", images=images.resolve().name if images else "")
 
 
-def dataset_of(data: Data, split: str | None = None) -> Dataset:
-    """The data set, read if it is only named."""
-    return data if isinstance(data, Dataset) else read_dataset(Path(data), split)
+def dataset_of(data: Data) -> Dataset:
+    """The data set; if it is only named, all that `read_dataset` finds there."""
+    return data if isinstance(data, Dataset) else read_dataset(data)
 
 
 def _read(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:

@@ -76,13 +76,12 @@ def evaluate(
     data: Data,
     config: EvaluationConfig = EvaluationConfig(),
     *,
-    split: str | None = None,
     baseline: Baseline | None = None,
     cache: str | Path | None = None,
     progress: Steps = SILENT,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> Evaluated:
-    """Measure the retrieval of a model folder, trained or exported, on a data set or what is read from a file or folder.
+    """Measure the retrieval of a model folder, trained or exported, on a data set: a path, or what `read_dataset` gives.
 
     Recalls in percent and rsum of each way of scoring, in both directions, with 95 % bootstrap intervals; a tie counts against
     the right answer. With a `baseline` it is checked beforehand that the queries are the same. Image features and relevances
@@ -93,7 +92,7 @@ def evaluate(
     """
     folder = Path(model)
     check_model(folder, config)
-    dataset = chosen(dataset_of(data, split), PROTOCOLS[config.protocol])
+    dataset = chosen(dataset_of(data), PROTOCOLS[config.protocol])
     subject = _subject(folder, dataset, config)
     if baseline:
         check_same_queries(baseline, subject)

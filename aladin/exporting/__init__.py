@@ -1,5 +1,6 @@
 """A trained model to the two graphs that search runs, and back; a released checkpoint to a model folder."""
 
-from aladin.exporting.export import export_model
+from aladin.exporting.export import Exported
+from aladin.exporting.hub_correction import Correction, correct_hubs
 
-__all__ = ["export_model"]
+__all__ = ["Correction", "Exported", "correct_hubs"]

@@ -3,7 +3,7 @@
 import copy
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aladin import __version__
 from aladin.config import to_table
-from aladin.datasets import Dataset
+from aladin.datasets import Data, Dataset, dataset_of
 from aladin.errors import ModelError
 from aladin.evaluation.encoding import EncodedData, encode_dataset
 from aladin.evaluation.heads import evaluate_heads
@@ -42,23 +42,6 @@ NO_NOTES = "Trained with aladin; its maker left no notes on the training data."
 RERANK = 100  # the k of two-stage in the card
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The data that an export is measured on, and what they are called on the command line."""
-
-    dataset: Dataset
-    name: str
-    split: str | None = None
-    images: str | None = None
-    skip_bad: bool = False
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The arguments by which `aladin evaluate` reads the same data."""
-        named = ((f"--{option}", value) for option, value in (("split", self.split), ("images", self.images)) if value)
-        return (self.name, *(word for pair in named for word in pair), *(["--skip-bad"] if self.skip_bad else []))
-
-
 class Exported(NamedTuple):
     """What was measured of an exported model."""
 
@@ -67,35 +50,35 @@ class Exported(NamedTuple):
 
 
 def export(
-    model: Path,
-    out: Path,
-    data: Validation,
+    model: str | Path,
+    out: str | Path,
+    data: Data,
+    *,
     precision: Precision = "int8",
     notes: str = NO_NOTES,
-    cache: Path | None = None,
-    steps: Steps = SILENT,
+    cache: str | Path | None = None,
+    progress: Steps = SILENT,
 ) -> Exported:
-    """As `export_model`, for a program: image features are kept in `cache`, and `steps` watches how far it is."""
-    with kept_or_temporary(cache) as folder:
-        return export_model(model, out, data, precision, notes, folder, steps)
-
-
-def export_model(
-    source: Path, out: Path, data: Validation, precision: Precision, notes: str, cache: Path, steps: Steps
-) -> Exported:
-    """Write the searching half of a model folder to `out`, once the graphs have passed the gate on `data`.
+    """Write the searching half of a model folder to `out`, once the graphs have passed the gate on validation data.
 
     Gate: vectors of the fp32 graphs have a cosine of at least 0.999 with PyTorch's, and the written graphs lose at most 0.5
     of either head's rsum. ModelError with the figure otherwise; `out` is then left as it was. `notes` (Markdown) become part
-    of the card, and where the model is from, part of card and model.toml.
+    of the card, and where the model is from, part of card and model.toml. Image features are kept in `cache`.
     """
+    with kept_or_temporary(cache) as folder:
+        return _exported(Path(model), Path(out), dataset_of(data), precision, notes, folder, progress)
+
+
+def _exported(
+    source: Path, out: Path, data: Dataset, precision: Precision, notes: str, cache: Path, progress: Steps
+) -> Exported:
     model, origin = load_model(source), provenance(source)
     if not model.backbone.reads_photographs:
         raise ModelError(
             f"{source} reads a detector's regions and search reads photographs, so it cannot be exported; evaluate it"
         )
-    trained = encode_dataset(source, data.dataset, "fp32", cache, steps)
-    with steps.step("graphs"):
+    trained = encode_dataset(source, data, "fp32", cache, progress)
+    with progress.step("graphs"):
         model = smoothed(model)
         graphs = {"text.onnx": text_graph(model), "image.onnx": image_graph(model)}
     beside = out.resolve().parent  # a file that is moved within one file system is never seen half written
@@ -107,12 +90,12 @@ def export_model(
         (draft / "model.toml").write_text(tomli_w.dumps(to_table(model.config) | origin), encoding="utf-8")
         write_names(stored_weights(model, graphs), draft)
         write_graphs(copy.deepcopy(graphs), draft)
-        cosine = _least_cosine(trained, encode_dataset(draft, data.dataset, "fp32", cache, SILENT))
+        cosine = _least_cosine(trained, encode_dataset(draft, data, "fp32", cache, SILENT))
         _gate(cosine >= MIN_COSINE, f"the fp32 graphs differ from PyTorch: cosine {cosine:.6f}, expected {MIN_COSINE} or more")
         if precision in SMALLER:
             write_graphs({name: SMALLER[precision](graph) for name, graph in graphs.items()}, draft)
-        report, parity = _measured(draft, data, trained, precision, cosine, steps)
-        (draft / "README.md").write_text(model_card(report, parity, data.options, origin, notes), encoding="utf-8")
+        report, parity = _measured(draft, data, trained, precision, cosine, progress)
+        (draft / "README.md").write_text(model_card(report, parity, data, origin, notes), encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for file in draft.iterdir():
             file.replace(out / file.name)
@@ -120,21 +103,20 @@ def export_model(
 
 
 def _measured(
-    draft: Path, data: Validation, trained: EncodedData, precision: Precision, cosine: float, steps: Steps
+    draft: Path, data: Dataset, trained: EncodedData, precision: Precision, cosine: float, progress: Steps
 ) -> tuple[Report, Parity]:
     """The figures of the written graphs, and what they lose; ModelError where that is too much."""
-    dataset = data.dataset
-    captions = [len(example.captions) for example in dataset.examples]
+    captions = [len(example.captions) for example in data.examples]
     reference = evaluate_heads(trained, 0, MEMORY, TimedSteps())
-    timed = TimedSteps(steps)
-    written = evaluate_heads(encode_dataset(draft, dataset, "fp32", draft, timed), RERANK, MEMORY, timed)
+    timed = TimedSteps(progress)
+    written = evaluate_heads(encode_dataset(draft, data, "fp32", draft, timed), RERANK, MEMORY, timed)
     losses = {head: rsum_loss(ranks, written.ranks[head], captions) for head, ranks in reference.ranks.items()}
-    parity = Parity(cosine, losses, _few_images(len(dataset)))
+    parity = Parity(cosine, losses, _few_images(len(data)))
     worst = max(loss.value for loss in losses.values())
     found = f"{precision} loses {worst:.2f} of rsum, expected {MAX_RSUM_LOSS} or less ({parity.losses})"
     _gate(worst <= MAX_RSUM_LOSS, f"{found}; {REMEDY[precision]}")
-    subject = Subject(draft.name, data.name, data.split, len(dataset), dataset.caption_count, RERANK, precision)
-    subject = replace(subject, aladin=__version__, digest=digest(dataset), fingerprint=fingerprint(draft))
+    subject = Subject(draft.name, data.name, data.split or None, len(data), data.caption_count, RERANK, precision)
+    subject = replace(subject, aladin=__version__, digest=digest(data), fingerprint=fingerprint(draft))
     figures = {head: head_figures(ranks, captions) for head, ranks in written.ranks.items()}
     return Report(subject, figures, written.seconds), parity
 

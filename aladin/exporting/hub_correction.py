@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aladin.datasets import DataOrigin, Dataset
+from aladin.datasets import Data, DataOrigin, Dataset, dataset_of
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.folder import model_config
 from aladin.errors import ConfigError
@@ -27,14 +27,15 @@ class Correction:
 
 
 def correct_hubs(
-    model: Path,
-    out: Path,
-    data: Dataset,
+    model: str | Path,
+    out: str | Path,
+    data: Data,
+    *,
     centres: int = CENTRES,
     scale: float = HeadsConfig.hub_scale,
     weight: float = HeadsConfig.hub_weight,
-    cache: Path | None = None,
-    steps: Steps = SILENT,
+    cache: str | Path | None = None,
+    progress: Steps = SILENT,
 ) -> Correction:
     """Write to the folder `out` the trained model of a folder with its hubs corrected, by training data.
 
@@ -42,13 +43,14 @@ def correct_hubs(
     what it counts in scores; image features are kept in `cache`. ConfigError where the model cannot have a correction, or there
     are fewer images or captions than centres: said before anything is encoded.
     """
+    model, out = Path(model), Path(out)
     config = model_config(model)
     check_addable(config)
     heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
-    used = _sample(data)
+    used = _sample(dataset_of(data))
     with kept_or_temporary(cache) as folder:
         _check_centres(used, centres)
-        encoded = encode_dataset(model, used, "fp32", folder, steps)
+        encoded = encode_dataset(model, used, "fp32", folder, progress)
     corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
     origin = DataOrigin.of(used)
     details = provenance(model) | {"hub_correction": {"model": named_model(model), "data": origin.table()}}

@@ -1,10 +1,11 @@
 """The README.md of an exported model folder: where the model is from, its figures, and how they were measured."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aladin.datasets import Dataset
 from aladin.measures.recalls import Estimate
 from aladin.measures.report import Report, to_markdown
 from aladin.old_names import present_recipe
@@ -34,10 +35,10 @@ class Parity:
         return ", ".join(f"{head} {loss}" for head, loss in shown)
 
 
-def model_card(report: Report, parity: Parity, options: Sequence[str], origin: Mapping[str, Any], notes: str) -> str:
-    """The card as Markdown; `options` are the arguments by which `aladin evaluate` measures the same."""
+def model_card(report: Report, parity: Parity, data: Dataset, origin: Mapping[str, Any], notes: str) -> str:
+    """The card as Markdown, with the command that measures the same on `data`."""
     subject = report.subject
-    command = shlex.join(("aladin", "evaluate", subject.model, *options, "--rerank", str(subject.rerank)))
+    command = shlex.join(("aladin", "evaluate", subject.model, *_arguments(data), "--rerank", str(subject.rerank)))
     return "\n".join(
         (
             f"# {subject.model}: an aladin model",
@@ -59,6 +60,12 @@ def model_card(report: Report, parity: Parity, options: Sequence[str], origin: M
             "",
         )
     )
+
+
+def _arguments(data: Dataset) -> tuple[str, ...]:
+    """Those by which `aladin evaluate` reads the data again."""
+    named = ((f"--{option}", value) for option, value in (("split", data.split), ("images", data.images)) if value)
+    return (data.name, *(word for pair in named for word in pair), *(["--skip-bad"] if data.skipped else []))
 
 
 def _origin(tables: Mapping[str, Any]) -> list[str]:

@@ -12,10 +12,11 @@ import tomli_w
 import torch
 from click.testing import CliRunner
 
+import aladin
 from aladin.cli import main
 from aladin.cli.export import export
 from aladin.config import to_table
-from aladin.datasets import read_dataset
+from aladin.datasets import Dataset, read_dataset
 from aladin.encoder.config import HUB_DIMS
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
@@ -25,7 +26,7 @@ from aladin.errors import DataError, ModelError
 from aladin.evaluation.encoding import encode_dataset
 from aladin.evaluation.heads import evaluate_heads
 from aladin.evaluation.scoring import MEMORY
-from aladin.exporting.export import ImageGraph, TextGraph, Validation, export_model, image_graph, text_graph
+from aladin.exporting.export import ImageGraph, TextGraph, image_graph, text_graph
 from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
@@ -59,8 +60,8 @@ ORIGIN = {
 }
 
 
-def pictures(folder: Path) -> Validation:
-    return Validation(read_dataset(write_pictures(folder / "pictures", 8)), "pictures")
+def pictures(folder: Path) -> Path:
+    return write_pictures(folder / "pictures", 8)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "tiny"
     data = pictures(tmp_path_factory.mktemp("data"))
     cache = tmp_path_factory.mktemp("cache")
-    report, parity = export_model(folder, out, data, "fp32", "Made for a test.", cache, SILENT)
+    report, parity = aladin.export(folder, out, data, precision="fp32", notes="Made for a test.", cache=cache)
     assert parity.cosine > 0.9999
     assert set(report.heads) == {"matching", "alignment", "two-stage k=100"}
     return out
@@ -108,7 +109,7 @@ def test_a_correction_of_hubs_is_in_the_exported_graphs(folder: Path, model: Ala
     save_model(corrected, folder / "tokenizer.json", tmp_path / "corrected")
     data = pictures(tmp_path)
     out, cache = tmp_path / "out", tmp_path / "cache"
-    assert export_model(tmp_path / "corrected", out, data, "fp32", "", cache, SILENT)[1].cosine > 0.9999
+    assert aladin.export(tmp_path / "corrected", out, data, precision="fp32", cache=cache).parity.cosine > 0.9999
     pixels = np.stack([picture(number) for number in range(3)])
     with torch.no_grad():
         vectors, regions = ImageGraph(corrected.eval())(torch.from_numpy(pixels))
@@ -173,7 +174,7 @@ def test_the_card_and_model_toml_say_where_the_model_is_from(exported: Path, fol
 def test_the_card_of_a_mean_has_a_line_for_each_model() -> None:
     models = [{"name": f"align-{seed}/best", "training": {"commit": "c" * 40, "recipe": {"seed": seed}}} for seed in (0, 1)]
     report = Report(Subject("mean", "pictures", None, 8, 16, 100, "fp16"), {}, {})
-    card = model_card(report, Parity(1.0, {}), ("pictures",), {"average": {"models": models}}, "")
+    card = model_card(report, Parity(1.0, {}), Dataset((), name="pictures"), {"average": {"models": models}}, "")
     expected = [f"  - align-{seed}/best, training (commit {'c' * 12}, recipe (seed {seed}))" for seed in (0, 1)]
     assert card.splitlines()[4:8] == ["## Where it is from", "- average: of these models", *expected]
     assert "Weights are stored in fp16; everything is computed in fp32." in card
@@ -195,11 +196,11 @@ def test_the_command_on_the_card_prints_its_figures(
     lines = (data / "captions.jsonl").read_text().splitlines()
     rows = [json.loads(line) | {"split": "val" if number < 6 else "test"} for number, line in enumerate(lines)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    validation = Validation(read_dataset(tmp_path / "rows.jsonl", "val", data), "rows.jsonl", "val", "pictures")
-    encoded = encode_dataset(exported, validation.dataset, "fp32", tmp_path, SILENT)
+    validation = read_dataset(tmp_path / "rows.jsonl", "val", data)
+    encoded = encode_dataset(exported, validation, "fp32", tmp_path, SILENT)
     found = {head: head_figures(ranks) for head, ranks in evaluate_heads(encoded, 100, MEMORY, TimedSteps()).ranks.items()}
     subject = Subject("my tiny", validation.name, "val", 6, 12, 100, "fp32")
-    card = model_card(Report(subject, found, {}), Parity(1.0, {}), validation.options, {}, "")
+    card = model_card(Report(subject, found, {}), Parity(1.0, {}), validation, {}, "")
     (command,) = (line for line in card.splitlines() if line.startswith("`aladin evaluate"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -240,7 +241,7 @@ def test_a_model_that_loses_too_much_in_int8_is_not_exported(
     monkeypatch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", -1.0)
     data = pictures(tmp_path)
     with pytest.raises(ModelError, match=r"not exported: int8 loses .* of rsum, expected -1\.0 or less"):
-        export_model(folder, tmp_path / "out", data, "int8", "", tmp_path / "cache", SILENT)
+        aladin.export(folder, tmp_path / "out", data, precision="int8", cache=tmp_path / "cache")
     assert not (tmp_path / "out").exists()
 
 
@@ -274,7 +275,7 @@ def test_an_export_over_a_model_in_use_leaves_the_files_that_are_open_alone(
     shutil.copytree(exported, out)
     (out / "weights.bin").write_bytes(b"of an older export")
     with (out / "weights.bin").open("rb") as in_use:
-        export_model(folder, out, data, "fp32", "", tmp_path / "cache", SILENT)
+        aladin.export(folder, out, data, precision="fp32", cache=tmp_path / "cache")
         assert in_use.read() == b"of an older export"
     assert (out / "weights.bin").read_bytes() == (exported / "weights.bin").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "out", "cache"}

@@ -9,7 +9,6 @@ import pytest
 import aladin
 from aladin.datasets import read_dataset
 from aladin.encoder.folder import ModelFolder
-from aladin.exporting.export import Validation
 from aladin.network.checkpoints import load_model, save_model
 from aladin.progress import Progress
 from tests.tiny_learning import tiny_model, write_pictures, write_tokenizer
@@ -40,12 +39,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_hubs_are_corrected_and_exported_by_two_calls(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", 600.0)  # eight pictures say nothing of rsum
-    data, watched = read_dataset(write_pictures(tmp_path / "pictures", 8)), Watched()
-    correction = aladin.correct_hubs(trained, tmp_path / "corrected", data, centres=4, steps=watched)
+    data, watched = write_pictures(tmp_path / "pictures", 8), Watched()
+    correction = aladin.correct_hubs(trained, tmp_path / "corrected", read_dataset(data), centres=4, progress=watched)
     assert (correction.centres, correction.images, correction.captions) == (4, 8, 16)
     assert load_model(tmp_path / "corrected").config.heads.hub_centres == 4
     assert watched.ends["image features"] == (8, 8)
-    exported = aladin.export(tmp_path / "corrected", tmp_path / "out", Validation(data, "pictures"), precision="fp16")
+    exported = aladin.export(str(tmp_path / "corrected"), str(tmp_path / "out"), str(data), precision="fp16")
     assert exported.report.subject.images == 8
     assert exported.parity.cosine > 0.999
     assert ModelFolder.open(tmp_path / "out").config.heads.hub_centres == 4

@@ -14,11 +14,11 @@ import torch
 from onnx.numpy_helper import from_array, to_array
 from torch.testing import assert_close
 
-from aladin.datasets import read_dataset
+import aladin
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.errors import ModelError
-from aladin.exporting.export import Precision, Validation, export_model
+from aladin.exporting.export import Precision
 from aladin.exporting.int8 import STEPS, _scaled
 from aladin.exporting.restoring import model_that_learns, restored_model
 from aladin.exporting.weight_names import FILE
@@ -26,7 +26,6 @@ from aladin.network.checkpoints import load_model, named_model, save_model
 from aladin.network.hubs import HubCorrection
 from aladin.network.model import Aladin
 from aladin.network.variants import as_trained
-from aladin.progress import SILENT
 from aladin.training.recipe import Recipe
 from aladin.training.start import start_model
 from tests.tiny_learning import TINY, tiny_model, write_pictures, write_tokenizer
@@ -57,10 +56,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Models:
         tokenizer = write_tokenizer(folder)
         model = learned(tokenizer, KINDS[precision])
         save_model(model, tokenizer, folder / "trained")
-        data = Validation(read_dataset(write_pictures(folder / "pictures", 8)), "pictures")
+        data = write_pictures(folder / "pictures", 8)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", 600.0)  # eight pictures say nothing of rsum
-            export_model(folder / "trained", folder / "out", data, precision, "", folder / "cache", SILENT)
+            aladin.export(folder / "trained", folder / "out", data, precision=precision, cache=folder / "cache")
         return Exported(model, folder / "out")
 
     return of

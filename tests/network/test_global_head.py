@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
+import aladin
 from aladin.cli.add_global_head import add_global_head
 from aladin.cli.average import average
 from aladin.cli.correct_hubs import correct_hubs
@@ -19,19 +20,17 @@ from aladin.encoder.config import HUB_DIMS, HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.evaluation.scoring import alignment_matrix
-from aladin.exporting.export import ImageGraph, export_model
+from aladin.exporting.export import ImageGraph
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.global_head import OUTLIER, GlobalHead, pooled_mean, pooled_mean_and_maximum, standardised
 from aladin.network.model import Aladin
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens, pad_tokens
 from aladin.network.variants import as_trained, with_global_head
-from aladin.progress import SILENT
 from aladin.training import global_learning
 from aladin.training.averaging import average_models
 from aladin.training.global_learning import Lesson, PerceptronPair, pooled_pictures, pooled_sentences, with_learned_global_head
 from aladin.training.start import start_model
-from tests.exporting.test_export import pictures
 from tests.exporting.test_restoring import learned as learned_model
 from tests.network.test_hubs import tokens, vectors
 from tests.tiny_learning import (
@@ -282,7 +281,8 @@ def test_from_a_trained_model_to_an_exported_one_that_is_averaged_with_it_by_com
     model = load_model(tmp_path / "corrected")
     assert model.config.vector_dim == TINY.backbone.dim + 7 + HUB_DIMS
 
-    export_model(tmp_path / "corrected", tmp_path / "out", pictures(tmp_path / "val"), "fp32", "", tmp_path / "cache", SILENT)
+    val = write_pictures(tmp_path / "val" / "pictures", 8)
+    aladin.export(tmp_path / "corrected", tmp_path / "out", val, precision="fp32", cache=tmp_path / "cache")
     read = learning_set(model, tokenizer, 3)
     with torch.no_grad():
         texts = model.captions(torch.from_numpy(read.pieces.ids), torch.from_numpy(read.pieces.mask))
