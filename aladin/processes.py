@@ -181,6 +181,23 @@ class Children:
             child.end()
 
 
+def check_system(what: str) -> None:
+    """ConfigError on a system on which no child can be asked, where `what` needs children."""
+    if not hasattr(select, "poll"):
+        raise only_on_linux(what)
+
+
+def peak_memory() -> tuple[int, int] | None:
+    """The most bytes that this process had, and those of the largest child that has ended; None where nobody counts."""
+    try:
+        import resource  # some systems lack it
+    except ImportError:
+        return None
+    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return own * unit, child * unit
+
+
 def own_stdout() -> BinaryIO:
     """In a child: where its answers go; what a library prints from now on goes to stderr and disturbs none."""
     answers = os.fdopen(os.dup(1), "wb")
@@ -200,8 +217,7 @@ def serve(answer: Callable[[dict[str, Any], bytes], Message], answers: BinaryIO,
 
 def _started(code: str, memory_mb: int | None, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
     """A Python that finds what this one finds, and neither reads the user's start-up files nor takes part in Ctrl-C."""
-    if not hasattr(select, "poll"):
-        raise only_on_linux("a process of its own for pictures or searches")
+    check_system("a process of its own for pictures or searches")
     confined = memory_mb is not None
     paths = [str(Path(aladin.__file__).parents[1]), *filter(None, sys.path)]
     unwritten = ["-B"] if sys.flags.dont_write_bytecode else []
@@ -287,7 +303,7 @@ def _received(requests: BinaryIO) -> Message | None:
 
 def _confine(memory_bytes: int) -> None:
     """No more memory than that, no file written, no core dumped, few files open."""
-    import resource  # in children alone, and on no system without it
+    import resource  # in children alone, which no system without it can have
 
     limits = {
         resource.RLIMIT_AS: memory_bytes + _reserved_bytes(resource.getpagesize()),

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import sys
 import time
 from collections import Counter
 from concurrent.futures import wait
@@ -19,6 +18,7 @@ from aladin.encoder.encoder import EncodedImages, Encoder
 from aladin.pictures.decoding import Decoders
 from aladin.pictures.listing import FileState, Unlisted, extension_of, list_images
 from aladin.pictures.photographs import Decoded, Photograph, Unreadable
+from aladin.processes import peak_memory
 
 PROBED = 64  # images read for the estimate
 ROW_BYTES = 700  # of a row and its index entries, apart from vector and tokens
@@ -180,7 +180,9 @@ def _probe(folder: Path, files: list[FileState], encoder: Encoder, config: Index
             if unknown:
                 encoder.encode_images(np.stack(unknown))
         seconds = time.perf_counter() - started
-    own, decoder = _peaks_mb()
+    peaks = peak_memory()
+    assert peaks, "a system on which decoders run counts memory"
+    own, decoder = (peak >> 20 for peak in peaks)
     count = len(files) or 1
     return _Probe(
         unreadable=dict(unreadable),
@@ -197,14 +199,6 @@ def _row_bytes(encoded: EncodedImages) -> int:
     tokens = len(token_blob(encoded.regions[0]))
     stored = -(-tokens // PAGE_BYTES) * PAGE_BYTES if tokens > PAGE_BYTES else tokens
     return ROW_BYTES + encoded.vectors.size * 2 + stored
-
-
-def _peaks_mb() -> list[int]:
-    """The most memory that this process had, and the largest of its children that have ended."""
-    import resource  # some systems lack it, and can use what needs no plan
-
-    peaks = [int(resource.getrusage(who).ru_maxrss) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return [peak >> 20 if sys.platform == "darwin" else peak >> 10 for peak in peaks]  # bytes there, kilobytes elsewhere
 
 
 def _existing_part(path: Path) -> Path:

@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from aladin.errors import ConfigError
+from aladin.processes import check_system
 from aladin.server.app import create_app
 from aladin.server.limits import impatient_protocol
 from aladin.server.settings import ServeConfig
@@ -64,6 +65,7 @@ def uvicorn_config(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
 
 def serve(config: ServeConfig, started: Callable[[str], None], access_log: bool = False) -> int:
     """Serve until a signal; 0 after SIGTERM, 130 after Ctrl-C. `started` is told the address. ConfigError when it is taken."""
+    check_system("serving")
     logging.getLogger("aladin.access").setLevel(logging.INFO if access_log else logging.WARNING)
     server = Server(uvicorn_config(create_app(config), config), started)
     # A request takes the interpreter's lock several times, after each wait for its socket. With Python's own 5 ms a health

@@ -6,7 +6,6 @@ the same batches and computes the same losses as one that was not.
 
 import functools
 import math
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from aladin.errors import TrainingError
 from aladin.network.features import Features
 from aladin.network.minilm import minilm
 from aladin.network.model import Aladin
+from aladin.processes import peak_memory
 from aladin.training.averaging import averaged_model
 from aladin.training.batches import Plan, Step
 from aladin.training.caption_similarity import CaptionSimilarity
@@ -139,8 +139,9 @@ class Trainer:
                 if self.next_step < end and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved = time.monotonic()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        cost = {"epoch_seconds": time.monotonic() - began, "peak_memory_gib": peak}
+        cost = {"epoch_seconds": time.monotonic() - began}
+        if peaks := peak_memory():
+            cost["peak_memory_gib"] = peaks[0] / 2**30
         if end == self.total_steps or (step.epoch + 1) % self.recipe.validate_every == 0:
             measures = self.validate()
             log({"step": end - 1, "epoch": step.epoch} | measures | cost)

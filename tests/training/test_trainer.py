@@ -389,6 +389,16 @@ def test_a_run_leaves_a_model_its_settings_and_its_logs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_where_nobody_counts_memory_says_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    run, recorder = trainer(dataclasses.replace(RECIPES["align"], epochs=1), tmp_path), Recorder()
+    run.run(recorder)
+    ((_, measures),) = recorder.epochs
+    assert "epoch_seconds" in measures
+    assert "peak_memory_gib" not in measures
+
+
+@pytest.mark.slow
 def test_the_best_model_is_the_one_of_the_best_epoch(tmp_path: Path) -> None:
     """Measured again from its folder, it has the rsum that the log says was best."""
     run = trainer(dataclasses.replace(RECIPES["align"], epochs=5, validate_every=1), tmp_path)
