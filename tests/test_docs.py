@@ -84,3 +84,12 @@ def test_the_floors_are_those_that_are_checked() -> None:
     for floor, rooms in rows:
         floors.setdefault(floor, set()).update(re.findall(r"`(\w+)/?`", rooms))
     assert list(floors.values()) == [set(layer.split(" | ")) for layer in layers]
+
+
+def test_the_recipes_that_are_shown_can_be_read() -> None:
+    from aladin.training.recipe import recipe_of  # loads torch
+
+    shown = blocks(ROOT / "docs" / "training.md", "toml")
+    assert shown
+    for block in shown:
+        assert recipe_of(tomllib.loads(block), "docs/training.md").teacher

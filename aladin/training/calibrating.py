@@ -230,6 +230,6 @@ def _same_meaning(data: Dataset, folder: Path | None) -> Bool[np.ndarray, "image
     return right
 
 
-def _usual(similarity: Float32[np.ndarray, " captions"]) -> float:
+def _usual(similarity: Float64[np.ndarray, " captions"]) -> float:
     """The median similarity of a caption to the others of its image; without others, none but its own is right."""
     return float(np.median(similarity)) if len(similarity) else np.inf

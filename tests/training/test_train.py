@@ -2,6 +2,7 @@
 
 import doctest
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -9,7 +10,7 @@ import aladin
 from aladin.encoder.config import ImageNetwork
 from aladin.errors import AladinError, ConfigError
 from aladin.network.checkpoints import provenance, save_model
-from aladin.training import train as module
+from aladin.training import adding_global_head, train
 from aladin.training.cross_fitting import CrossFittedScores
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
 from aladin.training.teachers.cross_fitted import CrossFittedSettings
@@ -45,12 +46,12 @@ def recipe(*teachers: CrossFittedSettings | EnsembleSettings) -> Recipe:
     )
 
 
-def test_the_example_is_true(files: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("module", "lines"), [(train, 5), (adding_global_head, 3)])
+def test_the_examples_are_true(files: Path, tmp_path: Path, module: ModuleType, lines: int) -> None:
     names = {"recipe": recipe(), "model": files / "model", "scratch": tmp_path}
     names |= {"pictures": files / "pictures", "others": files / "others"}
     found = doctest.testmod(module, extraglobs=names)
-    assert found.attempted >= 4
-    assert found.failed == 0
+    assert (found.attempted, found.failed) == (lines, 0)
 
 
 def test_a_cross_fitted_teacher_sees_photographs_through_networks_of_its_own(files: Path, tmp_path: Path) -> None:
