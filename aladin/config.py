@@ -9,11 +9,12 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from aladin.errors import ConfigError
-from aladin.old_names import SETTINGS, VALUES
+from aladin.old_names import MOVED, SETTINGS, VALUES
 
 Section = TypeVar("Section")
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -32,6 +33,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def from_table(section: type[Section], table: dict[str, Any], name: str = "the top level") -> Section:
     """`table` as a value of the dataclass `section`; keys left out keep their defaults."""
     known = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
+    table = _moved(table, known, name)
     hints = typing.get_type_hints(section)
     values: dict[str, Any] = {}
     for written, value in table.items():
@@ -54,6 +56,18 @@ def to_table(section: Any) -> dict[str, Any]:
     """The settings of a section as plain values, for writing to TOML or JSON."""
     plain: dict[str, Any] = dataclasses.asdict(section, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
     return plain
+
+
+def _moved(table: dict[str, Any], known: Container[str], name: str) -> dict[str, Any]:
+    """The table with its settings where they stand today."""
+    for (before, key), now in MOVED.items():
+        inner = table.get(before)
+        if now not in known or not isinstance(inner, dict) or key not in inner:
+            continue
+        if key in table.get(now, {}):
+            raise ConfigError(f"{name} has {key!r} in [{before}], its old place, and in [{now}]; leave the old one out")
+        table = table | {before: {k: v for k, v in inner.items() if k != key}, now: table.get(now, {}) | {key: inner[key]}}
+    return table
 
 
 def _plain(value: Any) -> Any:

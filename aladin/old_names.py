@@ -22,6 +22,11 @@ SETTINGS = {
     "whole_share": "global_share",
 }
 
+MOVED = {  # settings that stand in another table now: their table and name -> its table
+    ("image", "size"): "preprocessing",
+    ("limits", "caption_pieces"): "preprocessing",
+}
+
 VALUES = {"pair_head": "cross_encoder"}  # of settings that choose among names
 
 HEADS = {"three-stage ": "cross-encoder "}  # how names of ways of scoring begin, in reports

@@ -108,7 +108,7 @@ def at_size(rows: int) -> dict[str, object]:
 
 
 def described(encoder: Encoder, pictures: list[Image.Image]) -> tuple[Prints, Vectors]:
-    size, vectors = encoder.model.config.image.size, []
+    size, vectors = encoder.model.config.preprocessing.size, []
     for start in range(0, len(pictures), 32):
         pixels = np.stack([to_pixels(picture, size) for picture in pictures[start : start + 32]])
         vectors.append(encoder.encode_images(pixels).vectors)

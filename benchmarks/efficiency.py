@@ -274,7 +274,7 @@ def main() -> None:
     sizes = SIZES[arguments.sizes or "lite"]
     if arguments.distilled:
         config = model_config(arguments.distilled)
-        regions = config.image.grid**2 if config.image.source == "photograph" else config.limits.regions
+        regions = config.regions if config.image.source == "photograph" else config.limits.regions
         sizes = Sizes(config.backbone, config.heads, regions, sizes.pairs)
     cost = costs(sizes, arguments.pairs)
     rsums = judged(arguments) if arguments.data else {}

@@ -50,7 +50,7 @@ def main(model: Path | None, photos: Path | None, made: int, side: int, batch: i
 
 
 def _measure(folder: Path, encoder: Encoder, config: IndexConfig, scratch: Path) -> dict[str, Any]:
-    size = encoder.model.config.image.size
+    size = encoder.model.config.preprocessing.size
     files = [found for found in list_images(folder) if isinstance(found, FileState)]
     blank = np.zeros((config.batch_images, size, size, 3), dtype=np.uint8)
     encoder.encode_images(blank)  # so that loading the network is no part of any figure

@@ -239,7 +239,7 @@ def _seeds(data: tuple[Path, ...], file: Path, count: int) -> Seeds:
     if not file.exists():
         encoder, vectors, tokens = Encoder.load(shipped_model()), [], []
         captions: list[str] = []
-        size = encoder.model.config.image.size
+        size = encoder.model.config.preprocessing.size
         for path in data:
             dataset = read_dataset(path)
             captions += dataset.captions

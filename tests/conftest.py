@@ -5,6 +5,10 @@ from jaxtyping import install_import_hook
 install_import_hook(["aladin"], "beartype.beartype")  # before anything imports aladin
 
 import os  # noqa: E402
+
+# Tests run in as many processes as there are cores. With a thread for each core in each, they would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal  # noqa: E402
 from pathlib import Path  # noqa: E402
 

@@ -27,6 +27,7 @@ def test_the_examples_in_the_documentation_are_true(tmp_path: Path, monkeypatch:
     assert found.failed == 0
 
 
+@pytest.mark.slow
 def test_the_page_on_python_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = doctest.testfile(str(ROOT / "docs" / "python.md"), module_relative=False, globs={"scratch": tmp_path})
@@ -39,6 +40,7 @@ def test_importing_the_package_loads_nothing_large() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_api_needs_no_torch() -> None:
     loaded = "bool({'torch', 'faiss', 'pyarrow'} & sys.modules.keys())"
     script = f"import sys, aladin; aladin.Collection, aladin.Aladin; sys.exit({loaded})"
@@ -79,6 +81,7 @@ def test_conditions_are_joined_as_a_whole(photos_api: aladin.Collection) -> None
         assert [hit.path for hit in collection.search(query, where="name LIKE 'b%'").hits] == ["blue.png"]
 
 
+@pytest.mark.slow
 def test_a_path_is_an_image_and_a_string_a_text(photos_api: aladin.Collection, photos: Path) -> None:
     with photos_api as collection:
         collection.index()
@@ -90,6 +93,7 @@ def test_a_path_is_an_image_and_a_string_a_text(photos_api: aladin.Collection, p
         assert collection.explain("red", like.id).shares[0].word == "red"
 
 
+@pytest.mark.slow
 def test_what_is_added_is_found_without_opening_again(photos_api: aladin.Collection, photos: Path) -> None:
     with photos_api as collection:
         collection.index()
@@ -119,6 +123,7 @@ def test_what_cannot_be_opened_is_named(photos: Path, model_path: Path, tmp_path
         elsewhere.search("red")
 
 
+@pytest.mark.slow
 def test_the_model_scores_as_a_search_does(photos_api: aladin.Collection, photos: Path, model_path: Path) -> None:
     model = aladin.Aladin.load(model_path)
     with photos_api as collection:
@@ -129,6 +134,7 @@ def test_the_model_scores_as_a_search_does(photos_api: aladin.Collection, photos
             assert_allclose(matching, hit.matching_score, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_image_may_be_a_path_the_content_of_a_file_or_open(
     photos_api: aladin.Collection, photos: Path, model_path: Path
 ) -> None:
@@ -168,6 +174,7 @@ for call in (
 """
 
 
+@pytest.mark.slow
 def test_what_is_neither_image_nor_text_is_refused_in_a_sentence(photos: Path, model_path: Path) -> None:
     # In a process of its own, since here a check of types would come first.
     ended = subprocess.run([sys.executable, "-c", WRONG_TYPES, photos, model_path], capture_output=True, text=True, check=True)

@@ -62,7 +62,6 @@ def test_a_table_of_settings_holds_nothing_but_what_toml_and_json_know() -> None
     assert table["train"] == ["backbone"]
     assert table["loss"]["alignment"] == 1.0
     assert table["model"]["image"] == {
-        "size": 224,
         "networks": ["efficientnet-lite0"],
         "grid": 7,
         "source": "photograph",
@@ -116,7 +115,7 @@ def test_an_unknown_setting_is_an_error_that_names_the_nearest_one_and_the_place
 
 
 def test_an_unknown_setting_like_no_other_is_answered_with_all_of_them() -> None:
-    assert "known are size, networks, grid" in message({"model": {"image": {"colourfulness": 1}}})
+    assert "known are networks, grid, source" in message({"model": {"image": {"colourfulness": 1}}})
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_a_setting_written_twice_by_its_old_and_its_new_name_is_refused() -> Non
             from_table(HeadsConfig, table, "[heads]")
 
 
+@pytest.mark.slow
 def test_a_model_folder_written_under_old_names_is_the_same_model(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     model, folder = with_cross_encoder(tiny_model(tokenizer)), tmp_path / "old"
@@ -158,6 +159,7 @@ def test_options_for_teachers_are_those_of_their_kinds() -> None:
     assert renamed_arguments(["train", "--teacher=ensemble=a"]) == ["train", "--teacher", "ensemble=a"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_goes_on_with_its_learned_weights_of_losses(tmp_path: Path) -> None:
     loss = LossConfig(alignment=1.0, matching=0.5, distillation=0.5, learned_weights=True)
     recipe = dataclasses.replace(

@@ -93,6 +93,7 @@ def test_a_child_that_died_between_two_requests_costs_the_second(start: Start) -
     assert pid(child) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 def test_an_answer_or_a_reading_that_takes_too_long_costs_its_time_alone(start: Start, stopped: bool) -> None:
     child = start(seconds=1.0)
@@ -114,6 +115,7 @@ def test_memory_beyond_the_limit_is_refused_and_no_file_is_written(start: Start)
     assert child.ask({})[0]["files"] == 0
 
 
+@pytest.mark.slow
 def test_after_so_many_answers_a_fresh_child_takes_over(start: Start) -> None:
     child = start(answers=2)
     used, pids = [], []
@@ -129,6 +131,7 @@ def test_what_cannot_start_says_why() -> None:
         Child("import a_library_that_is_not_there", Limits(seconds=5.0, memory_mb=500)).ask({})
 
 
+@pytest.mark.slow
 def test_no_descriptor_and_no_process_is_left(start: Start) -> None:
     child = start(seconds=1.0)
     pid(child)

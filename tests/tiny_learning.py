@@ -21,8 +21,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.word_pieces import WordPieces
-from aladin.network.features import Features
+from aladin.network.features import Features, PhotographReader
 from aladin.network.grid import GridNetwork, top_classes
 from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin, new_model
@@ -41,8 +42,9 @@ SIZE = 64
 TINY = ModelConfig(
     BackboneConfig(vocabulary=len(VOCABULARY), positions=16, dim=16, layers=1, heads=2, feed_forward=32),
     HeadsConfig(token_dim=16, matching_layers=1, matching_heads=2, matching_feed_forward=16),
-    LimitsConfig(caption_pieces=12, tags=1, tag_pieces=3),
-    ImageConfig(SIZE, grid=2),
+    LimitsConfig(tags=1, tag_pieces=3),
+    ImageConfig(grid=2),
+    preprocessing=Preprocessing(SIZE, caption_pieces=12),
 )
 FAST = OptimizerConfig(learning_rate=3e-3, new_learning_rate=1e-2, image_learning_rate=1e-4, warmup_steps=2)
 
@@ -71,7 +73,7 @@ def write_minilm(folder: Path) -> Path:
 
 def tiny_model(tokenizer: Path, config: ModelConfig = TINY, seed: int = 0) -> Aladin:
     torch.manual_seed(seed)
-    model = new_model(config, WordPieces.load(tokenizer, config.limits.caption_pieces), pretrained=False)
+    model = new_model(config, WordPieces.of(tokenizer, config.preprocessing), pretrained=False)
     assert model.image_network is not None
     revive(model.image_network)
     return model
@@ -115,19 +117,21 @@ def write_pictures(folder: Path, count: int, first: int = 0) -> Path:
 def learning_set(model: Aladin, tokenizer: Path, count: int, views: int = 1) -> LearningSet:
     """The first `count` pictures, every view of them alike up to noise, without files and without ONNX."""
     texts = [text for number in range(count) for text in captions(number)]
-    pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces).encode(texts)
-    return LearningSet(seen_by(Reader.of(model, views), count), pieces, np.repeat(np.arange(count), 2))
+    pieces = WordPieces.of(tokenizer, model.config.preprocessing).encode(texts)
+    return LearningSet(
+        seen_by(Reader(model.backbone.image_reader(tokenizer), views), count), pieces, np.repeat(np.arange(count), 2)
+    )
 
 
 def seen_by(reader: Reader, count: int) -> Features:
     """The first `count` pictures as a reader sees them."""
-    assert reader.network is not None
+    assert isinstance(reader.reads, PhotographReader)
     random = np.random.default_rng(0)
     maps, tags = [], []
     for _ in range(reader.views):
         pixels = np.stack([picture(number) for number in range(count)])
         noisy = np.clip(pixels + random.normal(0, 5, pixels.shape), 0, 255).astype(np.uint8)
-        found, classes = trunk(reader.network, noisy, reader.config.limits.tags)
+        found, classes = trunk(reader.reads.network, noisy, reader.reads.tags)
         maps.append(found)
         tags.append(classes)
     return Features(np.stack(maps), np.stack(tags))

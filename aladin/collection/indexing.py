@@ -68,7 +68,7 @@ def index_folder(
     tally = _Tally()
     comparison = compare(collection, _files(collection.root, config, tally))
     done = 0
-    with closing(_batches(collection, encoder.model.config.image.size, config)) as batches:
+    with closing(_batches(collection, encoder.model.config.preprocessing.size, config)) as batches:
         for batch in batches:
             _store(collection, encoder, batch, tally)
             done += sum(_is_a_file(item) for item in batch)

@@ -165,7 +165,7 @@ def _is_known(known: Collection, photograph: Photograph) -> bool:
 
 
 def _probe(folder: Path, files: list[FileState], encoder: Encoder, config: IndexConfig, known: Collection | None) -> _Probe:
-    size, limits = encoder.model.config.image.size, config.decoding_limits
+    size, limits = encoder.model.config.preprocessing.size, config.decoding_limits
     blank = encoder.encode_images(np.full((1, size, size, 3), 128, dtype=np.uint8))  # the time to load is not counted
     unreadable: Counter[str] = Counter()
     pictures = new = 0

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aladin.config import above_zero, at_least
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError
+from aladin.pictures.boxes import Box
 
 HUB_DIMS = 8  # that the correction of hubs adds to every vector and token
 DepthForm = Literal["last", "mean", "gated"]  # which layers' states a head reads: the last one's, or all, aggregated
@@ -90,16 +92,15 @@ class HeadsConfig:
 
 @dataclass(frozen=True)
 class LimitsConfig:
-    """How much of a caption and of an image the model reads; longer input is cut at the end."""
+    """How much of an image the model reads beside its pixels; more is cut at the end."""
 
-    caption_pieces: int = 50  # with [CLS] and [SEP]
     tags: int = 3  # class names per photograph; 0: no tags
     tag_pieces: int = 3  # word pieces per class name of a photograph
     regions: int = 34  # of a detector's, the first ones of the file
     object_pieces: int = 50  # of all object names of a detector, with the first token and [SEP]
 
     def __post_init__(self) -> None:
-        at_least(2, self, "caption_pieces", "object_pieces")
+        at_least(2, self, "object_pieces")
         at_least(0, self, "tags")
         at_least(1, self, "tag_pieces", "regions")
 
@@ -108,13 +109,12 @@ class LimitsConfig:
 class ImageConfig:
     """How an image becomes regions; the same in training and in search."""
 
-    size: int = 224  # px; the whole picture is resized to size x size, without a crop
     networks: tuple[ImageNetwork, ...] = ("efficientnet-lite0",)  # each adds 1,280 features a region; tags are the last one's
     grid: int = 7  # regions are the cells of a grid x grid map; finer maps of the image networks are averaged to it
-    source: Literal["photograph", "detector"] = "photograph"  # detector: of a feature folder; size and grid mean nothing
+    source: Literal["photograph", "detector"] = "photograph"  # detector: of a feature folder; networks and grid mean nothing
 
     def __post_init__(self) -> None:
-        at_least(1, self, "size", "grid")
+        at_least(1, self, "grid")
         if not self.networks or len(set(self.networks)) < len(self.networks):
             raise ConfigError(f"networks is {list(self.networks)}; expected one or more, each once")
 
@@ -138,6 +138,16 @@ class ModelConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     quirks: QuirksConfig = field(default_factory=QuirksConfig)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    @property
+    def regions(self) -> int:
+        """How many regions a photograph has."""
+        return self.image.grid**2
+
+    def region_boxes(self, picture: Box) -> tuple[Box, ...]:
+        """Where a photograph's regions are in it, or in a part of it that was looked at by itself; in their order."""
+        return picture.cells(self.image.grid)
 
     @property
     def vector_dim(self) -> int:

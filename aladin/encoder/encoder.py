@@ -92,7 +92,7 @@ class Encoder:
         feeds = [{"pixels": pixels[row : row + 1]} for row in range(len(pixels))]
         rows = self._run(self._image_session, "image.onnx", IMAGE_GRAPH[1], feeds)
         vectors, regions = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-        expected = (self.model.config.image.grid**2, self.model.config.heads.encoded_token_dim)
+        expected = (self.model.config.regions, self.model.config.heads.encoded_token_dim)
         if regions.shape[1:] != expected:
             raise ModelError(
                 f"{self.model.path / 'image.onnx'} gives regions of shape {regions.shape[1:]} and model.toml says {expected}; "
@@ -121,7 +121,7 @@ class Encoder:
 
     @cached_property
     def _word_pieces(self) -> WordPieces:
-        return WordPieces.load(self.model.path / "tokenizer.json", self.model.config.limits.caption_pieces)
+        return WordPieces.of(self.model.path / "tokenizer.json", self.model.config.preprocessing)
 
     @cached_property
     def _text_session(self) -> Any:

@@ -9,13 +9,21 @@ from pathlib import Path
 
 from aladin.config import from_table, read_toml, to_table
 from aladin.encoder.config import ModelConfig
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError, ModelError
 from aladin.files import sha256_of
 
 FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")  # weights.bin: both graphs' large weights
 ENCODING = 1  # raised when the same model would give other vectors or tokens: another way to resize, another quantisation
-# The settings of model.toml that searching minds; all others are inside the graphs.
-MINDED = {"image": ("size", "grid"), "heads": ("token_dim", "pooling"), "limits": ("caption_pieces",)}
+# The settings of model.toml that searching minds, by the names that collections remember; all others are inside the graphs.
+MINDED = {
+    "[image] size": ("preprocessing", "size"),
+    "[image] grid": ("image", "grid"),
+    "[heads] token_dim": ("heads", "token_dim"),
+    "[heads] pooling": ("heads", "pooling"),
+    "[limits] caption_pieces": ("preprocessing", "caption_pieces"),
+}
+MINDED_IF_CHANGED = ("fit", "resampling", "first_piece", "last_piece")  # of [preprocessing]; collections were made before them
 SHIPPED = Path(__file__).parents[1] / "models" / "lite"
 
 
@@ -48,7 +56,9 @@ class ModelFolder:
         except OSError as error:
             raise ModelError(f"the model {self.path} cannot be read: {error}; copy the folder again") from None
         table = to_table(self.config)
-        settings = {f"[{section}] {name}": str(table[section][name]) for section, names in MINDED.items() for name in names}
+        settings = {name: str(table[section][key]) for name, (section, key) in MINDED.items()}
+        before, now = to_table(Preprocessing()), table["preprocessing"]
+        settings |= {f"[preprocessing] {name}": now[name] for name in MINDED_IF_CHANGED if now[name] != before[name]}
         return files | settings | {"encoding": str(ENCODING)}
 
     @property

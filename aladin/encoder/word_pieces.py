@@ -9,7 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from tokenizers import Tokenizer
 
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ModelError
+
+AROUND = (Preprocessing.first_piece, Preprocessing.last_piece)
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,23 @@ class TypedWord:
 class WordPieces:
     """The tokenizer of a model folder (tokenizer.json), with the limits that the model was trained with."""
 
-    def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, limit: int, around: tuple[str, str] = AROUND) -> None:
+        self._tokenizer, self._around = tokenizer, around
         self._limit = limit
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.cls = self.special("[CLS]")
-        self.sep = self.special("[SEP]")
+        self.cls, self.sep = (self.special(piece) for piece in around)
 
     @classmethod
-    def load(cls, path: Path, limit: int) -> "WordPieces":
-        """The tokenizer stored at `path`; captions are cut to `limit` pieces, [CLS] and [SEP] included."""
+    def of(cls, path: Path, preprocessing: Preprocessing) -> "WordPieces":
+        """The tokenizer stored at `path`, as a model prepares its captions."""
+        return cls.load(path, preprocessing.caption_pieces, (preprocessing.first_piece, preprocessing.last_piece))
+
+    @classmethod
+    def load(cls, path: Path, limit: int, around: tuple[str, str] = AROUND) -> "WordPieces":
+        """The tokenizer stored at `path`; texts are cut to `limit` pieces, with the special ones before and after each."""
         try:
-            return cls(Tokenizer.from_file(str(path)), limit)
+            return cls(Tokenizer.from_file(str(path)), limit, around)
         except Exception as error:  # the tokenizers library raises bare Exception for every failure
             raise ModelError(f"{path} is not a tokenizer: {error}; copy tokenizer.json from the original model") from None
 
@@ -68,7 +75,7 @@ class WordPieces:
             ids,
             mask,
             tuple(len(encoding.ids) > self._limit - 2 for encoding in encodings),
-            tuple(("[CLS]", *words, "[SEP]") for words in tokens),
+            tuple((self._around[0], *words, self._around[1]) for words in tokens),
         )
 
     def name_pieces(

@@ -50,7 +50,7 @@ class CrossEncoder:
         model = load_model(folder)
         tokenizer = folder / "tokenizer.json"
         images = read_images(model, tokenizer, dataset, cache, steps)
-        pieces = WordPieces.load(tokenizer, model.config.limits.caption_pieces).encode(list(dataset.captions))
+        pieces = WordPieces.of(tokenizer, model.config.preprocessing).encode(list(dataset.captions))
         return cls(model, images, pieces, precision)
 
     @torch.inference_mode()

@@ -146,7 +146,7 @@ def _nothing_yet(like: Encoded, rows: int, width: int) -> EncodedSet:
 def read_images(model: Aladin, tokenizer: Path, dataset: Dataset, cache: Path, steps: Steps) -> ImageSet:
     """A data set's images as the model's backbone reads them; photographs' features are kept in `cache`."""
     with steps.step("image features") if model.backbone.reads_photographs else nullcontext(SILENT) as progress:
-        return model.backbone.read_images(dataset, tokenizer, 1, cache, progress)
+        return model.backbone.image_reader(tokenizer).read(dataset, 1, cache, progress)
 
 
 def encode_dataset(folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> EncodedData:
@@ -166,7 +166,7 @@ def encode_dataset(folder: Path, dataset: Dataset, precision: str, cache: Path, 
 def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> EncodedData:
     model = load_model(folder)
     config = model.config
-    tokenizer = WordPieces.load(folder / "tokenizer.json", config.limits.caption_pieces)
+    tokenizer = WordPieces.of(folder / "tokenizer.json", config.preprocessing)
     read = read_images(model, folder / "tokenizer.json", dataset, cache, steps)
     with steps.step("images") as progress:
         images = encode_images(model, read, precision, progress)
@@ -185,7 +185,7 @@ def _by_exported_model(encoder: Encoder, dataset: Dataset, steps: Steps) -> Enco
 
 
 def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: Progress) -> EncodedSet:
-    size = encoder.model.config.image.size
+    size = encoder.model.config.preprocessing.size
 
     def decode(example: Example) -> Pixels:
         return to_pixels(open_image(example.source.read(), name=example.id, draft_size=size), size)

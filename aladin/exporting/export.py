@@ -179,6 +179,6 @@ def text_graph(model: Aladin) -> onnx.ModelProto:
 
 def image_graph(model: Aladin) -> onnx.ModelProto:
     """image.onnx in full precision: `pixels` -> `vector`, `regions`."""
-    size = model.config.image.size
+    size = model.config.preprocessing.size
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     return to_onnx(ImageGraph(model), {"pixels": pixels}, ["vector", "regions"], {"pixels": {0: "images"}})

@@ -37,7 +37,7 @@ def restored_model(folder: Path) -> Aladin:
     """
     exported = ModelFolder.open(folder)
     names = read_names(folder)
-    pieces = WordPieces.load(folder / "tokenizer.json", exported.config.limits.caption_pieces)
+    pieces = WordPieces.of(folder / "tokenizer.json", exported.config.preprocessing)
     model = as_trained(new_model(exported.config, pieces, pretrained=False))
     model.backbone.restart_never_learned()
     stored = {graph: _in_full(folder / graph) for graph in ("text.onnx", "image.onnx")}

@@ -18,7 +18,7 @@ from aladin.datasets import Dataset
 from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.network.tensors import ImageInput, Tokens
-from aladin.progress import Progress
+from aladin.progress import SILENT, Progress
 
 
 @runtime_checkable
@@ -30,6 +30,20 @@ class ImageSet(Protocol):
     @property
     def views(self) -> int:
         """How many looks at each image there are; the first is the whole image."""
+
+
+@runtime_checkable
+class ImageReader(Protocol):
+    """Reads the images of data sets as a backbone wants them, before the first step."""
+
+    def read(self, dataset: Dataset, views: int, cache: Path, progress: Progress = SILENT) -> ImageSet:
+        """The images of a data set; what is dear to compute is kept in `cache`, and not computed where it is there.
+
+        DataError where they are photographs and a detector's regions are read, or the other way round.
+        """
+
+    def missing_bytes(self, dataset: Dataset, views: int, cache: Path) -> int:
+        """How much longer `read` will make the files in `cache`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class Backbone(nn.Module, ABC):
     depth: int  # states that stand side by side for each token, the last layer's at the end
     image_dim: int  # numbers of one region as it is read
     reads_photographs: bool  # or a detector's regions
+    regions: int | None  # of every image; None where their number differs
     never_learned: tuple[str, ...] = ()  # how names of weights begin that stay as their maker left them
 
     @abstractmethod
@@ -66,11 +81,8 @@ class Backbone(nn.Module, ABC):
         """One state for each caption that is read together with its image."""
 
     @abstractmethod
-    def read_images(self, dataset: Dataset, tokenizer: Path, views: int, cache: Path, progress: Progress) -> ImageSet:
-        """A data set's images as this backbone reads them; what is dear to compute is kept in `cache`.
-
-        DataError where they are photographs and the backbone reads detections, or the other way round.
-        """
+    def image_reader(self, tokenizer: Path) -> ImageReader:
+        """Who reads data sets' images for it; names of objects are spelt by `tokenizer`, a tokenizer.json."""
 
     @abstractmethod
     def batch(

@@ -17,6 +17,7 @@ from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
 from aladin.network import official
 from aladin.network.tensors import ImageInput, Regions
+from aladin.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,27 @@ class RegionSet:
         return ImageInput(torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask), Regions(features, boxes, mask))
 
 
-def region_set(dataset: Dataset, tokenizer: Path, config: ModelConfig) -> RegionSet:
-    """The data set as a model of these settings reads it; DataError if its images are not a detector's."""
-    images = []
-    for example in dataset.examples:
-        if not isinstance(example.source, FeatureRow):
-            raise DataError(
-                f"image {example.id} is a photograph; this model reads a detector's regions: give their folder with --images"
-            )
-        images.append(example.source)
-    return RegionSet(tuple(images), WordPieces.load(tokenizer, config.limits.object_pieces), config)
+@dataclass(frozen=True)
+class DetectionReader:
+    """Reads a detector's regions (the seam of backbone.py), as a model of these settings does."""
+
+    tokenizer: Path  # a tokenizer.json
+    config: ModelConfig
+
+    def read(self, dataset: Dataset, views: int, cache: Path, progress: Progress = SILENT) -> RegionSet:
+        """One view of each image, whatever `views` is; nothing is cached. DataError if an image is a photograph."""
+        images = []
+        for example in dataset.examples:
+            if not isinstance(example.source, FeatureRow):
+                raise DataError(
+                    f"image {example.id} is a photograph; this model reads a detector's regions: give their folder with "
+                    "--images"
+                )
+            images.append(example.source)
+        return RegionSet(tuple(images), WordPieces.load(self.tokenizer, self.config.limits.object_pieces), self.config)
+
+    def missing_bytes(self, dataset: Dataset, views: int, cache: Path) -> int:
+        return 0
 
 
 def check_photographs(dataset: Dataset) -> None:

@@ -22,9 +22,10 @@ from jaxtyping import Float16, Int16
 from PIL import Image
 from torch import Tensor, nn
 
-from aladin.datasets import Dataset, Example, FileOnDisk
+from aladin.datasets import Dataset, Example, FileOnDisk, placing_undecodable
 from aladin.errors import DataError
 from aladin.files import write_whole
+from aladin.network.detections import check_photographs
 from aladin.network.grid import MAP_SHRINKAGE, GridNetwork, top_classes
 from aladin.network.onnx_graph import to_onnx
 from aladin.pictures.pixels import Pixels, open_image, to_pixels
@@ -48,6 +49,24 @@ class Features:
     @property
     def views(self) -> int:
         return len(self.maps)
+
+
+@dataclass(frozen=True)
+class PhotographReader:
+    """Reads photographs through image networks (the seam of backbone.py)."""
+
+    network: GridNetwork
+    size: int  # px a side, to which a photograph is resized
+    tags: int  # that are kept of each photograph
+
+    def read(self, dataset: Dataset, views: int, cache: Path, progress: Progress = SILENT) -> Features:
+        """DataError if an image is a detector's, or cannot be decoded."""
+        check_photographs(dataset)
+        with placing_undecodable(dataset):
+            return cached_features(dataset, self.network, self.size, self.tags, views, cache, progress)
+
+    def missing_bytes(self, dataset: Dataset, views: int, cache: Path) -> int:
+        return _Cached.of(dataset, self.network, self.size, self.tags, views, cache).missing_bytes
 
 
 def cached_features(
@@ -81,11 +100,6 @@ def cached_features(
             _replace(cached.state, str(stop))
         progress(stop, total)
     return Features(maps, classes)
-
-
-def missing_bytes(dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int, cache: Path) -> int:
-    """How much longer `cached_features` will make its files; 0 where everything is there."""
-    return _Cached.of(dataset, network, size, tags, views, cache).missing_bytes
 
 
 def check_room(cache: Path, needed: int, views: int) -> None:

@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from aladin.errors import ConfigError
 
 GRID_CHANNELS = 1280  # of one network
+MEAN, DEVIATION = 127.0, 128.0  # by which the networks' pixels were normalised when they were trained
 SHRINKAGE = 32  # px of the image a side for one cell of a network's last map
 MAP_SHRINKAGE = 16  # px of the image a side for one cell of the cached maps
 
@@ -75,8 +76,7 @@ class GridNetwork(nn.Module):
 
     def maps(self, pixels: UInt8[Tensor, "images height width 3"]) -> Float[Tensor, "images channels rows columns"]:
         """The trunks' outputs, one after the other, for RGB pixels of 0 to 255, in rows from the top."""
-        # The networks were trained on (x - 127) / 128; fixed here, so that training and search cannot differ.
-        normalised = (pixels.permute(0, 3, 1, 2).float() - 127.0) / 128.0
+        normalised = (pixels.permute(0, 3, 1, 2).float() - MEAN) / DEVIATION
         # A map of 32 px a cell is spread, a quarter of its channels to each of four cells of 16 px, so that all are one array.
         spread = (pixel_shuffle(trunk(normalised), factor) for trunk, factor in zip(self.trunks, self._spreads, strict=True))
         return torch.cat(list(spread), dim=1)

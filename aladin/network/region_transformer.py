@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from aladin.datasets import Dataset, placing_undecodable
 from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network import official
-from aladin.network.backbone import Backbone, ImageSet, ParameterGroup
-from aladin.network.detections import RegionSet, check_photographs, region_set
-from aladin.network.features import Features, cached_features
+from aladin.network.backbone import Backbone, ImageReader, ImageSet, ParameterGroup
+from aladin.network.detections import DetectionReader, RegionSet
+from aladin.network.features import Features, PhotographReader
 from aladin.network.grid import (
+    DEVIATION,
     GRID_CHANNELS,
+    MEAN,
     SHRINKAGE,
     GridNetwork,
     cell_geometry,
@@ -30,7 +31,6 @@ from aladin.network.grid import (
 from aladin.network.minilm import load_minilm
 from aladin.network.tensors import ImageInput, Regions, Tokens
 from aladin.network.transformer import EncoderLayer, Transformer, initialise
-from aladin.progress import Progress
 
 
 class RegionTransformer(Transformer, Backbone):
@@ -50,12 +50,13 @@ class RegionTransformer(Transformer, Backbone):
         self.depth = 1 + config.backbone.layers if config.heads.deep else 1
         self.image_dim = config.backbone.region_features + config.backbone.region_geometry
         self.reads_photographs = image_network is not None
+        self.regions = config.regions if self.reads_photographs else None
         self.image_network = image_network
         if image_network is None:
             return
         limits, grid = config.limits, config.image.grid
         self.register_buffer("geometry", cell_geometry(grid), persistent=False)
-        self.register_buffer("pooling", cell_pooling(config.image.size // SHRINKAGE, grid), persistent=False)
+        self.register_buffer("pooling", cell_pooling(config.preprocessing.size // SHRINKAGE, grid), persistent=False)
         # Word pieces of each class name, and of the special tokens around an image's tags: as a rule [CLS], [SEP].
         self.register_buffer("name_pieces", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.int64))
         self.register_buffer("name_mask", torch.zeros(len(class_names()), limits.tag_pieces, dtype=torch.bool))
@@ -74,14 +75,11 @@ class RegionTransformer(Transformer, Backbone):
     ) -> Float[Tensor, "pairs dim"]:
         return self.encode_pairs(pieces, mask, images.tags, images.tag_mask, images.regions)
 
-    def read_images(self, dataset: Dataset, tokenizer: Path, views: int, cache: Path, progress: Progress) -> ImageSet:
-        """A detector's regions as they stand in their folder, or photographs' trunk maps and tags."""
+    def image_reader(self, tokenizer: Path) -> ImageReader:
+        """Of a detector's regions as they stand in their folder, or of photographs' trunk maps and tags."""
         if self.image_network is None:
-            return region_set(dataset, tokenizer, self.config)
-        check_photographs(dataset)
-        size, tags = self.config.image.size, self.config.limits.tags
-        with placing_undecodable(dataset):
-            return cached_features(dataset, self.image_network, size, tags, views, cache, progress)
+            return DetectionReader(tokenizer, self.config)
+        return PhotographReader(self.image_network, self.config.preprocessing.size, self.config.limits.tags)
 
     def batch(
         self,
@@ -173,21 +171,27 @@ class RegionTransformer(Transformer, Backbone):
 def _check_sizes(config: ModelConfig) -> None:
     """ConfigError where two settings contradict each other."""
     backbone, heads, limits, image = config.backbone, config.heads, config.limits, config.image
+    preprocessing, size = config.preprocessing, config.preprocessing.size
     for name, count in (("heads in [backbone]", backbone.heads), ("matching_heads in [heads]", heads.matching_heads)):
         if backbone.dim % count:
             raise ConfigError(f"dim in [backbone] is {backbone.dim} and {name} is {count}; expected a multiple of it")
     photograph = image.source == "photograph"
-    longest = max(limits.caption_pieces, 2 + limits.tags * limits.tag_pieces if photograph else limits.object_pieces)
+    longest = max(preprocessing.caption_pieces, 2 + limits.tags * limits.tag_pieces if photograph else limits.object_pieces)
     if longest > backbone.positions:
         raise ConfigError(
             f"positions in [backbone] is {backbone.positions}, but [limits] allow {longest} word pieces; raise it or lower them"
         )
     if not photograph:
         return
-    if image.size % SHRINKAGE or image.size < SHRINKAGE * image.grid:
+    if size % SHRINKAGE or size < SHRINKAGE * image.grid:
         raise ConfigError(
-            f"size in [image] is {image.size} and grid is {image.grid}; expected a multiple of {SHRINKAGE}, at least "
-            f"{SHRINKAGE} x grid"
+            f"size in [preprocessing] is {size} and grid in [image] is {image.grid}; expected a multiple of {SHRINKAGE}, at "
+            f"least {SHRINKAGE} x grid"
+        )
+    if (preprocessing.mean, preprocessing.deviation) != ((MEAN,) * 3, (DEVIATION,) * 3):
+        raise ConfigError(
+            f"mean and deviation in [preprocessing] are {list(preprocessing.mean)} and {list(preprocessing.deviation)}; the "
+            f"image networks were trained with {MEAN} and {DEVIATION} for every colour"
         )
     features = GRID_CHANNELS * len(image.networks)
     if (backbone.region_features, backbone.region_geometry) != (features, 6):

@@ -134,8 +134,8 @@ def as_trained(model: Aladin) -> Aladin:
     return new
 
 
-def widened(model: Aladin, image: ImageConfig) -> Aladin:
-    """The model with more image networks, and with their size of image: `image.networks` begins with those it has.
+def widened(model: Aladin, image: ImageConfig, size: int) -> Aladin:
+    """The model with more image networks, and with pictures of `size` px a side: `image.networks` begins with those it has.
 
     What the new networks see counts nothing until training gives it weight; the tags are at once those of the last one.
     """
@@ -144,7 +144,8 @@ def widened(model: Aladin, image: ImageConfig) -> Aladin:
     if networks[: len(old)] != old:
         raise ConfigError(f"networks in [image] are {list(networks)}; expected the model's own first: {list(old)}")
     wide = dataclasses.replace(before.backbone, region_features=GRID_CHANNELS * len(networks))
-    config = dataclasses.replace(before, image=image, backbone=wide)
+    preprocessing = dataclasses.replace(before.preprocessing, size=size)
+    config = dataclasses.replace(before, image=image, backbone=wide, preprocessing=preprocessing)
     wider = Aladin(config, RegionTransformer(config, grid_network(networks)))
     state, own = model.state_dict(), wider.state_dict()
     columns = state["backbone.region_embedding.linear.weight"]

@@ -154,7 +154,7 @@ def _explained(text: str, image: EncodedPart, encoder: Encoder) -> Explanation:
     first, last = image.boxes[0], image.boxes[-1]
     picture = Box(first.x, first.y, last.x + last.width - first.x, last.y + last.height - first.y)
     model = encoder.model.config
-    return explain(query, image.tokens, picture.cells(model.image.grid), model.heads.token_dim)
+    return explain(query, image.tokens, model.region_boxes(picture), model.heads.token_dim)
 
 
 def _encoded(

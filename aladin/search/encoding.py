@@ -86,23 +86,23 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: S
     """An image whole is compared both ways, region by region; what is cut out of one may be a part of what is looked for, so
     there only the cut-out's regions choose.
     """
-    name, weight, model = str(part), part.weight / total, encoder.model.config.image
+    name, weight, model = str(part), part.weight / total, encoder.model.config
     if isinstance(part.source, int) and part.box is None:
         row, vector, regions = _stored_image(part.source, _opened(collection))
-        boxes = Box(0, 0, row.width or 1, row.height or 1).cells(model.grid)
+        boxes = model.region_boxes(Box(0, 0, row.width or 1, row.height or 1))
         return EncodedPart(name, weight, vector, regions, MUTUAL, boxes=boxes)
     data, frame = _content(part.source, collection)
     whole = name if part.box is None else name.removesuffix(f"[{part.box}]")
-    image, size = open_with_size(data, whole, 0 if part.box else model.size, frame)
+    image, size = open_with_size(data, whole, 0 if part.box else model.preprocessing.size, frame)
     box = Box(0, 0, *size)
     if part.box is not None:
         box = part.box.within(box.width, box.height)
         image = image.crop((box.x, box.y, box.x + box.width, box.y + box.height))
-    encoded = encoder.encode_images(to_pixels(image, model.size)[None])
+    encoded = encoder.encode_images(to_pixels(image, model.preprocessing.size)[None])
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
     pooling = POOLINGS["MrAVGw"] if part.box else MUTUAL
-    return EncodedPart(name, weight, encoded.vectors[0], encoded.regions[0], pooling, boxes=box.cells(model.grid))
+    return EncodedPart(name, weight, encoded.vectors[0], encoded.regions[0], pooling, boxes=model.region_boxes(box))
 
 
 def _stored_image(

@@ -166,7 +166,7 @@ class Searcher:
 
     def _boxes(self, row: ImageRow) -> tuple[Box, ...]:
         """Where each region of an image is in it."""
-        return Box(0, 0, row.width or 1, row.height or 1).cells(self.encoder.model.config.image.grid)
+        return self.encoder.model.config.region_boxes(Box(0, 0, row.width or 1, row.height or 1))
 
     def _probabilities(
         self, query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"]

@@ -23,7 +23,7 @@ from aladin.network.variants import as_trained, check_addable
 from aladin.progress import SILENT, Steps
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.global_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_global_head
-from aladin.training.learning_set import Reader, check_captions, learning_set
+from aladin.training.learning_set import check_captions, learning_set
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def add_global_head(
 def _lesson(begin: Aladin, tokenizer: Path, dataset: Dataset, cache: Path, minilm: Path | None, progress: Steps) -> Lesson:
     """What the head learns from."""
     with progress.step("image features") as watched:
-        read = learning_set(dataset, Reader.of(begin), tokenizer, cache, watched)
+        read = learning_set(dataset, begin, tokenizer, cache, progress=watched)
     with progress.step("images") as watched:
         pictures = pooled_pictures(begin, read.images, watched)
     with progress.step("captions") as watched:
         sentences = pooled_sentences(begin, read.pieces, watched)
-    words = WordPieces.load((minilm or minilm_folder()) / "tokenizer.json", begin.config.limits.caption_pieces)
+    words = WordPieces.of((minilm or minilm_folder()) / "tokenizer.json", begin.config.preprocessing)
     similarity = CaptionSimilarity.build(minilm_of(minilm), words.encode(list(dataset.captions)), read.owners)
     return Lesson(pictures, sentences, read.owners, similarity.scores)
 

@@ -19,9 +19,8 @@ from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError
 from aladin.evaluation.encoding import precision_context
+from aladin.network.backbone import ImageSet
 from aladin.network.caption_blocks import caption_blocks
-from aladin.network.detections import RegionSet
-from aladin.network.features import Features
 from aladin.network.global_head import GlobalReader, Perceptron, pooled_mean, standardised
 from aladin.network.model import Aladin
 from aladin.network.principal_axes import principal_axes
@@ -94,9 +93,7 @@ class Lesson:
         return kept
 
 
-def pooled_pictures(
-    model: Aladin, images: Features | RegionSet, progress: Progress = SILENT
-) -> Float[Tensor, "images features"]:
+def pooled_pictures(model: Aladin, images: ImageSet, progress: Progress = SILENT) -> Float[Tensor, "images features"]:
     """What the global head reads of each image; of a photograph its first view, the whole picture."""
     return pooled_images(len(images), lambda rows: model.backbone.batch(images, rows).regions.tokens, pooled_mean, progress)
 

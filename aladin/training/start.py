@@ -85,7 +85,7 @@ def _changed(model: Aladin, recipe: Recipe) -> Aladin:
     heads, image = recipe.model.heads, recipe.model.image
     model = with_dropout(model, recipe.model.backbone.dropout, heads.matching_dropout)
     if len(image.networks) > len(model.config.image.networks):
-        model = widened(model, image)
+        model = widened(model, image, recipe.model.preprocessing.size)
     if recipe.fresh_matching_head:
         model = with_fresh_matching_head(model)
     if "cross_encoder" in recipe.train and model.cross_encoder is None:
@@ -104,5 +104,4 @@ def _new(recipe: Recipe, minilm: Path) -> tuple[Path, Aladin]:
         )
     check_minilm_sizes(recipe.model.backbone)
     tokenizer = minilm / "tokenizer.json"
-    pieces = WordPieces.load(tokenizer, recipe.model.limits.caption_pieces)
-    return tokenizer, new_model(recipe.model, pieces, minilm=minilm)
+    return tokenizer, new_model(recipe.model, WordPieces.of(tokenizer, recipe.model.preprocessing), minilm=minilm)

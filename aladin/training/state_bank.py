@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from aladin.network.caption_blocks import caption_blocks
-from aladin.network.features import Features
 from aladin.network.model import Aladin
 from aladin.network.tensors import Tokens
 from aladin.progress import SILENT, Progress
@@ -36,10 +35,9 @@ class StateBank:
     def build(cls, model: Aladin, data: LearningSet, run: Run, progress: Progress = SILENT) -> "StateBank":
         """The states of every view of every image and of every caption, in bfloat16 to halve the memory."""
         model.eval()
-        features = data.images
-        assert isinstance(features, Features), "states are only kept for photographs"
-        views, images = features.maps.shape[:2]
-        tokens, dim = 1 + model.config.image.grid**2, model.state_dim
+        assert model.backbone.regions is not None, "states are only kept where every image has as many"
+        views, images = data.images.views, len(data.images)
+        tokens, dim = 1 + model.backbone.regions, model.state_dim
         image_states = torch.empty(views, images, tokens, dim, dtype=torch.bfloat16)
         caption_states = torch.zeros(*data.pieces.ids.shape, dim, dtype=torch.bfloat16)
         total = views * images + len(caption_states)
@@ -47,7 +45,7 @@ class StateBank:
             for view in range(views):
                 for start in range(0, images, BATCH):
                     rows = np.arange(start, min(start + BATCH, images))
-                    states = model.image_states(model.backbone.batch(features, rows, view)).states
+                    states = model.image_states(model.backbone.batch(data.images, rows, view)).states
                     image_states[view, start : start + BATCH] = states.bfloat16()
                     progress(view * images + start + len(rows), total)
             done = views * images

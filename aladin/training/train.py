@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aladin.datasets import Data, DataOrigin, Dataset, check_apart, dataset_of
+from aladin.network.backbone import ImageSet
 from aladin.network.features import check_room, readable_bytes
-from aladin.training.learning_set import Images, Reader, check_captions, learning_set
+from aladin.training.learning_set import Reader, check_captions, learning_set
 from aladin.training.recipe import Recipe, read_recipe
 from aladin.training.run_folder import check_same_run, origins_of
 from aladin.training.start import Start, start_model
@@ -65,16 +66,17 @@ def train(
     folds_of(begin, len(train_data))  # says what is wrong with them
     check_same_run(out, recipe, origins_of(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))
     features = _path(cache) or out / "features"
-    learner, judge = Reader.of(begin.model, recipe.views), Reader.of(begin.model)
-    _check_room(begin, [(train_data, learner), (val_data, judge)], train_data, features, progress)
+    model, tokenizer = begin.model, begin.tokenizer
+    own = model.backbone.image_reader(tokenizer)
+    _check_room(begin, [(train_data, Reader(own, recipe.views)), (val_data, Reader(own))], features, progress)
     with progress.step("training images") as watched:
-        learn = learning_set(train_data, learner, begin.tokenizer, features, watched)
+        learn = learning_set(train_data, model, tokenizer, features, recipe.views, watched)
     with progress.step("validation images") as watched:
-        judged = learning_set(val_data, judge, begin.tokenizer, features, watched)
+        judged = learning_set(val_data, model, tokenizer, features, progress=watched)
 
-    def images(reader: Reader) -> Images:
+    def images(reader: Reader) -> ImageSet:
         with progress.step(f"training images, for {reader.name}") as watched:
-            return reader.images(train_data, begin.tokenizer, features, watched)
+            return reader.images(train_data, features, watched)
 
     trainer = Trainer(recipe, begin, learn, judged, out, images)
     trainer.run(progress)
@@ -85,10 +87,9 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _check_room(
-    begin: Start, own: list[tuple[Dataset, Reader]], train: Dataset, features: Path, progress: TrainingProgress
-) -> None:
+def _check_room(begin: Start, own: list[tuple[Dataset, Reader]], features: Path, progress: TrainingProgress) -> None:
     """DataError if the disk has no room for all features of a run, its teachers' among them."""
+    train = own[0][0]
     readers = [*own, *((train, reader) for teacher in begin.teachers.values() for reader in teacher.readers)]
     # Of readers with the same image networks all are counted: rather too much than too little.
     needed = sum(reader.missing_bytes(data, features) for data, reader in readers)

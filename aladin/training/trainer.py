@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aladin.errors import TrainingError
-from aladin.network.features import Features
+from aladin.network.backbone import ImageSet
 from aladin.network.minilm import minilm
 from aladin.network.model import Aladin
 from aladin.processes import peak_memory
@@ -24,7 +24,7 @@ from aladin.training.averaging import averaged_model
 from aladin.training.batches import Plan, Step
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.checkpoint import Learning
-from aladin.training.learning_set import Images, ImagesSeen, LearningSet, Reader, captions_digest
+from aladin.training.learning_set import ImagesSeen, LearningSet, Reader, captions_digest
 from aladin.training.objective import Objective
 from aladin.training.optimizer import optimizer_of, set_rates, share_of_rates
 from aladin.training.projection import AXES_STEPS, begin_projection
@@ -41,7 +41,7 @@ from aladin.training.validation import judged_head, validate
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
 
 
-def nobody_else(reader: Reader) -> Images:
+def nobody_else(reader: Reader) -> ImageSet:
     """The training images for teachers of a run in which none has a reader of its own."""
     raise AssertionError(f"{reader.name} sees the images its own way; give the run those images")
 
@@ -106,7 +106,7 @@ class Trainer:
     def _prepare(self, progress: TrainingProgress) -> None:
         """What no step changes."""
         frozen = not {"backbone", "image_network"} & set(self.recipe.train)
-        if frozen and isinstance(self.train_set.images, Features):
+        if frozen and self.model.backbone.regions is not None:
             with progress.step("frozen states") as watched:
                 self.reads.bank = StateBank.build(self.model, self.train_set, self.process, watched)
         if self.recipe.loss.needs_caption_similarity:
@@ -208,8 +208,7 @@ class Trainer:
 
 
 def _plan(recipe: Recipe, start: Start, train: LearningSet) -> Plan:
-    # Of a detector's regions, whose number differs, all are read.
-    regions = start.model.config.image.grid**2 if isinstance(train.images, Features) else 1
+    regions = start.model.backbone.regions or 1  # where their number differs, all are read
     return Plan(
         train.owners,
         recipe.batch_images,

@@ -55,6 +55,7 @@ def test_every_file_that_makes_a_command_is_listed() -> None:
     assert found == set(COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_begins_as_the_list_says(command: str) -> None:
     result = python("-m", "aladin", command, "--help")

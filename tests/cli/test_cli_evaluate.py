@@ -17,7 +17,7 @@ from aladin.evaluation import evaluate
 from aladin.measures.protocols import PROTOCOLS
 from aladin.measures.relevance.named import JUDGES
 from aladin.measures.report import to_json
-from aladin.network import region_transformer
+from aladin.network import features
 from aladin.network.checkpoints import save_model
 from aladin.network.features import Features
 from aladin.network.grid import NETWORKS
@@ -68,7 +68,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         return Features(maps, np.zeros((1, images, 1), dtype=np.int16))
 
-    monkeypatch.setattr(region_transformer, "cached_features", invented)
+    monkeypatch.setattr(features, "cached_features", invented)
     return tmp_path / "trained"
 
 
@@ -130,6 +130,7 @@ def test_a_trained_model_is_measured_in_the_precision_asked_for(
     assert report["heads"]["two-stage k=100"] == report["heads"]["alignment"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--cross-encoder-model", "headed"), ("--cross-encoder", "2")])
 def test_a_cross_encoder_reads_the_best_of_stage_2(run: Run, trained: Path, data: Path, options: tuple[str, ...]) -> None:
     folder = trained.parent / "headed"

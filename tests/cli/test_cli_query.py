@@ -137,6 +137,7 @@ def test_what_cannot_be_answered_is_one_sentence(aladin: Run, photos: Path, opti
 # Conditions.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

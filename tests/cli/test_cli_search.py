@@ -297,6 +297,7 @@ def test_a_reader_that_leaves_early_causes_no_complaint(photos: Path, model_path
     assert ended.stderr == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("search", "red"), ("search", "red", "--json"), ("status",)], ids=" ".join)
 def test_a_full_disk_under_stdout_is_one_sentence(photos: Path, model_path: Path, arguments: tuple[str, ...]) -> None:
     command, *rest = arguments

@@ -123,6 +123,7 @@ def test_a_run_records_what_it_is_made_of_and_what_is_made_of_its_model_keeps_th
     assert corrected["hub_correction"]["data"]["digest"] == data["val"]["digest"]
 
 
+@pytest.mark.slow
 def test_a_teacher_is_loaded_once(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = files / "model" / "tokenizer.json"
     headed = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, cross_encoder=True))
@@ -168,11 +169,13 @@ def test_several_models_teach_and_are_recorded_without_their_paths(
     assert "belongs to a run with another teacher of kind ensemble, one (weights " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_seed_given_on_the_command_line_replaces_the_recipes(files: Path, tmp_path: Path) -> None:
     assert exit_code([*arguments(files, tmp_path / "run"), "--seed", "7"]) == 0
     assert "\nseed = 7\n" in (tmp_path / "run" / "settings.toml").read_text()
 
 
+@pytest.mark.slow
 def test_another_recipe_in_a_runs_folder_is_refused(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(arguments(files, tmp_path / "run")) == 0
     settings = (tmp_path / "run" / "settings.toml").read_text()
@@ -250,6 +253,7 @@ def test_a_setting_that_is_wrong_is_named_with_its_file(
     assert f"unknown setting 'lerning_rate' in [optimizer] of {recipe}; did you mean 'learning_rate'?" in line
 
 
+@pytest.mark.slow
 def test_a_bad_row_stops_the_command_unless_it_may_be_skipped(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

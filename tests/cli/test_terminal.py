@@ -159,6 +159,7 @@ def evil_folder(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> P
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=lambda make: " ".join(make("FOLDER", "EVIL")))
 def test_no_command_writes_a_control_character_on_a_terminal(
     arguments: Callable[[str, str], list[str]], evil_folder: Path, model_path: Path

@@ -208,6 +208,7 @@ def conditions() -> st.SearchStrategy[str]:
     return st.recursive(compared, lambda inner: formatted(COMBINED, inner), max_leaves=6)
 
 
+@pytest.mark.slow
 @given(where=conditions())
 def test_a_condition_means_what_sqlite_reads_in_it(database: sqlite3.Connection, where: str) -> None:
     expected = [number for (number,) in database.execute(f"SELECT id FROM plain WHERE {where} ORDER BY id")]

@@ -446,6 +446,7 @@ def test_a_file_that_vanishes_while_the_folder_is_read_is_counted_and_gets_no_ro
         assert sum(collection.counts().values()) + report.skipped.get("vanished while the folder was read", 0) == len(COLOURS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_NAMES, ids=repr)
 def test_odd_names_are_stored_without_loss(tmp_path: Path, encoder: Encoder, name: bytes) -> None:
     path = tmp_path / "folder" / os.fsdecode(name)

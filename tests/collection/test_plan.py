@@ -22,6 +22,7 @@ from tests.tiny_model import COLOURS
 __all__ = ["counting", "folder"]  # the fixtures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after", "files", "pictures"), [(0, 3, 2, 4), (1, 3, 2, 4), (3, 2, 1, 2), (3, 1, 0, 0)])
 def test_a_plan_tells_what_index_then_does(
     folder: Path, counting: CountingEncoder, before: int, after: int, files: int, pictures: int

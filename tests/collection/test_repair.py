@@ -26,6 +26,7 @@ PAGE = 4096
 TABLE_LEAF = 13  # how a page of a table's rows begins
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_repair_keeps_whatever_the_flipped_bit_did_not_touch(
     place: Path, photos: Path, tmp_path: Path, model: ModelFolder, encoder: Encoder, seed: int
@@ -114,6 +115,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_in_one_place_costs_few_images_more_than_their_reading(
     large: Path, tmp_path: Path, model: ModelFolder, damage: str
@@ -178,6 +180,7 @@ def test_what_holds_no_image_any_more_is_left_as_it_is(large: Path, tmp_path: Pa
 # Rows.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "says"),
     [

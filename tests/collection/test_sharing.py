@@ -80,6 +80,7 @@ def add_rows(writer: CollectionWriter, rows: int, seed: int) -> list[int]:
     return writer.add([Photograph(file, file.path.encode(), 4, 3, None) for file in files], vectors, tokens)
 
 
+@pytest.mark.slow
 def test_a_second_indexing_command_ends_with_5_and_says_who_is_first(tmp_path: Path, model_path: Path) -> None:
     place = default_file(tmp_path)
     (tmp_path / "a.png").write_bytes(b"")

@@ -85,6 +85,7 @@ def test_every_flipped_bit_that_means_anything_is_noticed(place: Path, tmp_path:
             assert said(copy) == truth, f"bit {bit} of byte {position} went unnoticed"
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_stored_value_is_noticed(place: Path, tmp_path: Path) -> None:
     """The same where nothing is unused: the bytes of all vectors, tokens, paths and checksums themselves."""
     original, copy = place.read_bytes(), tmp_path / "copy.sqlite"

@@ -51,6 +51,7 @@ def test_a_deleted_and_a_renamed_image_are_told(photos: Path) -> None:
     assert told(ticking)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".hidden.png", ".aladin/collection.sqlite", "notes.txt"])
 def test_what_is_hidden_or_no_image_is_not_told(photos: Path, name: str) -> None:
     (photos / ".aladin").mkdir()

@@ -180,6 +180,7 @@ def test_the_same_data_reads_the_same_from_every_format(form, tmp_path):
 texts = some.text(some.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 
+@pytest.mark.slow
 @every_format
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(captions=some.lists(some.lists(texts, min_size=1, max_size=3), min_size=1, max_size=3))
@@ -224,6 +225,7 @@ def test_a_source_whose_file_is_gone_names_it(form, tmp_path):
         source.read()
 
 
+@pytest.mark.slow
 @every_format
 def test_reading_goes_on_in_forked_processes_and_in_threads(form, tmp_path):
     dataset = read_dataset(WRITERS[form](tmp_path, ROWS))

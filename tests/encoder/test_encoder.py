@@ -170,6 +170,7 @@ def test_a_package_without_its_model_says_how_to_give_one(tmp_path: Path, monkey
         shipped_model()
 
 
+@pytest.mark.slow
 def test_searching_loads_neither_torch_nor_the_tools_of_training() -> None:
     script = "import sys, aladin.cli.search; sys.exit(bool({'torch', 'safetensors', 'pyarrow', 'onnx'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -85,7 +85,7 @@ def test_a_model_folder_reads_a_detectors_regions(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     config = dataclasses.replace(SIZES, heads=dataclasses.replace(SIZES.heads, cross_encoder=True))
     torch.manual_seed(0)
-    model = new_model(config, WordPieces.load(tokenizer, config.limits.caption_pieces), pretrained=False)
+    model = new_model(config, WordPieces.of(tokenizer, config.preprocessing), pretrained=False)
     save_model(model, tokenizer, tmp_path / "model")
     images = random_images(COUNTS, FEATURES)
     features = write_features(tmp_path / "features", images)
@@ -99,6 +99,7 @@ def test_a_model_folder_reads_a_detectors_regions(tmp_path: Path) -> None:
     assert together == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_cross_encoders_weights_is_refused(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     save_model(tiny_model(tokenizer), tokenizer, tmp_path / "plain")

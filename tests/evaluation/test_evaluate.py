@@ -58,6 +58,7 @@ def test_the_hardest_queries_are_as_many_as_asked_for(model_path: Path, dataset:
     assert {query.rank for query in found.hardest["text_to_image"]} == {1}
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_warned_of(model_path: Path, dataset: Dataset, tmp_path: Path) -> None:
     names = [example.id for example in dataset.examples]
     rows = [f"{image}\t{text}#0\t{1 + (image == text)}\t1\t2" for image in names for text in names]

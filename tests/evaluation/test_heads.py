@@ -39,6 +39,7 @@ every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
 both_directions = pytest.mark.parametrize("direction", DIRECTIONS)
 
 
+@pytest.mark.slow
 @every_pooling
 @given(batch=token_batches(), memory=MEMORIES)
 def test_the_matrix_holds_what_the_definition_says(pooling: Pooling, batch: TokenBatch, memory: int) -> None:
@@ -47,6 +48,7 @@ def test_the_matrix_holds_what_the_definition_says(pooling: Pooling, batch: Toke
     np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_pooling
 @given(batch=token_batches(), memory=MEMORIES, extra=st.integers(0, 4))
 def test_neither_padding_nor_memory_changes_a_score(pooling: Pooling, batch: TokenBatch, memory: int, extra: int) -> None:
@@ -65,6 +67,7 @@ def test_captions_without_words_score_zero_and_images_without_regions_never_win(
     assert alignment_matrix(padded([some]), padded([nothing, nothing]), pooling).tolist() == [[0.0, 0.0]]
 
 
+@pytest.mark.slow
 @every_pooling
 @pytest.mark.parametrize("memory", [2**20, 2**22])
 def test_blocks_stay_within_the_memory_asked_for(pooling: Pooling, memory: int) -> None:
@@ -76,6 +79,7 @@ def test_blocks_stay_within_the_memory_asked_for(pooling: Pooling, memory: int) 
     assert memory / 16 < live.peak - result.nbytes < memory
 
 
+@pytest.mark.slow
 @both_directions
 @given(data=st.deferred(lambda: encoded_data()), rerank=st.integers(1, 12), memory=MEMORIES)
 def test_two_stages_rank_as_sorting_every_query_by_hand_does(
@@ -86,6 +90,7 @@ def test_two_stages_rank_as_sorting_every_query_by_hand_does(
     assert two_stage_ranks(data, direction, rerank, memory).tolist() == expected
 
 
+@pytest.mark.slow
 @both_directions
 @given(data=st.deferred(lambda: encoded_data()), more=st.integers(0, 3))
 def test_re_ranking_everything_is_exhaustive_alignment(direction: Direction, data: EncodedData, more: int) -> None:
@@ -178,6 +183,7 @@ def test_no_re_ranking_leaves_the_two_stages_out() -> None:
     assert list(found.ranks) == ["matching", "alignment"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1, 2**20])
 @pytest.mark.parametrize("rerank", [0, 3, 99])
 def test_in_folds_a_query_meets_the_candidates_of_its_fold(rerank: int, memory: int) -> None:
@@ -193,6 +199,7 @@ def test_in_folds_a_query_meets_the_candidates_of_its_fold(rerank: int, memory: 
                     assert values[queries].tolist() == alone.judged[head][direction][name].tolist()
 
 
+@pytest.mark.slow
 @both_directions
 @given(data=st.deferred(lambda: encoded_data()), rerank=st.integers(1, 12), memory=MEMORIES, seed=st.integers(0, 99))
 @settings(max_examples=40)
@@ -216,6 +223,7 @@ def test_judged_measures_are_those_of_candidates_sorted_by_hand(
                 assert found.judged[head][direction][name][query] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @given(
     data=st.deferred(lambda: encoded_data()),
     rerank=st.integers(1, 12),
@@ -236,6 +244,7 @@ def test_three_stages_rank_as_sorting_every_query_three_times_does(
         assert found.ranks[f"cross-encoder k={rerank} n={depth}"][direction].tolist() == expected
 
 
+@pytest.mark.slow
 @both_directions
 @given(data=st.deferred(lambda: encoded_data()), more=st.integers(0, 3), seed=st.integers(0, 99))
 def test_reading_every_pair_at_the_end_is_exhaustive_pair_scoring(

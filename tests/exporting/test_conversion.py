@@ -15,13 +15,13 @@ from transformers import BertConfig, BertModel
 
 from aladin.config import read_toml, to_table
 from aladin.datasets import Dataset, read_dataset
-from aladin.encoder.config import HeadsConfig, ImageConfig, QuirksConfig
+from aladin.encoder.config import HeadsConfig, ImageConfig, ModelConfig, QuirksConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import AladinError, ConfigError, DataError, ModelError
 from aladin.exporting.conversion import Original, bert_tokenizer, caption_lines, convert_checkpoint, fill, unpickled
 from aladin.network.backbones import new_backbone
 from aladin.network.checkpoints import load_model
-from aladin.network.detections import check_photographs, region_set
+from aladin.network.detections import DetectionReader, RegionSet, check_photographs
 from aladin.network.model import Aladin
 from aladin.network.official import RELEASED
 from aladin.network.scores import alignment_scores
@@ -87,6 +87,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     rows = [{"image": image, "captions": [text]} for image, text in zip(images, CAPTIONS, strict=True)]
     (path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return read_dataset(path)
+
+
+def region_set(dataset: Dataset, tokenizer: Path, config: ModelConfig) -> RegionSet:
+    """The data set as a model of a detector's regions reads it, which caches nothing."""
+    return DetectionReader(tokenizer, config).read(dataset, 1, cache=tokenizer.parent)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +287,8 @@ def test_a_converted_folder_states_sizes_quirks_and_origin(folder: Path, checkpo
     }
     quirks = {"image_first_token": "[UNK]", "region_as_cls": True, "last_piece_dropped": True, "zero_padding": True}
     assert table["quirks"] == quirks == to_table(RELEASED)
-    assert (table["limits"]["caption_pieces"], table["limits"]["object_pieces"], table["limits"]["regions"]) == (50, 50, 34)
+    assert (table["limits"]["object_pieces"], table["limits"]["regions"]) == (50, 34)
+    assert table["preprocessing"]["caption_pieces"] == 50
     assert table["origin"]["file"] == checkpoint.name
     assert table["origin"]["epoch"] == 14
     assert len(table["origin"]["sha256"]) == 64

@@ -90,7 +90,7 @@ def test_the_exported_graphs_encode_as_the_model_does_whatever_the_batch(exporte
     encoder = Encoder.load(exported, threads=1)
     pixels = np.stack([picture(number) for number in range(count)])
     texts = [captions(number % len(PAIRS))[number % 2] for number in range(count)]
-    pieces = WordPieces.load(exported / "tokenizer.json", TINY.limits.caption_pieces).encode(texts)
+    pieces = WordPieces.of(exported / "tokenizer.json", TINY.preprocessing).encode(texts)
     with torch.no_grad():
         vectors, regions = ImageGraph(model)(torch.from_numpy(pixels))
         text_vectors, words, mask = TextGraph(model)(torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask))

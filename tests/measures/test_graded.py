@@ -76,6 +76,7 @@ def test_a_model_that_scores_all_candidates_alike_has_the_relevant_ones_last(mea
     assert measured(measure, [0.5] * 25, relevance) == measured(measure, range(25, 0, -1), worst_first)
 
 
+@pytest.mark.slow
 @every_measure
 @few_examples
 @given(query=queries(), cell=st.integers(0, 99))
@@ -85,6 +86,7 @@ def test_a_broken_score_loses_the_query(measure: RankedMeasure, query: tuple[np.
     assert measured(measure, scores, relevance) == 0.0
 
 
+@pytest.mark.slow
 @every_measure
 @few_examples
 @given(query=queries())

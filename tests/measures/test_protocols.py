@@ -18,6 +18,7 @@ def dataset(images: int, captions: int = 5) -> Dataset:
     return Dataset(tuple(example(number) for number in range(images)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "images", "used"),
     [

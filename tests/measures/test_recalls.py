@@ -96,6 +96,7 @@ def test_recall_grows_with_k(direction: Direction, data: Scored, k: int) -> None
     assert Recall(k)(ranks) <= Recall(k + 1)(ranks) <= Recall(max(data.scores.shape))(ranks) == 100.0
 
 
+@pytest.mark.slow
 @given(data=scored())
 def test_rsum_adds_three_recalls_of_both_directions(data: Scored) -> None:
     expected = [recall(right_answer_ranks(data.scores, data.owners, d)) for d in DIRECTIONS for recall in RECALLS]
@@ -159,6 +160,7 @@ def test_captions_that_win_independently_scatter_as_if_drawn_one_by_one() -> Non
     assert together.high - together.low == pytest.approx(singly.high - singly.low, rel=0.15)
 
 
+@pytest.mark.slow
 def test_drawn_images_bring_all_their_queries_of_every_sample() -> None:
     """Images with different numbers of captions, in any order, against drawing them one by one."""
     random = np.random.default_rng(1)

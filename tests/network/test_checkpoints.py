@@ -151,6 +151,7 @@ def test_a_model_toml_that_describes_no_model_is_refused(
     assert str(folder / "model.toml") in sentence(caught)
 
 
+@pytest.mark.slow
 def test_minilm_encodes_captions_as_transformers_does() -> None:
     backbone = Transformer(BackboneConfig()).eval()
     own_embedding = {name: weight.clone() for name, weight in backbone.region_embedding.state_dict().items()}

@@ -244,6 +244,7 @@ def test_an_exported_graph_of_images_computes_the_same_and_in_int8_nearly(
     assert (small[1] * regions.numpy()).sum(axis=-1).min() > 0.99
 
 
+@pytest.mark.slow
 def test_training_from_a_model_without_depth_adds_it_fresh_and_only_once(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     plain = tiny_model(tokenizer)

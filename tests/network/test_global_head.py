@@ -145,6 +145,7 @@ def right(pair: PerceptronPair, data: Lesson) -> float:
     return float((found.argmax(dim=0).numpy() == data.owners).mean())
 
 
+@pytest.mark.slow
 def test_a_pair_finds_the_pictures_of_captions_that_it_has_not_seen() -> None:
     told: list[tuple[int, int]] = []
     pair = lesson(200).learned(150, 0, "fp32", lambda done, total: told.append((done, total)))
@@ -206,6 +207,7 @@ def test_learning_gives_the_head_what_it_reads_and_leaves_the_rest_of_the_model_
     assert_close(found.tokens.states[:, 1], torch.cat([plain.tokens.states[:, 1] * 0.6**0.5, whole * 0.4**0.5], dim=1))
 
 
+@pytest.mark.slow
 def test_what_was_added_after_training_is_left_out_of_training_and_of_means(tmp_path: Path) -> None:
     model = model_of(tmp_path / "tokenizer")
     save_model(model, tmp_path / "tokenizer" / "tokenizer.json", tmp_path / "whole")

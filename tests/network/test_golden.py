@@ -115,7 +115,7 @@ def vectors_and_tokens(encoder: Encoder) -> dict[str, object]:
     """Of the first example photographs and some sentences, as the collection stores them."""
     photographs: dict[str, object] = {}
     for path in sorted(PHOTOS.glob("*.jpg"))[:4]:
-        pixels = to_pixels(open_image(path.read_bytes()), encoder.model.config.image.size)
+        pixels = to_pixels(open_image(path.read_bytes()), encoder.model.config.preprocessing.size)
         found = encoder.encode_images(pixels[None])
         photographs[path.name] = {"vector": text_of(found.vectors[0]), "tokens": text_of(found.regions[0, ::EVERY_TOKEN])}
     texts = dict(zip(TEXTS, map(text_of, encoder.encode_texts(list(TEXTS)).vectors), strict=True))
@@ -134,6 +134,7 @@ def cosines(some: object, others: object, dim: int) -> np.ndarray:
     return product
 
 
+@pytest.mark.slow
 def test_vectors_and_tokens_are_nearly_what_they_were(shipped: Encoder) -> None:
     expected: dict = golden("vectors.json", lambda: vectors_and_tokens(shipped))
     assert expected["model"] == shipped.model.fingerprint, "another model is shipped now: renew the file, as said above"
@@ -155,7 +156,7 @@ from aladin.encoder.folder import ModelFolder
 from aladin.collection.tokens import token_blob
 import numpy as np
 encoder = Encoder.load(Path(sys.argv[1]), threads=int(sys.argv[2]))
-size = encoder.model.config.image.size
+size = encoder.model.config.preprocessing.size
 found = encoder.encode_images(np.stack([to_pixels(open_image(Path(path).read_bytes()), size) for path in sys.argv[3:]]))
 for vector, tokens in zip(found.vectors, found.regions):
     print(zlib.crc32(vector.astype("<f2").tobytes() + token_blob(tokens)))
@@ -167,7 +168,7 @@ for vector, tokens in zip(found.vectors, found.regions):
 def test_on_one_processor_what_is_stored_is_the_same_to_the_bit(shipped: Encoder, threads: str) -> None:
     """In another process, with other threads, beside other photographs."""
     paths = sorted(PHOTOS.glob("*.jpg"))[:3]
-    size = shipped.model.config.image.size
+    size = shipped.model.config.preprocessing.size
     expected = []
     for path in paths:
         found = shipped.encode_images(to_pixels(open_image(path.read_bytes()), size)[None])

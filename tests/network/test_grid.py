@@ -131,6 +131,7 @@ def test_the_top_classes_are_the_most_likely_ones_best_first() -> None:
     assert top_classes(logits, 0).shape == (2, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("photo", "sensible"),
     [

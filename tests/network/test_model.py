@@ -6,13 +6,14 @@ import torch
 from torch.testing import assert_close
 
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.backbones import new_backbone
 from aladin.network.grid import class_names
 from aladin.network.model import Aladin
 from aladin.network.variants import widened
-from tests.tiny_learning import TINY, tiny_model, trunk, write_tokenizer
+from tests.tiny_learning import SIZE, TINY, tiny_model, trunk, write_tokenizer
 from tests.tiny_learning import picture as draw
 
 
@@ -23,7 +24,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tokenizer: Path) -> Aladin:
-    limits = LimitsConfig(caption_pieces=12, tags=2, tag_pieces=3)
+    limits = LimitsConfig(tags=2, tag_pieces=3)
     return tiny_model(tokenizer, dataclasses.replace(TINY, limits=limits)).eval()
 
 
@@ -48,7 +49,7 @@ def test_tags_are_the_pieces_of_class_names_between_cls_and_sep(model: Aladin, t
 
 
 def test_a_model_may_do_without_tags(tokenizer: Path, maps: torch.Tensor) -> None:
-    model = tiny_model(tokenizer, dataclasses.replace(TINY, limits=LimitsConfig(caption_pieces=12, tags=0))).eval()
+    model = tiny_model(tokenizer, dataclasses.replace(TINY, limits=LimitsConfig(tags=0))).eval()
     states = model.image_states(model.backbone.image_input(maps, torch.empty(3, 0, dtype=torch.int64)))
     assert states.states.shape == (3, 1 + 4, 16)
 
@@ -104,11 +105,11 @@ def changed(**sections: object) -> ModelConfig:
     [
         (changed(backbone=dataclasses.replace(TINY.backbone, heads=3)), r"dim in \[backbone\] is 16 and heads .* is 3"),
         (changed(heads=HeadsConfig(matching_heads=5)), r"matching_heads in \[heads\] is 5"),
-        (changed(limits=LimitsConfig(caption_pieces=17)), "positions in .* is 16, but .* allow 17 word pieces"),
-        (changed(limits=LimitsConfig(caption_pieces=9, tags=5)), "positions in .* is 16, but .* allow 17 word pieces"),
+        (changed(preprocessing=Preprocessing(SIZE, caption_pieces=17)), "positions in .* is 16, but .* allow 17 word pieces"),
+        (changed(limits=LimitsConfig(tags=5)), "positions in .* is 16, but .* allow 17 word pieces"),
         (
-            changed(image=ImageConfig(size=64, grid=3)),
-            "size in .* is 64 and grid is 3; expected a multiple of 32, at least 32 x grid",
+            changed(image=ImageConfig(grid=3)),
+            "size in .* is 64 and grid in .* is 3; expected a multiple of 32, at least 32 x grid",
         ),
         (changed(backbone=BackboneConfig(region_features=2048)), "the image networks give 1280 and 6"),
         (changed(backbone=BackboneConfig(positions=4000), limits=LimitsConfig(tags=1001)), "tags .* is 1001"),
@@ -131,7 +132,7 @@ def test_a_widened_model_says_the_same_until_it_learns(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, limits=dataclasses.replace(TINY.limits, tags=0))
     narrow = tiny_model(write_tokenizer(tmp_path), config)
     image = dataclasses.replace(config.image, networks=("efficientnet-lite0", "efficientnet-lite2"))
-    wide = widened(narrow, image)
+    wide = widened(narrow, image, SIZE)
     assert narrow.image_network is not None
     assert wide.image_network is not None
     pixels = torch.stack([torch.from_numpy(draw(number)) for number in range(3)])
@@ -139,4 +140,4 @@ def test_a_widened_model_says_the_same_until_it_learns(tmp_path: Path) -> None:
     expected = narrow.image_states(narrow.backbone.image_input(narrow.image_network.maps(pixels), none)).states
     assert_close(wide.image_states(wide.backbone.image_input(wide.image_network.maps(pixels), none)).states, expected)
     with pytest.raises(ConfigError, match="expected the model's own first"):
-        widened(narrow, dataclasses.replace(image, networks=("efficientnet-lite2",)))
+        widened(narrow, dataclasses.replace(image, networks=("efficientnet-lite2",)), SIZE)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig, Pooling, QuirksConfig
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.word_pieces import WordPieces
 from aladin.exporting.conversion import bert_tokenizer
 from aladin.network import official
@@ -26,7 +27,7 @@ POOLINGS: list[Pooling] = ["MrSw", "MrAVGw", "MwSr", "symm", "sum", "scan-senten
 BACKBONE = BackboneConfig(
     vocabulary=len(VOCABULARY), positions=16, dim=DIM, layers=1, heads=2, feed_forward=12, region_features=5, region_geometry=6
 )
-LIMITS = LimitsConfig(caption_pieces=12, regions=4, object_pieces=10)
+LIMITS = LimitsConfig(regions=4, object_pieces=10)
 
 
 def from_settings(settings: ModelConfig) -> Aladin:
@@ -35,7 +36,7 @@ def from_settings(settings: ModelConfig) -> Aladin:
 
 def config(quirks: QuirksConfig, pooling: Pooling = "MrSw") -> ModelConfig:
     heads = HeadsConfig(pooling, token_dim=DIM, matching_layers=1, matching_heads=2, matching_feed_forward=12)
-    return ModelConfig(BACKBONE, heads, LIMITS, ImageConfig(source="detector"), quirks)
+    return ModelConfig(BACKBONE, heads, LIMITS, ImageConfig(source="detector"), quirks, Preprocessing(caption_pieces=12))
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ def test_a_score_is_what_its_definition_says(pooling: Pooling, batch: TokenBatch
     np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 @given(batch=token_batches(), extra=st.integers(1, 4))
 def test_padding_does_not_change_a_score(pooling: Pooling, batch: TokenBatch, extra: int) -> None:
@@ -33,6 +34,7 @@ def test_padding_does_not_change_a_score(pooling: Pooling, batch: TokenBatch, ex
     assert_close(longer, alignment_scores(batch.regions, batch.words, pooling), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 @given(batch=token_batches(), seed=st.integers(0, 999))
 def test_the_order_of_a_batch_does_not_change_a_score(pooling: Pooling, batch: TokenBatch, seed: int) -> None:

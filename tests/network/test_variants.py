@@ -32,7 +32,7 @@ VARIANTS: dict[str, Callable[[Aladin], Aladin]] = {
     "the same projection": lambda model: with_projection(model, HEADS.token_dim),
     "global head": lambda model: with_global_head(model, GLOBAL),
     "hub correction": lambda model: with_hub_correction(model, dataclasses.replace(HEADS, hub_centres=3), VECTORS, VECTORS),
-    "widened": lambda model: widened(model, ImageConfig(64, ("efficientnet-lite0", "efficientnet-lite1"), grid=2)),
+    "widened": lambda model: widened(model, ImageConfig(("efficientnet-lite0", "efficientnet-lite1"), grid=2), 64),
     "as trained": as_trained,
 }
 
@@ -42,6 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Aladin:
     return tiny_model(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_leaves_the_given_model_as_it_was(model: Aladin, variant: str, training: bool) -> None:

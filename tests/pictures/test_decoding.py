@@ -241,6 +241,7 @@ def test_bombs_are_refused(decoders: Decoders, tmp_path: Path, name: str) -> Non
     assert expected in found.reason
 
 
+@pytest.mark.slow
 def test_bombs_take_little_memory(tmp_path: Path) -> None:
     """All of them by one process: its peak stays within 64 MB of what an ordinary picture takes."""
     with Decoders(DecodingLimits(1, 20.0, 400)) as pool:

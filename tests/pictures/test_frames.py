@@ -108,6 +108,7 @@ def best(folder: Path, encoder: Encoder, text: str) -> tuple[str, int]:
 # Names and numbers.
 
 
+@pytest.mark.slow
 @given(path=st.from_regex(r"[^/\0]{1,9}(/[^/\0]{1,9}){0,2}", fullmatch=True), frame=st.integers(0, 10**6))
 def test_a_picture_s_name_and_its_path_in_an_export_tell_file_and_number(path: str, frame: int) -> None:
     path = os.fsdecode(path.encode("utf-8", "replace"))
@@ -199,6 +200,7 @@ def test_a_cut_off_file_gives_the_pictures_before_the_cut(tmp_path: Path, kind: 
         assert found == [1, 2, 3][: len(found)]
 
 
+@pytest.mark.slow
 def test_pictures_that_need_too_much_memory_cost_no_more_than_themselves(tmp_path: Path) -> None:
     huge = Image.new("1", (11_000, 11_000))
     Image.new("1", (20, 20)).save(tmp_path / "a.tif", save_all=True, append_images=[huge], compression="group4")
@@ -244,6 +246,7 @@ def test_only_the_first_picture_counts_until_more_are_asked_for(folder: Path, en
     assert (again.unchanged, again.added, again.offline, encoder.encoded) == (4, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_asking_for_fewer_forgets_the_others_and_for_as_many_again_restores_the_same(
     folder: Path, encoder: CountingEncoder
 ) -> None:
@@ -278,6 +281,7 @@ def test_a_film_that_is_away_comes_back_with_all_its_pictures(folder: Path, enco
     assert rows(folder) == before
 
 
+@pytest.mark.slow
 def test_a_film_that_changes_has_the_pictures_of_its_new_content(folder: Path, encoder: CountingEncoder) -> None:
     index(folder, encoder, frames=3)
     before = ids(folder)
@@ -291,6 +295,7 @@ def test_a_film_that_changes_has_the_pictures_of_its_new_content(folder: Path, e
     assert "film.gif[1]" not in rows(folder)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_that_goes_on_has_every_picture_once(folder: Path, encoder: CountingEncoder) -> None:
     class Stop(Exception):
         pass
@@ -307,6 +312,7 @@ def test_an_interrupted_run_that_goes_on_has_every_picture_once(folder: Path, en
     assert encoder.encoded == 4
 
 
+@pytest.mark.slow
 def test_a_removed_picture_stays_away_until_it_is_taken_back(folder: Path, encoder: CountingEncoder, bare: Run) -> None:
     index(folder, encoder, frames=3)
     assert bare("remove", folder, "film.gif[1]").err == "1 removed\n"
@@ -420,6 +426,7 @@ def test_the_server_finds_and_shows_every_picture(folder: Path, encoder: Countin
         assert [(hit["name"], hit["frame"]) for hit in like.json()["hits"]] == [("film.gif", 1)]
 
 
+@pytest.mark.slow
 def test_a_box_in_a_page_cuts_and_explains_that_page_at_its_own_size(
     tmp_path: Path, encoder: CountingEncoder, model_path: Path
 ) -> None:
@@ -455,6 +462,7 @@ def test_a_picture_that_the_file_has_no_longer_is_a_sentence(folder: Path, encod
 # As commands.
 
 
+@pytest.mark.slow
 def test_hits_name_the_picture_and_paths_the_file(folder: Path, aladin: Run) -> None:
     for impossible in ("0", "101", "many"):
         assert aladin("index", folder, "--frames", impossible).code == 2

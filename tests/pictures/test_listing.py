@@ -69,6 +69,7 @@ def names_are_kept(raw: list[bytes], scratch: Path, encoder: Encoder) -> None:
         assert len(collection) == len(raw) - 1
 
 
+@pytest.mark.slow
 def test_an_image_at_a_path_longer_than_the_system_takes_is_as_good_as_any(tmp_path: Path, encoder: Encoder) -> None:
     """Found, asked by, explained by its copy, compared, gone, back, and removed; its sidecar is read."""
     root, picture = tmp_path / "deep", paint(tmp_path / "red.png", "red").read_bytes()

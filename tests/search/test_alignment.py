@@ -29,6 +29,7 @@ def slow_score(regions: np.ndarray, words: np.ndarray, pooling: str) -> float:
     return mutual_alignment(regions, words) if pooling == "mutual" else alignment(regions, words, pooling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", SEARCHABLE)
 @given(lengths=counts, words=queries)
 def test_scores_without_pytorch_equal_those_with_it(lengths: list[int], words: np.ndarray, pooling: Pooling) -> None:
@@ -41,6 +42,7 @@ def test_scores_without_pytorch_equal_those_with_it(lengths: list[int], words: n
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ASKED)
 @given(lengths=counts, words=queries)
 def test_scores_equal_the_slow_ones(lengths: list[int], words: np.ndarray, pooling: str) -> None:

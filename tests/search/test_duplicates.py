@@ -100,6 +100,7 @@ def test_without_a_fingerprint_only_content_and_vector_tell(tmp_path: Path, enco
 # Files that are not as they were.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("change", ["written anew", "gone", "older", "touched"])
 def test_a_file_that_changed_after_indexing_is_left_out_and_named(
@@ -180,6 +181,7 @@ def test_what_was_read_before_an_interrupt_is_kept(indexed: CollectionWriter) ->
     assert [len(images) for _, images in names(indexed, "same")] == [5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": "b"}', '{"a": -1}', '{"a": []}', "\xff", "in the way"])
 def test_a_cache_that_cannot_be_used_is_done_without(indexed: CollectionWriter, content: str) -> None:
     cache = cache_folder(indexed.path)

@@ -103,6 +103,7 @@ def test_each_content_is_read_once_and_its_progress_told(collection: CollectionW
     assert steps[-1][1] == 4
 
 
+@pytest.mark.slow
 def test_what_is_known_is_taken_from_the_cache_and_kept_there(collection: CollectionWriter) -> None:
     rows = list(collection.images("ok"))
     first = read_fingerprints(collection, rows[:1])

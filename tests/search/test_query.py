@@ -58,6 +58,7 @@ def test_words_are_told_as_they_were_typed(encoder: Encoder) -> None:
     assert sorted(piece for word in part.words for piece in word.pieces) == list(range(len(part.tokens)))
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=60))
 @settings(max_examples=60)
 def test_every_piece_belongs_to_one_typed_word(encoder_once: Encoder, text: str) -> None:

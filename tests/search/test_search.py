@@ -444,6 +444,7 @@ def test_a_searcher_sees_what_is_added_and_taken_away(photos: Path, encoder: Enc
     assert "red.png" not in found
 
 
+@pytest.mark.slow
 def test_a_searcher_refuses_a_collection_that_was_rebuilt_by_another_model(
     photos: Path, encoder: Encoder, other_model_path: Path
 ) -> None:

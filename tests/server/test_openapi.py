@@ -21,6 +21,7 @@ expected-statuses = ["400", "401", "403", "404", "405", "413", "415", "422"]
 """
 
 
+@pytest.mark.slow
 def test_the_document_names_every_operation(tmp_path: Path, model_path: Path) -> None:
     with client_of(config_of(tmp_path, model_path)) as client:
         paths = client.get("/openapi.json").json()["paths"]

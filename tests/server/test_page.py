@@ -103,6 +103,7 @@ def searched(page: Page, text: str) -> Page:
 # Searching.
 
 
+@pytest.mark.slow
 def test_the_collection_is_shown_and_a_sentence_searches_it(opened: Opened) -> None:
     page = opened()
     expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
@@ -113,6 +114,7 @@ def test_the_collection_is_shown_and_a_sentence_searches_it(opened: Opened) -> N
     expect(page).to_have_title("red \u2013 aladin")
 
 
+@pytest.mark.slow
 def test_typing_alone_searches_and_back_returns(opened: Opened) -> None:
     page = opened()
     searched(page, "blue")
@@ -123,6 +125,7 @@ def test_typing_alone_searches_and_back_returns(opened: Opened) -> None:
     expect(page.locator("#query")).to_have_value("blue")  # what was typed on the way is no search of its own
 
 
+@pytest.mark.slow
 def test_the_address_holds_everything_and_the_server_sees_none_of_it(opened: Opened, server: Running) -> None:
     asked: list[str] = []
     page = opened()
@@ -136,6 +139,7 @@ def test_the_address_holds_everything_and_the_server_sees_none_of_it(opened: Ope
     assert not [url for url in asked if "red" in url.split("#")[0]]
 
 
+@pytest.mark.slow
 def test_a_word_with_a_minus_is_excluded(opened: Opened) -> None:
     page = searched(opened(), "red -blue")
     expect(page.locator(".word.not")).to_contain_text("blue")
@@ -144,6 +148,7 @@ def test_a_word_with_a_minus_is_excluded(opened: Opened) -> None:
     expect(page.locator(".word.not")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_words_are_weighed_and_excluded_by_their_buttons(opened: Opened) -> None:
     page = searched(opened(), "red blue")
     page.get_by_role("button", name="Let red weigh more").click()
@@ -155,6 +160,7 @@ def test_words_are_weighed_and_excluded_by_their_buttons(opened: Opened) -> None
     expect(page.locator(".word.not")).to_contain_text("blue")
 
 
+@pytest.mark.slow
 def test_a_word_lights_its_region_in_every_photograph(opened: Opened) -> None:
     page = searched(opened(), "blue red")
     page.get_by_role("button", name="blue: show where").focus()
@@ -172,6 +178,7 @@ def test_a_word_lights_its_region_in_every_photograph(opened: Opened) -> None:
 # One photograph.
 
 
+@pytest.mark.slow
 def test_why_tells_each_word_and_lights_its_region(opened: Opened) -> None:
     page = searched(opened(), "red and blue")
     page.get_by_role("button", name="flag.png").click()
@@ -186,6 +193,7 @@ def test_why_tells_each_word_and_lights_its_region(opened: Opened) -> None:
     assert abs(sum(values) - float(told.rstrip(".").split()[-1])) < 0.003
 
 
+@pytest.mark.slow
 def test_a_box_drawn_on_a_photograph_searches_for_what_is_in_it(opened: Opened) -> None:
     page = opened()
     page.get_by_role("button", name="flag.png").click()
@@ -200,6 +208,7 @@ def test_a_box_drawn_on_a_photograph_searches_for_what_is_in_it(opened: Opened) 
     expect(page.locator(".word.image")).to_contain_text("like this region")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
 @pytest.mark.parametrize(("top", "bottom"), [(0.05, 0.5), (0.5, 0.97), (0.02, 0.98)])
 def test_what_confirms_a_box_lies_beside_it_and_within_sight(
@@ -225,6 +234,7 @@ def test_what_confirms_a_box_lies_beside_it_and_within_sight(
     assert apart or bottom - top > 0.9
 
 
+@pytest.mark.slow
 def test_a_further_picture_of_a_file_is_named_by_its_number_and_shown(opened: Opened, tmp_path: Path, model_path: Path) -> None:
     film, last = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (60, 40), "blue")
     film.save(tmp_path / "film.gif", save_all=True, append_images=[last])
@@ -244,6 +254,7 @@ def test_a_further_picture_of_a_file_is_named_by_its_number_and_shown(opened: Op
         assert blue > 200 > 50 > max(red, green)
 
 
+@pytest.mark.slow
 def test_more_like_this(opened: Opened) -> None:
     page = opened()
     page.get_by_role("button", name="warm/red.png").click()
@@ -253,6 +264,7 @@ def test_more_like_this(opened: Opened) -> None:
     assert not [label for label in hits(page) if "warm/red.png" in label]
 
 
+@pytest.mark.slow
 def test_a_picture_is_chosen_dropped_and_pasted(opened: Opened, tmp_path: Path) -> None:
     page = opened()
     page.locator("#file").set_input_files(paint(tmp_path / "x.png", "green"))
@@ -278,6 +290,7 @@ def test_a_picture_is_chosen_dropped_and_pasted(opened: Opened, tmp_path: Path) 
 # By keyboard alone.
 
 
+@pytest.mark.slow
 def test_everything_is_reached_by_keyboard(opened: Opened) -> None:
     page = opened()
     expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
@@ -303,6 +316,7 @@ def test_everything_is_reached_by_keyboard(opened: Opened) -> None:
     expect(page.locator(".word.image")).to_contain_text("like this region")
 
 
+@pytest.mark.slow
 def test_escape_closes_and_focus_returns(opened: Opened) -> None:
     page = opened()
     expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
@@ -319,6 +333,7 @@ def test_escape_closes_and_focus_returns(opened: Opened) -> None:
 # For everybody.
 
 
+@pytest.mark.slow
 def test_what_is_typed_while_a_photograph_closes_is_searched_for(opened: Opened) -> None:
     page = opened()
     page.locator(".tile").first.click()
@@ -339,6 +354,7 @@ def test_what_is_typed_while_a_photograph_closes_is_searched_for(opened: Opened)
 STATES = ("", "#q=red+and+blue&more=red:1&without=green", "#q=red&open", "#q=red&open&box", "#to=1999-01-01&filters", "#fails")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_serious(opened: Opened, scheme: str, width: int) -> None:
@@ -373,6 +389,7 @@ def test_axe_finds_nothing_serious(opened: Opened, scheme: str, width: int) -> N
         assert bad == [], json.dumps(bad, indent=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (640, 400), (320, 640)])
 def test_nothing_is_cut_off_on_a_phone_or_at_200_per_cent(opened: Opened, width: int, height: int) -> None:
     page = searched(opened(width=width, height=height), "red and blue")
@@ -389,6 +406,7 @@ def test_nothing_is_cut_off_on_a_phone_or_at_200_per_cent(opened: Opened, width:
 # States.
 
 
+@pytest.mark.slow
 def test_nothing_matches_is_said(browser: Browser, opened: Opened, tmp_path: Path, model_path: Path) -> None:
     model = Path(shutil.copytree(model_path, tmp_path / "model"))
     with (model / "model.toml").open("a") as file:
@@ -402,6 +420,7 @@ def test_nothing_matches_is_said(browser: Browser, opened: Opened, tmp_path: Pat
         expect(page.locator("#message")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_an_empty_folder_explains_itself_and_notices_photographs(opened: Opened, tmp_path: Path, model_path: Path) -> None:
     folder = tmp_path / "Ann's holiday"
     folder.mkdir()
@@ -415,6 +434,7 @@ def test_an_empty_folder_explains_itself_and_notices_photographs(opened: Opened,
         expect(page.locator("#message")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_told_and_tried_again(opened: Opened) -> None:
     page = opened()
     expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
@@ -430,6 +450,7 @@ def test_a_server_that_is_gone_is_told_and_tried_again(opened: Opened) -> None:
     expect(page.locator(".grid.stale")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_waiting_is_told_after_a_moment_and_ends(opened: Opened) -> None:
     page = opened()
     expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
@@ -445,6 +466,7 @@ def test_waiting_is_told_after_a_moment_and_ends(opened: Opened) -> None:
     expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
 
 
+@pytest.mark.slow
 def test_filters_that_nothing_passes_can_be_cleared(opened: Opened) -> None:
     page = opened(at="#to=1999-01-01")
     expect(page.locator("#message h2")).to_have_text("No photograph passes the filters")
@@ -452,6 +474,7 @@ def test_filters_that_nothing_passes_can_be_cleared(opened: Opened) -> None:
     expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_kept_and_never_in_the_address(opened: Opened, folder: Path, model_path: Path) -> None:
     with server_of(config_of(folder, model_path, port=0, tokens=TOKENS)) as server:
         asked: list[str] = []
@@ -466,6 +489,7 @@ def test_a_token_is_asked_for_kept_and_never_in_the_address(opened: Opened, fold
         assert not [url for url in asked if SEARCH in url]
 
 
+@pytest.mark.slow
 def test_an_error_of_the_page_itself_is_shown(opened: Opened, complaints: list[str]) -> None:
     page = opened()
     expect(page.locator(".tile")).to_have_count(len(COLOURS) + 1)
@@ -499,6 +523,7 @@ def payloads(count: int) -> list[str]:
     return [forms[n % len(forms)].replace("P", f"window.hit{n}=1").replace("/", "∕") for n in range(count)]  # noqa: RUF001
 
 
+@pytest.mark.slow
 def test_no_name_or_query_is_ever_run(opened: Opened, tmp_path: Path, model_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -539,6 +564,7 @@ def test_no_name_or_query_is_ever_run(opened: Opened, tmp_path: Path, model_path
 # Thousands of photographs.
 
 
+@pytest.mark.slow
 def test_ten_thousand_photographs_stay_light(opened: Opened, tmp_path: Path, model_path: Path) -> None:
     import numpy as np
 

@@ -131,6 +131,7 @@ def test_a_path_in_a_collection_cannot_leave_the_folder_either(folder: Path, pat
     assert refusal.value.status_code == 404
 
 
+@pytest.mark.slow
 def test_a_file_or_folder_exchanged_for_a_link_is_not_followed(tmp_path: Path, model_path: Path) -> None:
     outside = paint(tmp_path / "outside" / "red.png", "green", seed=3)
     folder = painted_folder(tmp_path / "photos", model_path)
@@ -271,6 +272,7 @@ def operations(client: TestClient) -> list[tuple[str, str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_route_wants_its_scope(guarded: TestClient) -> None:
     tokens = {"search": SEARCH, "write": WRITE, "admin": ADMIN}
     routes = operations(guarded)
@@ -389,6 +391,7 @@ def test_a_body_that_is_too_large_is_refused(folder: Path, model_path: Path, mon
         assert exchange(server.port, head + large).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "chunked"])
 def test_who_sends_too_much_reads_the_refusal_after_sending_all(folder: Path, model_path: Path, stated: bool) -> None:
     limits = Limits(workers=1, image_bytes=50_000)
@@ -534,6 +537,7 @@ def everything_below(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_size for path in folder.rglob("*") if path.is_file() and ".aladin" not in path.parts}
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_amid_its_picture_leaves_nothing(
     folder: Path, model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -548,6 +552,7 @@ def test_a_client_that_leaves_amid_its_picture_leaves_nothing(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.slow
 def test_uploads_are_forgotten(folder: Path, model_path: Path, tmp_path: Path) -> None:
     limits = Limits(workers=1, upload_store_bytes=2500)
     with client_of(config_of(folder, model_path, limits=limits)) as client:
@@ -573,6 +578,7 @@ def test_uploads_are_forgotten(folder: Path, model_path: Path, tmp_path: Path) -
 # What leaves the server.
 
 
+@pytest.mark.slow
 def test_only_pixels_leave_the_server(tmp_path: Path, model_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -215,6 +215,7 @@ def test_a_thumbnail_is_cached_by_its_version_and_confirmed_by_its_tag(client: T
     assert client.get(image["preview"]).headers["content-type"] == "image/jpeg"
 
 
+@pytest.mark.slow
 def test_a_picture_once_made_is_not_made_again(tmp_path: Path, model_path: Path) -> None:
     folder = painted_folder(tmp_path / "photos", model_path)
     with client_of(config_of(folder, model_path)) as client:
@@ -238,6 +239,7 @@ def test_pictures_are_kept_up_to_a_number_of_bytes_the_last_used_longest() -> No
     assert len([number for number in range(70) if cache.get((number, "1", 640, 80))]) == 10
 
 
+@pytest.mark.slow
 def test_an_image_whose_file_is_gone_is_404_and_still_similar(tmp_path: Path, model_path: Path) -> None:
     folder = painted_folder(tmp_path / "photos", model_path)
     with client_of(config_of(folder, model_path)) as client:
@@ -286,6 +288,7 @@ def test_a_lone_surrogate_is_refused(client: TestClient) -> None:
     assert answer.status_code == 400
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_collection_is_told_to_be_indexed(tmp_path: Path, model_path: Path) -> None:
     with client_of(config_of(tmp_path, model_path)) as client:
         answer = client.post("/v1/search", json={"text": "red"})
@@ -301,6 +304,7 @@ def test_a_folder_without_a_collection_is_told_to_be_indexed(tmp_path: Path, mod
         assert names(client.post("/v1/search", json={"text": "red"})) == ["red.png"]
 
 
+@pytest.mark.slow
 def test_another_model_is_named(folder: Path, other_model_path: Path) -> None:
     with client_of(config_of(folder, other_model_path)) as client:
         answer = client.post("/v1/search", json={"text": "red"})
@@ -337,6 +341,7 @@ def test_an_image_is_added_once_found_and_removed(tmp_path: Path, model_path: Pa
         assert (back.json()["id"], back.json()["status"]) == (added.json()["id"], "ok")
 
 
+@pytest.mark.slow
 def test_adding_waits_for_no_other_writer(tmp_path: Path, model_path: Path) -> None:
     folder = painted_folder(tmp_path / "photos", model_path)
     with (
@@ -349,6 +354,7 @@ def test_adding_waits_for_no_other_writer(tmp_path: Path, model_path: Path) -> N
     assert not (folder / "added").exists()
 
 
+@pytest.mark.slow
 def test_the_folder_is_read_in_the_background(tmp_path: Path, model_path: Path) -> None:
     folder = painted_folder(tmp_path / "photos", model_path)
     paint(folder / "late.png", "green", seed=50)
@@ -369,6 +375,7 @@ def test_health_metrics_and_document(client: TestClient) -> None:
     client.post("/v1/search", json={"text": "a private red thing"})
 
 
+@pytest.mark.slow
 def test_metrics_count_by_route_and_stage_and_name_no_query(folder: Path, model_path: Path) -> None:
     with client_of(config_of(folder, model_path, tokens=TOKENS)) as client:
         client.post("/v1/search", json={"text": "private red"}, headers=bearer(ADMIN))
@@ -379,6 +386,7 @@ def test_metrics_count_by_route_and_stage_and_name_no_query(folder: Path, model_
     assert "private" not in figures
 
 
+@pytest.mark.slow
 def test_more_searches_than_the_queue_holds_are_sent_away_and_none_is_lost(folder: Path, model_path: Path) -> None:
     config = config_of(folder, model_path, limits=Limits(workers=1, waiting=1))
     with client_of(config) as client:
@@ -409,6 +417,7 @@ def test_more_searches_than_the_queue_holds_are_sent_away_and_none_is_lost(folde
         assert served.searches.taken == 0
 
 
+@pytest.mark.slow
 def test_a_search_whose_process_dies_is_told_to_come_again_and_the_next_is_answered(folder: Path, model_path: Path) -> None:
     with client_of(config_of(folder, model_path)) as client:
         served = client.app.state.served  # type: ignore[attr-defined]
@@ -428,6 +437,7 @@ def test_a_search_whose_process_dies_is_told_to_come_again_and_the_next_is_answe
     assert after.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_bug_costs_one_answer_and_not_the_process(folder: Path, model_path: Path) -> None:
     with client_of(config_of(folder, model_path)) as client:
         searches = client.app.state.served.searches  # type: ignore[attr-defined]
@@ -502,6 +512,7 @@ def test_a_port_in_use_is_said(folder: Path, model_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_answers_are_json_that_any_parser_takes(tmp_path: Path, model_path: Path) -> None:
     import os
 

@@ -9,11 +9,12 @@ import torch
 
 from aladin.datasets import read_dataset
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.model import Aladin, new_model
 from aladin.network.scores import alignment_scores
-from aladin.training.learning_set import Reader, learning_set
+from aladin.training.learning_set import learning_set
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe, read_recipe
 from aladin.training.start import Start
 from aladin.training.trainer import Trainer
@@ -37,8 +38,9 @@ SIZES = ModelConfig(
         dropout=0.1,
     ),
     HeadsConfig("MrSw", token_dim=16, matching_layers=1, matching_heads=2, matching_feed_forward=16),
-    LimitsConfig(caption_pieces=12, regions=5, object_pieces=16),
+    LimitsConfig(regions=5, object_pieces=16),
     ImageConfig(source="detector"),
+    preprocessing=Preprocessing(caption_pieces=12),
 )
 PARTS = {"backbone": "backbone.", "matching_head": "matching_head."}
 
@@ -59,9 +61,9 @@ def run_of(recipe: Recipe, folder: Path) -> Trainer:
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = write_tokenizer(folder)
     torch.manual_seed(0)
-    model = new_model(SIZES, WordPieces.load(tokenizer, SIZES.limits.caption_pieces), pretrained=False)
+    model = new_model(SIZES, WordPieces.of(tokenizer, SIZES.preprocessing), pretrained=False)
     dataset = read_dataset(folder / "captions.jsonl", images=features)
-    data = learning_set(dataset, Reader.of(model, recipe.views), tokenizer, folder / "cache")
+    data = learning_set(dataset, model, tokenizer, folder / "cache", recipe.views)
     return Trainer(recipe, Start(model, tokenizer), data, data, folder / "run")
 
 
@@ -88,7 +90,7 @@ def test_a_recipe_has_the_papers_sizes_and_settings(name: str) -> None:
     assert backbone.region_features + backbone.region_geometry == 2054
     assert (heads.pooling, heads.matching_layers, heads.matching_heads, heads.matching_feed_forward) == ("MrSw", 2, 4, 768)
     assert heads.depth == ("last", "last", 0)
-    assert (limits.caption_pieces, limits.object_pieces, limits.regions) == (50, 50, 34)
+    assert (full.model.preprocessing.caption_pieces, limits.object_pieces, limits.regions) == (50, 50, 34)
     assert full.epochs == 20 * 5
     assert full.optimizer.step_epochs == (50 if name.endswith("finetune") else 75)
     assert (full.batch_images, full.seed, full.loss.margin) == (32, 88, 0.2)

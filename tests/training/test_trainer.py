@@ -186,6 +186,7 @@ def test_a_projection_learns_alone_and_is_judged_by_its_own_head(tmp_path: Path)
     assert run.best_rsum == max(record["alignment rsum"] for _, record in recorder.epochs)
 
 
+@pytest.mark.slow
 def test_a_projection_begins_near_the_cosines_it_is_to_keep_and_is_not_replaced(tmp_path: Path) -> None:
     dim = TINY.backbone.dim
     tokenizer = write_tokenizer(tmp_path)
@@ -276,6 +277,7 @@ def test_a_resumed_run_does_not_look_for_the_axes_again(tmp_path: Path, monkeypa
     assert torch.equal(resumed.model.alignment_head.projection.weight, whole.model.alignment_head.projection.weight)
 
 
+@pytest.mark.slow
 def test_too_few_tokens_for_a_projection_are_refused(tmp_path: Path) -> None:
     recipe = dataclasses.replace(NARROWING, epochs=1, captions_per_image=1, kept_regions=1)
     run = trainer(recipe, tmp_path, narrow_model(tmp_path, TINY.backbone.dim - 1), pictures=2, fresh_projection=True)
@@ -296,6 +298,7 @@ def test_epochs_are_judged_by_the_head_that_the_recipe_is_for(name: str, head: s
     assert trainer(RECIPES[name], tmp_path).judged_head == head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_every_pooling_can_be_learned_and_validated(pooling: Pooling, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, pooling=pooling))
@@ -488,6 +491,7 @@ def test_another_recipe_in_the_same_folder_is_refused_and_changes_nothing(tmp_pa
     assert {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_other_data_or_a_model_of_other_sizes_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["distil"], epochs=1)
     trainer(recipe, tmp_path).run(Recorder())
@@ -525,6 +529,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_before_it_spoils_the_weig
     assert not moved(before, run.model)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_warms_up_and_then_falls_to_nothing(tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPES["distil"], epochs=10, validate_every=10, optimizer=dataclasses.replace(FAST, warmup_steps=5)
@@ -537,6 +542,7 @@ def test_the_learning_rate_warms_up_and_then_falls_to_nothing(tmp_path: Path) ->
     assert rates[-1] < 0.02
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped_and_rates_of_nothing_move_nothing(tmp_path: Path) -> None:
     still = OptimizerConfig(learning_rate=0.0, new_learning_rate=0.0, image_learning_rate=0.0, weight_decay=0.0, clip_norm=1e-3)
     run = trainer(dataclasses.replace(RECIPES["both"], epochs=1, optimizer=still), tmp_path)
@@ -574,6 +580,7 @@ def test_dropout_is_the_recipes_whatever_model_it_starts_from(tmp_path: Path) ->
     assert {module.p for module in model.backbone.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
 
 
+@pytest.mark.slow
 def test_a_fresh_matching_head_is_another_one_for_each_seed_and_nothing_else_is_new(tmp_path: Path) -> None:
     run = trainer(dataclasses.replace(RECIPES["distil"], epochs=1), tmp_path)
     run.run(Recorder())

@@ -118,12 +118,13 @@ def _checked(teacher: Aladin, folder: Path, learner: Learner) -> Aladin:
         )
     ours, its = learner.model.config, teacher.config
     read = [
-        (config.image, config.limits, config.backbone.region_features, config.backbone.region_geometry)
+        (config.image, config.preprocessing, config.limits, config.backbone.region_features, config.backbone.region_geometry)
         for config in (its, ours)
     ]
     if read[0] != read[1]:
         raise ConfigError(
-            f"the teacher {folder} reads other images than the model does ({its.image}, {its.limits} and not {ours.image}, "
-            f"{ours.limits}); give one with the same [image], [limits] and number of region features"
+            f"the teacher {folder} reads other images than the model does ({its.image}, {its.preprocessing}, {its.limits} "
+            f"and not {ours.image}, {ours.preprocessing}, {ours.limits}); give one with the same [image], [preprocessing], "
+            "[limits] and number of region features"
         )
     return teacher.eval()

@@ -11,8 +11,11 @@ import numpy as np
 from jaxtyping import Int
 
 from aladin.config import at_least
-from aladin.encoder.config import ImageConfig, ImageNetwork, LimitsConfig, ModelConfig
+from aladin.encoder.config import ImageConfig, ImageNetwork
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError
+from aladin.network.detections import RegionSet
+from aladin.network.features import Features, PhotographReader
 from aladin.network.grid import SHRINKAGE, GridNetwork, grid_network
 from aladin.network.minilm import minilm
 from aladin.training.batches import Step
@@ -40,11 +43,12 @@ class CrossFittedSettings(TeacherSettings):
         super().__post_init__()
         at_least(2, self, "folds")
         at_least(1, self, "epochs")
-        ImageConfig(self.size, self.networks)
+        Preprocessing(size=self.size)
+        ImageConfig(self.networks)
 
     def opened(self, learner: Learner) -> "CrossFittedTeacher":
         check_minilm_pieces(learner.tokenizer, learner.minilm)
-        if learner.model.image_network is None:
+        if not learner.model.backbone.reads_photographs:
             return CrossFittedTeacher(self, learner, None)
         if self.size % SHRINKAGE:
             raise ConfigError(f"size of the teacher of kind 'cross_fitted' is {self.size}; expected a multiple of {SHRINKAGE}")
@@ -65,9 +69,7 @@ class CrossFittedTeacher(Teacher):
     def readers(self) -> tuple[Reader, ...]:
         if self._network is None:
             return ()
-        image = ImageConfig(self.settings.size, self.settings.networks)
-        config = ModelConfig(image=image, limits=LimitsConfig(tags=TAGS))
-        return (Reader(config, self._network, name="the cross-fitted teacher"),)
+        return (Reader(PhotographReader(self._network, self.settings.size, TAGS), name="the cross-fitted teacher"),)
 
     def folds(self, images: int) -> Int[np.ndarray, " images"]:
         return fold_of_each(images, self.settings.folds, self._seed)
@@ -78,9 +80,10 @@ class CrossFittedTeacher(Teacher):
         if lessons.goes_on:
             self._scores = CrossFittedScores.load(path)
             return
-        seen = [lessons.images(reader) for reader in self.readers] or [lessons.data.images]
+        (seen,) = [lessons.images(reader) for reader in self.readers] or [lessons.data.images]
+        assert isinstance(seen, Features | RegionSet), "photographs through its own networks, or a detector's regions"
         with lessons.progress.step("the cross-fitted teacher's images") as progress:
-            pictures = pictures_read(seen[0], self._network, self._seed, progress)
+            pictures = pictures_read(seen, self._network, self._seed, progress)
         sentences = sentences_read(lessons.data.pieces, minilm(lessons.minilm), run.precision)
         fitting = CrossFitting(
             pictures, sentences, lessons.similarity(), lessons.plan, self.settings.epochs, self._seed, run.precision

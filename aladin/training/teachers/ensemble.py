@@ -20,6 +20,7 @@ from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
 from aladin.evaluation.encoding import encode_captions, encode_images
 from aladin.exporting.restoring import model_that_learns
+from aladin.network.backbone import ImageSet
 from aladin.network.checkpoints import named_model
 from aladin.network.model import Aladin
 from aladin.network.scores import alignment_scores
@@ -27,7 +28,7 @@ from aladin.network.tensors import Tokens
 from aladin.network.variants import as_trained
 from aladin.progress import SILENT, Progress
 from aladin.training.batches import Step
-from aladin.training.learning_set import Images, Reader
+from aladin.training.learning_set import Reader
 from aladin.training.run import Run
 from aladin.training.teachers.teacher import Learner, Lessons, Losses, Scores, TaughtByModels, Teacher
 
@@ -55,12 +56,13 @@ class EnsembleTeacher(Teacher):
 
     def __init__(self, settings: EnsembleSettings, learner: Learner, members: tuple[Aladin, ...]) -> None:
         super().__init__(settings, learner)
-        self.members = members
+        self.members, self._tokenizer = members, learner.tokenizer  # which is theirs too
         self._encoded: EncodedEnsemble
 
     @property
     def readers(self) -> tuple[Reader, ...]:
-        return tuple(Reader.of(member, name=folder) for member, folder in zip(self.members, self.settings.models, strict=True))
+        members = zip(self.members, self.settings.models, strict=True)
+        return tuple(Reader(member.backbone.image_reader(self._tokenizer), name=folder) for member, folder in members)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class EncodedEnsemble:
     def of(
         cls,
         models: Sequence[Aladin],
-        images: Sequence[Images],
+        images: Sequence[ImageSet],
         pieces: Pieces,
         precision: str,
         progress: Progress = SILENT,
@@ -131,10 +133,10 @@ def _member(folder: Path, learner: Learner) -> Aladin:
         raise ConfigError(
             f"{folder} scores by {its.heads.pooling}, the model that learns by {ours.heads.pooling}; give models of one pooling"
         )
-    if its.limits.caption_pieces != ours.limits.caption_pieces:
+    if its.preprocessing.caption_pieces != ours.preprocessing.caption_pieces:
         raise ConfigError(
-            f"{folder} reads {its.limits.caption_pieces} pieces of a caption, the model that learns "
-            f"{ours.limits.caption_pieces}; give models with the same caption_pieces in [limits]"
+            f"{folder} reads {its.preprocessing.caption_pieces} pieces of a caption, the model that learns "
+            f"{ours.preprocessing.caption_pieces}; give models with the same caption_pieces in [preprocessing]"
         )
     if its.image.source != ours.image.source:
         raise ConfigError(

@@ -145,6 +145,7 @@ def test_two_runs_with_a_teacher_compute_the_same_losses(folder: Path, tmp_path:
     assert losses(runs[0].folder.path) == losses(runs[1].folder.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("models", "sentence"),
     [
@@ -162,7 +163,7 @@ def test_a_teacher_that_cannot_teach_the_model_is_refused_before_training(
     monkeypatch.chdir(tmp_path)
     tokenizer = tmp_path / "tokenizer.json"
     plain = tiny_model(tokenizer)
-    finer = dataclasses.replace(WITH_HEAD, image=dataclasses.replace(TINY.image, size=128))
+    finer = dataclasses.replace(WITH_HEAD, preprocessing=dataclasses.replace(TINY.preprocessing, size=128))
     save_model(plain, tokenizer, Path("plain"))
     save_model(tiny_model(tokenizer, finer), tokenizer, Path("finer"))
     save_model(tiny_model(tokenizer, WITH_HEAD), tokenizer, Path("speller"))

@@ -83,6 +83,7 @@ def test_a_fold_of_a_single_image_is_refused() -> None:
         fold_of_each(9, 5, 0)
 
 
+@pytest.mark.slow
 def test_scores_of_a_fold_do_not_depend_on_which_captions_go_with_its_pictures(minilm: Transformer, tmp_path: Path) -> None:
     """The models of a fold learn nothing from it: its pictures and captions could go with each other in any way."""
     plain = fitting(minilm, tmp_path, epochs=3)
@@ -127,6 +128,7 @@ def test_a_score_is_the_mean_of_the_models_cosines() -> None:
     assert_close(teacher.scores(rows, columns), torch.tensor(slow), check_dtype=False)
 
 
+@pytest.mark.slow
 def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Transformer, tmp_path: Path) -> None:
     of = fitting(minilm, tmp_path, epochs=2)
     teacher = of.scores()
@@ -141,6 +143,7 @@ def test_its_scale_is_the_one_at_which_right_answers_are_likeliest(minilm: Trans
     assert max(found.values()) > min(found.values())
 
 
+@pytest.mark.slow
 def test_saved_scores_are_the_same_when_read_again(minilm: Transformer, tmp_path: Path) -> None:
     of = fitting(minilm, tmp_path, epochs=1)
     teacher = of.scores()
@@ -186,6 +189,7 @@ def test_the_student_comes_nearer_to_the_teacher(tmp_path: Path, student: str) -
     assert run.judged_head == student
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_the_same_teacher_to_the_same_losses(tmp_path: Path) -> None:
     short = dataclasses.replace(taught(alignment=1.0), epochs=4, averaged_steps=3)
     whole = trainer(short, tmp_path / "whole")

@@ -131,7 +131,7 @@ def test_an_ensemble_that_cannot_teach_the_model_is_refused(
     monkeypatch.chdir(tmp_path)
     tokenizer = Path("one/tokenizer.json")
     summing = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, pooling="MrSw"))
-    shorter = dataclasses.replace(TINY, limits=dataclasses.replace(TINY.limits, caption_pieces=11))
+    shorter = dataclasses.replace(TINY, preprocessing=dataclasses.replace(TINY.preprocessing, caption_pieces=11))
     for name, config in (("summing", summing), ("shorter", shorter), ("speller", TINY)):
         save_model(tiny_model(tokenizer, config), tokenizer, Path(name))
     with Path("speller/tokenizer.json").open("a") as file:

@@ -1,0 +1,85 @@
+"""[preprocessing] of model.toml: its old places, what it means to a fingerprint, and that a network agrees with it."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from aladin.config import from_table, to_table
+from aladin.encoder.config import ModelConfig
+from aladin.encoder.folder import ModelFolder, model_config
+from aladin.encoder.preprocessing import Preprocessing
+from aladin.encoder.word_pieces import WordPieces
+from aladin.errors import ConfigError, ModelError
+from aladin.network.backbones import new_backbone
+from tests.tiny_learning import TINY, write_tokenizer
+from tests.tiny_model import LIMIT, SIZE, build_tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return build_tiny_model(tmp_path / "model")
+
+
+def rewritten(folder: Path, before: str, after: str) -> Path:
+    """A copy of the folder with another model.toml."""
+    copy = folder.with_name("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    text = (copy / "model.toml").read_text()
+    assert before in text
+    (copy / "model.toml").write_text(text.replace(before, after))
+    return copy
+
+
+def test_a_folder_from_before_the_table_reads_as_the_values_of_then(folder: Path) -> None:
+    assert "[preprocessing]" not in (folder / "model.toml").read_text()
+    assert model_config(folder).preprocessing == Preprocessing(size=SIZE, caption_pieces=LIMIT)
+
+
+def test_a_model_has_the_same_fingerprint_under_the_table_as_before_it(folder: Path) -> None:
+    today = rewritten(folder, f"size = {SIZE}\n", "")
+    (today / "model.toml").write_text(
+        (today / "model.toml").read_text().replace(f"[limits]\ncaption_pieces = {LIMIT}\n", "")
+        + f"[preprocessing]\nsize = {SIZE}\ncaption_pieces = {LIMIT}\n"
+    )
+    assert ModelFolder.open(today).config == ModelFolder.open(folder).config
+    assert ModelFolder.open(today).fingerprint == ModelFolder.open(folder).fingerprint
+
+
+def test_other_pieces_around_a_text_make_another_model(folder: Path) -> None:
+    other = rewritten(folder, "[card]", '[preprocessing]\nlast_piece = "[PAD]"\n[card]')
+    assert ModelFolder.open(other).fingerprint != ModelFolder.open(folder).fingerprint
+
+
+def test_a_setting_in_both_places_is_refused(folder: Path) -> None:
+    both = rewritten(folder, "[card]", "[preprocessing]\nsize = 32\n[card]")
+    with pytest.raises(
+        ModelError, match=r"'size' in \[image\], its old place, and in \[preprocessing\]; leave the old one out"
+    ):
+        model_config(both)
+
+
+@pytest.mark.parametrize(("key", "value"), [("fit", "crop"), ("resampling", "nearest")])
+def test_what_is_not_implemented_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} in .* is '{value}'; expected one of"):
+        from_table(ModelConfig, {"preprocessing": {key: value}})
+
+
+def test_a_table_is_read_back_as_it_was_written() -> None:
+    config = dataclasses.replace(TINY, preprocessing=Preprocessing(64, mean=(1.0, 2.0, 3.0), first_piece="<s>"))
+    assert from_table(ModelConfig, to_table(config)) == config
+
+
+def test_a_text_stands_between_the_pieces_that_are_named(tmp_path: Path) -> None:
+    preprocessing = Preprocessing(first_piece="[UNK]", last_piece="[PAD]", caption_pieces=4)
+    pieces = WordPieces.of(write_tokenizer(tmp_path), preprocessing).encode(["red green blue"])
+    assert pieces.words == (("[UNK]", "red", "green", "[PAD]"),)
+    assert pieces.truncated == (True,)
+
+
+def test_image_networks_take_no_pixels_of_another_mean() -> None:
+    other = dataclasses.replace(TINY, preprocessing=dataclasses.replace(TINY.preprocessing, mean=(0.0, 0.0, 0.0)))
+    with pytest.raises(ConfigError, match=r"mean and deviation in .* are \[0\.0, 0\.0, 0\.0\] .* trained with 127"):
+        new_backbone(other)
