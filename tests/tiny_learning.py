@@ -23,8 +23,8 @@ from torch import nn
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.word_pieces import WordPieces
-from aladin.network.features import Features, PhotographReader
 from aladin.network.grid import GridNetwork, top_classes
+from aladin.network.grid_features import GridFeatures, PhotographReader
 from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin, new_model
 from aladin.progress import Progress
@@ -74,8 +74,8 @@ def write_minilm(folder: Path) -> Path:
 def tiny_model(tokenizer: Path, config: ModelConfig = TINY, seed: int = 0) -> Aladin:
     torch.manual_seed(seed)
     model = new_model(config, WordPieces.of(tokenizer, config.preprocessing), pretrained=False)
-    assert model.image_network is not None
-    revive(model.image_network)
+    assert model.backbone.image_network is not None
+    revive(model.backbone.image_network)
     return model
 
 
@@ -123,7 +123,7 @@ def learning_set(model: Aladin, tokenizer: Path, count: int, views: int = 1) -> 
     )
 
 
-def seen_by(reader: Reader, count: int) -> Features:
+def seen_by(reader: Reader, count: int) -> GridFeatures:
     """The first `count` pictures as a reader sees them."""
     assert isinstance(reader.reads, PhotographReader)
     random = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def seen_by(reader: Reader, count: int) -> Features:
         found, classes = trunk(reader.reads.network, noisy, reader.reads.tags)
         maps.append(found)
         tags.append(classes)
-    return Features(np.stack(maps), np.stack(tags))
+    return GridFeatures(np.stack(maps), np.stack(tags))
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from aladin.network.backbone import Backbone
 from aladin.network.backbones import new_backbone
 from aladin.network.depth import PostLayers, alignment_depth, matching_depth
 from aladin.network.global_head import GlobalHead
-from aladin.network.grid import GridNetwork
 from aladin.network.heads import CrossEncoderHead, MatchingHead
 from aladin.network.hubs import HubCorrection, Side
 from aladin.network.tensors import ImageInput, Tokens
@@ -53,12 +52,6 @@ class Aladin(nn.Module):
     def never_learned(self) -> tuple[str, ...]:
         """How names of weights begin that training leaves as they are."""
         return tuple(f"backbone.{start}" for start in self.backbone.never_learned)
-
-    @property
-    def image_network(self) -> GridNetwork | None:
-        """The network that reads photographs, of a backbone that has one apart."""
-        found: GridNetwork | None = getattr(self.backbone, "image_network", None)
-        return found
 
     def caption_states(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Tokens:
         return self._read_on(self.backbone.caption_states(pieces, mask))

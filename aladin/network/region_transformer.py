@@ -15,7 +15,6 @@ from aladin.errors import ConfigError
 from aladin.network import official
 from aladin.network.backbone import Backbone, ImageReader, ImageSet, ParameterGroup
 from aladin.network.detections import DetectionReader, RegionSet
-from aladin.network.features import Features, PhotographReader
 from aladin.network.grid import (
     DEVIATION,
     GRID_CHANNELS,
@@ -28,6 +27,7 @@ from aladin.network.grid import (
     grid_network,
     top_classes,
 )
+from aladin.network.grid_features import GridFeatures, PhotographReader
 from aladin.network.minilm import load_minilm
 from aladin.network.tensors import ImageInput, Regions, Tokens
 from aladin.network.transformer import EncoderLayer, Transformer, initialise
@@ -90,7 +90,7 @@ class RegionTransformer(Transformer, Backbone):
     ) -> ImageInput:
         if isinstance(images, RegionSet):
             return images.batch(rows)
-        assert isinstance(images, Features), "a set that this backbone has read"
+        assert isinstance(images, GridFeatures), "a set that this backbone has read"
         maps = torch.from_numpy(images.maps[views, rows]).float()
         return self.image_input(maps, torch.from_numpy(images.tags[views, rows].astype(np.int64)), keep)
 

@@ -23,9 +23,9 @@ from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError, ModelError
 from aladin.evaluation.encoding import precision_context
 from aladin.network.detections import RegionSet
-from aladin.network.features import Features
 from aladin.network.global_head import pooled_mean_and_maximum, standardised
 from aladin.network.grid import GridNetwork
+from aladin.network.grid_features import GridFeatures
 from aladin.network.tensors import Tokens
 from aladin.network.transformer import Transformer
 from aladin.network.weights import save_weights
@@ -149,7 +149,7 @@ def _likeliest_scale(found: CrossFittedScores, plan: Plan) -> float:
 
 
 def pictures_read(
-    images: Features | RegionSet, network: GridNetwork | None, seed: int, progress: Progress = SILENT
+    images: GridFeatures | RegionSet, network: GridNetwork | None, seed: int, progress: Progress = SILENT
 ) -> Float[Tensor, "images axes"]:
     """What the models read of images: `pictures_seen`, standardised, in as many principal axes as one of them reads."""
     pictures = _of_deviation_one(pictures_seen(images, network, progress))
@@ -163,13 +163,13 @@ def sentences_read(pieces: Pieces, minilm: Transformer, precision: str) -> Float
 
 
 def pictures_seen(
-    images: Features | RegionSet, network: GridNetwork | None, progress: Progress = SILENT
+    images: GridFeatures | RegionSet, network: GridNetwork | None, progress: Progress = SILENT
 ) -> Float[Tensor, "images features"]:
     """The mean and the maximum of the features of each image's regions; a photograph is read as a whole, by its first view."""
     return pooled_images(len(images), lambda rows: _regions(images, network, rows), pooled_mean_and_maximum, progress)
 
 
-def _regions(images: Features | RegionSet, network: GridNetwork | None, rows: Int[np.ndarray, " images"]) -> Tokens:
+def _regions(images: GridFeatures | RegionSet, network: GridNetwork | None, rows: Int[np.ndarray, " images"]) -> Tokens:
     if isinstance(images, RegionSet):
         return images.batch(rows).regions.tokens
     assert network is not None, "cached maps are those of a network"

@@ -36,8 +36,10 @@ class StepInput:
         return torch.from_numpy(ids[:, :width]), torch.from_numpy(mask[:, :width])
 
     def images(self, step: Step) -> ImageInput:
-        """Regions and tags of the images; the image network's tail learns from its epoch on."""
-        if self._model.image_network is not None:
-            learns = "image_network" in self._recipe.train and step.epoch >= self._recipe.image_network_from_epoch
-            self._model.image_network.region_tails.requires_grad_(learns)
+        """What the backbone reads of the images; its image network learns from its epoch on."""
+        learns = "image_network" in self._recipe.train and step.epoch >= self._recipe.image_network_from_epoch
+        for group in self._model.backbone.parameter_groups():
+            if group.part == "image_network":
+                for weight in group.parameters:
+                    weight.requires_grad_(learns)
         return self._model.backbone.batch(self._data.images, step.images, step.views, step.keep)

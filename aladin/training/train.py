@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aladin.datasets import Data, DataOrigin, Dataset, check_apart, dataset_of
 from aladin.network.backbone import ImageSet
-from aladin.network.features import check_room, readable_bytes
+from aladin.network.grid_features import check_room, readable_bytes
 from aladin.training.learning_set import Reader, check_captions, learning_set
 from aladin.training.recipe import Recipe, read_recipe
 from aladin.training.run_folder import check_same_run, origins_of

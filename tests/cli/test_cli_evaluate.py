@@ -17,10 +17,10 @@ from aladin.evaluation import evaluate
 from aladin.measures.protocols import PROTOCOLS
 from aladin.measures.relevance.named import JUDGES
 from aladin.measures.report import to_json
-from aladin.network import features
+from aladin.network import grid_features
 from aladin.network.checkpoints import save_model
-from aladin.network.features import Features
 from aladin.network.grid import NETWORKS
+from aladin.network.grid_features import GridFeatures
 from aladin.network.weights import weights_fingerprint
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
@@ -59,16 +59,16 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     headed = dataclasses.replace(TINY, heads=dataclasses.replace(TINY.heads, cross_encoder=True))
     save_model(tiny_model(tokenizer, headed), tokenizer, tmp_path / "headed")
 
-    def invented(dataset: object, *settings: object) -> Features:
+    def invented(dataset: object, *settings: object) -> GridFeatures:
         images = len(dataset)  # type: ignore[arg-type]
         maps = (
             np.random.default_rng(0)
             .normal(size=(1, images, NETWORKS["efficientnet-lite0"].map_channels, 4, 4))
             .astype(np.float16)
         )
-        return Features(maps, np.zeros((1, images, 1), dtype=np.int16))
+        return GridFeatures(maps, np.zeros((1, images, 1), dtype=np.int16))
 
-    monkeypatch.setattr(features, "cached_features", invented)
+    monkeypatch.setattr(grid_features, "cached_features", invented)
     return tmp_path / "trained"
 
 

@@ -33,8 +33,8 @@ def spread(model: Aladin) -> float:
 @torch.no_grad()
 def test_a_smoothed_model_encodes_images_and_captions_as_before(model: Aladin) -> None:
     pieces, mask = torch.tensor([[2, 5, 9, 3], [2, 7, 3, 0]]), torch.tensor([[True] * 4, [True, True, True, False]])
-    assert model.image_network is not None
-    maps = torch.randn(2, model.image_network.map_channels, 4, 4)
+    assert model.backbone.image_network is not None
+    maps = torch.randn(2, model.backbone.image_network.map_channels, 4, 4)
     classes = torch.tensor([[1], [999]])
     even = smoothed(model)
     for before, after in (

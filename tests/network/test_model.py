@@ -30,8 +30,8 @@ def model(tokenizer: Path) -> Aladin:
 
 @pytest.fixture(scope="module")
 def maps(model: Aladin) -> torch.Tensor:
-    assert model.image_network is not None
-    found, _ = trunk(model.image_network, torch.stack([torch.from_numpy(draw(n)) for n in range(3)]).numpy(), 2)
+    assert model.backbone.image_network is not None
+    found, _ = trunk(model.backbone.image_network, torch.stack([torch.from_numpy(draw(n)) for n in range(3)]).numpy(), 2)
     return torch.from_numpy(found).float()
 
 
@@ -76,13 +76,13 @@ def test_keeping_every_region_is_keeping_none_back(model: Aladin, maps: torch.Te
 
 @torch.no_grad()
 def test_a_kept_region_brings_its_own_features_and_geometry(model: Aladin, maps: torch.Tensor) -> None:
-    assert model.image_network is not None
+    assert model.backbone.image_network is not None
     seen: list[torch.Tensor] = []
     hook = model.backbone.region_embedding.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     keep = torch.tensor([[1, 3], [0, 2], [2, 3]])
     model.image_states(model.backbone.image_input(maps, CLASSES, keep))
     hook.remove()
-    regions = model.image_network.regions(maps)
+    regions = model.backbone.image_network.regions(maps)
     for row in range(3):
         for place, region in enumerate(keep[row].tolist()):
             assert_close(seen[0][row, place], torch.cat([regions[row, region], model.backbone.geometry[region]]))
@@ -133,11 +133,11 @@ def test_a_widened_model_says_the_same_until_it_learns(tmp_path: Path) -> None:
     narrow = tiny_model(write_tokenizer(tmp_path), config)
     image = dataclasses.replace(config.image, networks=("efficientnet-lite0", "efficientnet-lite2"))
     wide = widened(narrow, image, SIZE)
-    assert narrow.image_network is not None
-    assert wide.image_network is not None
+    assert narrow.backbone.image_network is not None
+    assert wide.backbone.image_network is not None
     pixels = torch.stack([torch.from_numpy(draw(number)) for number in range(3)])
     none = torch.zeros(3, 0, dtype=torch.int64)
-    expected = narrow.image_states(narrow.backbone.image_input(narrow.image_network.maps(pixels), none)).states
-    assert_close(wide.image_states(wide.backbone.image_input(wide.image_network.maps(pixels), none)).states, expected)
+    expected = narrow.image_states(narrow.backbone.image_input(narrow.backbone.image_network.maps(pixels), none)).states
+    assert_close(wide.image_states(wide.backbone.image_input(wide.backbone.image_network.maps(pixels), none)).states, expected)
     with pytest.raises(ConfigError, match="expected the model's own first"):
         widened(narrow, dataclasses.replace(image, networks=("efficientnet-lite2",)), SIZE)

@@ -311,7 +311,7 @@ def test_every_pooling_can_be_learned_and_validated(pooling: Pooling, tmp_path: 
 def test_the_image_networks_tail_stays_as_it_is_until_its_epoch(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["align"], epochs=3, validate_every=1, image_network_from_epoch=2)
     run = trainer(recipe, tmp_path)
-    tail = run.model.image_network.region_tails  # type: ignore[union-attr]
+    tail = run.model.backbone.image_network.region_tails  # type: ignore[union-attr]
     before = [weight.clone() for weight in tail.parameters()]
     still: list[bool] = []
 

@@ -15,8 +15,8 @@ from aladin.encoder.config import ImageConfig, ImageNetwork
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError
 from aladin.network.detections import RegionSet
-from aladin.network.features import Features, PhotographReader
 from aladin.network.grid import SHRINKAGE, GridNetwork, grid_network
+from aladin.network.grid_features import GridFeatures, PhotographReader
 from aladin.network.minilm import minilm
 from aladin.training.batches import Step
 from aladin.training.caption_similarity import check_minilm_pieces
@@ -81,7 +81,7 @@ class CrossFittedTeacher(Teacher):
             self._scores = CrossFittedScores.load(path)
             return
         (seen,) = [lessons.images(reader) for reader in self.readers] or [lessons.data.images]
-        assert isinstance(seen, Features | RegionSet), "photographs through its own networks, or a detector's regions"
+        assert isinstance(seen, GridFeatures | RegionSet), "photographs through its own networks, or a detector's regions"
         with lessons.progress.step("the cross-fitted teacher's images") as progress:
             pictures = pictures_read(seen, self._network, self._seed, progress)
         sentences = sentences_read(lessons.data.pieces, minilm(lessons.minilm), run.precision)

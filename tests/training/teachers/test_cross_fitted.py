@@ -59,7 +59,7 @@ def fitting(minilm: Transformer, folder: Path, epochs: int) -> CrossFitting:
     data = learning_set(model, tokenizer, PICTURES)
     plan = plan_of(data.owners, PICTURES)
     similarity = CaptionSimilarity.build(minilm, data.pieces, data.owners)
-    pictures = pictures_read(data.images, model.image_network, SEED)
+    pictures = pictures_read(data.images, model.backbone.image_network, SEED)
     return CrossFitting(pictures, sentences_read(data.pieces, minilm, "fp32"), similarity, plan, epochs, SEED, "fp32")
 
 
@@ -158,9 +158,9 @@ def test_pictures_are_pooled_one_by_one_whatever_the_batch(tmp_path: Path, monke
     tokenizer = write_tokenizer(tmp_path)
     model = tiny_model(tokenizer)
     images = learning_set(model, tokenizer, 5, views=2).images
-    whole = pictures_seen(images, model.image_network)
+    whole = pictures_seen(images, model.backbone.image_network)
     monkeypatch.setattr(global_learning, "BATCH", 2)
-    assert_close(pictures_seen(images, model.image_network), whole)
+    assert_close(pictures_seen(images, model.backbone.image_network), whole)
 
 
 def taught(**weights: float) -> Recipe:

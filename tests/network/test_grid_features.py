@@ -12,8 +12,8 @@ from PIL import Image
 
 from aladin.datasets import Dataset, FileOnDisk, read_dataset
 from aladin.errors import DataError
-from aladin.network.features import Features, cache_name, cached_features, view_pixels
 from aladin.network.grid import GridNetwork, grid_network
+from aladin.network.grid_features import GridFeatures, cache_name, cached_features, view_pixels
 from aladin.pictures.pixels import open_image, to_pixels
 from tests.tiny_learning import SIZE, revive, trunk, write_pictures
 
@@ -47,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset, network: G
 
 
 @pytest.fixture(scope="module")
-def features(cache: Path, dataset: Dataset, network: GridNetwork) -> Features:
+def features(cache: Path, dataset: Dataset, network: GridNetwork) -> GridFeatures:
     return cached_features(dataset, network, SIZE, TAGS, VIEWS, cache)
 
 
@@ -61,7 +61,7 @@ def pixels(dataset: Dataset, view: int) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_there_is_a_row_for_each_view_of_each_image(features: Features) -> None:
+def test_there_is_a_row_for_each_view_of_each_image(features: GridFeatures) -> None:
     assert features.views == VIEWS
     assert features.maps.shape == (VIEWS, PICTURES, 112, SIZE // 16, SIZE // 16)
     assert features.tags.shape == (VIEWS, PICTURES, TAGS)
@@ -69,7 +69,7 @@ def test_there_is_a_row_for_each_view_of_each_image(features: Features) -> None:
 
 @pytest.mark.parametrize("view", [0, 1, VIEWS - 1])
 def test_cached_features_are_what_torch_computes_from_the_pixels(
-    features: Features, dataset: Dataset, network: GridNetwork, view: int
+    features: GridFeatures, dataset: Dataset, network: GridNetwork, view: int
 ) -> None:
     maps, tags = trunk(network, pixels(dataset, view), TAGS)
     scale = maps.astype(np.float32).std()
@@ -78,7 +78,7 @@ def test_cached_features_are_what_torch_computes_from_the_pixels(
 
 
 def test_what_is_in_the_cache_is_not_computed_again(
-    cache: Path, features: Features, dataset: Dataset, network: GridNetwork
+    cache: Path, features: GridFeatures, dataset: Dataset, network: GridNetwork
 ) -> None:
     again = cached_features(dataset, network, SIZE, TAGS, VIEWS, cache, refuse)
     assert np.array_equal(again.maps, features.maps)
@@ -87,7 +87,7 @@ def test_what_is_in_the_cache_is_not_computed_again(
 
 @pytest.mark.slow
 def test_an_interrupted_build_goes_on_and_ends_as_a_clean_one(
-    tmp_path: Path, features: Features, dataset: Dataset, network: GridNetwork
+    tmp_path: Path, features: GridFeatures, dataset: Dataset, network: GridNetwork
 ) -> None:
     def stop_late(done: int, total: int) -> None:
         if done > 1024:
@@ -105,7 +105,7 @@ def test_an_interrupted_build_goes_on_and_ends_as_a_clean_one(
 
 @pytest.mark.slow
 def test_fewer_views_are_the_beginning_of_more(
-    tmp_path: Path, cache: Path, features: Features, dataset: Dataset, network: GridNetwork
+    tmp_path: Path, cache: Path, features: GridFeatures, dataset: Dataset, network: GridNetwork
 ) -> None:
     fewer = cached_features(dataset, network, SIZE, TAGS, 2, cache, refuse)
     assert np.array_equal(fewer.maps, features.maps[:2])

@@ -37,7 +37,7 @@ MIN_CROP = 0.4  # smallest share of the picture's area that a view shows
 
 
 @dataclass(frozen=True)
-class Features:
+class GridFeatures:
     """Cached input of the network's trainable part, one row for each example of the data set."""
 
     maps: Float16[np.ndarray, "views images channels rows columns"]
@@ -59,7 +59,7 @@ class PhotographReader:
     size: int  # px a side, to which a photograph is resized
     tags: int  # that are kept of each photograph
 
-    def read(self, dataset: Dataset, views: int, cache: Path, progress: Progress = SILENT) -> Features:
+    def read(self, dataset: Dataset, views: int, cache: Path, progress: Progress = SILENT) -> GridFeatures:
         """DataError if an image is a detector's, or cannot be decoded."""
         check_photographs(dataset)
         with placing_undecodable(dataset):
@@ -77,7 +77,7 @@ def cached_features(
     views: int,
     cache: Path,
     progress: Progress = SILENT,
-) -> Features:
+) -> GridFeatures:
     """The features of every example, from `cache` as far as they are there; an interrupted run goes on where it was.
 
     `progress` counts pictures (views singly). DataError where the disk has no room for all
@@ -99,7 +99,7 @@ def cached_features(
             classes.flush()
             _replace(cached.state, str(stop))
         progress(stop, total)
-    return Features(maps, classes)
+    return GridFeatures(maps, classes)
 
 
 def check_room(cache: Path, needed: int, views: int) -> None:
