@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, read_captioned
-from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import FiniteRange, with_options
@@ -50,7 +49,6 @@ def add_global_head(
     """
     from aladin.training.adding_global_head import add_global_head as add
 
-    keep_freed_memory()
     dataset = read_captioned(data, split, images, skip_bad)
     added = add(model, out, dataset, dim=dim, share=share, epochs=epochs, seed=seed, cache=cache, progress=TerminalSteps())
     print_line(f"{out}: a global head of {dim} numbers, from {added.images:,} images and {added.captions:,} captions")

@@ -38,15 +38,15 @@ def read_captioned(path: Path, split: str | None, images: Path | None, skip_bad:
 
     dataset = read_dataset(path, split, images, skip_bad)
     if skip_bad:
-        with progress_shown("images looked at", quiet=False) as tell:
-            dataset = without_undecodable(dataset, tell)
-    tell_skipped(path, dataset.skipped)
+        with progress_shown("images looked at", quiet=False) as progress:
+            dataset = without_undecodable(dataset, progress)
+    print_skipped(path, dataset.skipped)
     if not len(dataset):
         raise DataError(f"{printable(str(path))} has no image that can be decoded; read it without --skip-bad to see where")
     return dataset
 
 
-def tell_skipped(path: Path, skipped: Mapping[str, int]) -> None:
+def print_skipped(path: Path, skipped: Mapping[str, int]) -> None:
     """On stderr, how many rows of `path` were left out for each reason."""
     for reason, count in skipped.items():
         print_line(f"{path}: {count:,} rows skipped: {reason}", err=True)

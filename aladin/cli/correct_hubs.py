@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, read_captioned
-from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import with_options
@@ -43,7 +42,6 @@ def correct_hubs(
     from aladin.exporting import hub_correction
     from aladin.network.variants import check_addable
 
-    keep_freed_memory()
     check_addable(model_config(model))  # said before the data are read
     dataset = read_captioned(data, split, images, skip_bad)
     done = hub_correction.correct_hubs(

@@ -24,6 +24,7 @@ from aladin.datasets.vinvl import (
 )
 from aladin.datasets.vinvl.npz import npz_files
 from aladin.errors import ConfigError, DataError
+from aladin.files import write_whole
 
 CAPTIONS = "captions.jsonl"
 
@@ -44,8 +45,8 @@ def check(folder: Path, numbers: int, as_json: bool) -> int:
 
     Exits with 1 if there are any.
     """
-    with progress_shown("bytes checked", quiet=False) as tell:
-        problems = list(check_folder(folder, numbers, tell))
+    with progress_shown("bytes checked", quiet=False) as progress:
+        problems = list(check_folder(folder, numbers, progress))
     counts = Counter(problem.kind for problem in problems)
     if as_json:
         print_lines(json.dumps({"folder": str(folder), "counts": counts, "problems": [vars(p) for p in problems]}, indent=2))
@@ -107,7 +108,7 @@ def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> No
     lines = [line for source in sources for line in caption_lines(source, chosen)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_whole(out, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}; give another name") from None
     print_line(f"{out}: {len(lines):,} images")
@@ -115,19 +116,19 @@ def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> No
 
 def _write_npz(source: Path, out: Path) -> None:
     folder = FeatureFolder.open(source)
-    with progress_shown("images", quiet=False) as tell:
+    with progress_shown("images", quiet=False) as progress:
         for number, image in enumerate(folder.images(), start=1):
             row = folder.find(image)
             assert row is not None, "the folder itself named it"
             write_npz(row.detections(), out)
-            tell(number, len(folder))
+            progress(number, len(folder))
     print_line(f"{out}: {len(folder):,} images")
 
 
 def _write_features(source: Path, out: Path) -> None:
     total = len(npz_files(source))
-    with progress_shown("images", quiet=False) as tell, FeatureWriter(out) as writer:
+    with progress_shown("images", quiet=False) as progress, FeatureWriter(out) as writer:
         for number, detections in enumerate(npz_detections(source), start=1):
             writer.add(detections)
-            tell(number, total)
+            progress(number, total)
     print_line(f"{out}: {total:,} images")

@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from aladin.cli.captioned import SKIP_BAD, read_captioned
-from aladin.cli.memory import keep_freed_memory
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import PATH
@@ -57,7 +56,6 @@ def train(
     from aladin.training.recipe import read_recipe
     from aladin.training.train import train as learn
 
-    keep_freed_memory()
     settings = read_recipe(recipe)
     if seed is not None:
         settings = dataclasses.replace(settings, seed=seed)

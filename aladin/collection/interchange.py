@@ -21,6 +21,7 @@ from aladin.collection.formats import file_and_frame, stored_path
 from aladin.collection.sqlite import Collection
 from aladin.collection.store import ImageRow
 from aladin.collection.writer import CollectionWriter
+from aladin.datasets.coco import coco_records, content_of, json_document
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
 from aladin.files import check_replaceable, write_whole
@@ -30,7 +31,6 @@ PART_ROWS = 100_000
 BLOCK_ROWS = 1000
 FORMAT = 1
 COCO_DESCRIPTION = "images of "  # and their folder; by it a file of ours is known
-KINDS = {bool: "a truth value", int: "a number", float: "a fraction", str: "text", list: "a list", dict: "an object"}  # of JSON
 OWN_COLUMNS = {"size": int, "mtime_ns": int, "sha256": bytes, "width": int, "height": int, "taken": str, "status": str}
 
 
@@ -116,11 +116,12 @@ def import_coco(collection: CollectionWriter, source: Path) -> Imported:
 
     Captions of images that it does not list are left out and counted. DataError where it is of another kind.
     """
-    content = _read_json(source)
-    names = {image["id"]: image["file_name"] for image in _objects(source, content, "images", id=(int, str), file_name=(str,))}
+    content = json_document(source, content_of(source))
+    images = coco_records(source, content, "images", id=(int, str), file_name=(str,))
+    names = {image["id"]: image["file_name"] for image in images}
     captions: dict[str, list[str]] = {name: [] for name in names.values()}
     unknown = 0
-    for annotation in _objects(source, {"annotations": []} | content, "annotations", image_id=(int, str), caption=(str,)):
+    for annotation in coco_records(source, {"annotations": []} | content, "annotations", image_id=(int, str), caption=(str,)):
         if annotation["image_id"] not in names:
             unknown += 1
         elif annotation["caption"] not in (texts := captions[names[annotation["image_id"]]]):
@@ -134,49 +135,6 @@ def import_coco(collection: CollectionWriter, source: Path) -> Imported:
                 collection.describe(path, {"captions": texts} if texts else {})
                 described += 1
     return Imported(0, described, outside, unknown)
-
-
-def _read_json(source: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(source.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}; give a COCO captions JSON") from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{source} is no COCO captions JSON: its byte {error.start:,} is not UTF-8; give another file"
-        ) from None
-    except RecursionError:
-        raise DataError(f"{source} is no COCO captions JSON: its brackets lie too deep; give another file") from None
-    except ValueError as error:
-        raise DataError(f"{source} is no COCO captions JSON ({error}); give another file") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{source} is no COCO captions JSON: it holds {_kind(content)}, expected an object with images")
-    return content
-
-
-def _objects(source: Path, content: dict[str, Any], name: str, **fields: tuple[type, ...]) -> list[dict[str, Any]]:
-    """The list of that name; DataError unless each of its items is an object that has these fields, of one of these types."""
-    items = content.get(name)
-    if not isinstance(items, list):
-        found = f"its {name} are {_kind(items)}" if name in content else f"it has no {name}"
-        raise DataError(f"{source} is no COCO captions JSON: {found}, expected a list of them; give another file")
-    for position, item in enumerate(items, 1):
-        if not isinstance(item, dict):
-            raise DataError(
-                f"{source} is no COCO captions JSON: number {position:,} of its {name} is {_kind(item)}; mend the file"
-            )
-        for field, types in fields.items():
-            if not isinstance(item.get(field), types):
-                found = f"has as {field} {_kind(item[field])}" if field in item else f"has no {field}"
-                raise DataError(
-                    f"{source} is no COCO captions JSON: number {position:,} of its {name} {found}, expected "
-                    f"{' or '.join(KINDS[kind] for kind in types)}; mend it, or give another file"
-                )
-    return items
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else KINDS[type(value)]
 
 
 def _export_parts(collection: Collection, out: Path, with_tokens: bool) -> int:

@@ -27,7 +27,7 @@ from aladin.collection.schema import SCHEMA_VERSION
 from aladin.collection.sql_conditions import compiled
 from aladin.collection.store import Facets, ImageRow, Nearest, Order, Page, Position, Span, Status, Store
 from aladin.collection.tokens import QuantizedTokens, tokens_from_blobs
-from aladin.encoder.folder import ModelFolder, fingerprint_of
+from aladin.encoder.folder import PRESENT, ModelFolder, fingerprint_of
 from aladin.errors import DataError, IndexMismatch
 from aladin.progress import SILENT, Progress
 
@@ -154,7 +154,7 @@ class Collection(Store, VectorSource):
         if stored is None or self.database.setting("model_stamp") == model.stamp:
             return
         parts: dict[str, str] = json.loads(stored)
-        different = sorted(name for name in parts if parts[name] != model.parts.get(name))
+        different = sorted(PRESENT.get(name, name) for name in parts if parts[name] != model.parts.get(name))
         if not different:
             return
         raise IndexMismatch(

@@ -12,6 +12,7 @@ from aladin.datasets.bad_rows import BadRow
 from aladin.datasets.rows import Gathering, caption_text, expect, first_of, image_name
 from aladin.errors import DataError
 
+KINDS = {bool: "a truth value", int: "a number", float: "a fraction", str: "text", list: "a list", dict: "an object"}  # of JSON
 ImageId = int | str
 
 
@@ -54,10 +55,10 @@ def captions_with_ids(path: Path) -> Iterator[tuple[int, int, str]]:
     document = json_document(path, content_of(path))
     try:
         if "annotations" in document:
-            for record in _list(document, "annotations", path):
-                yield int(record["image_id"]), int(record["id"]), str(record["caption"])
+            for record in coco_records(path, document, "annotations", image_id=(int, str), id=(int, str), caption=(str,)):
+                yield int(record["image_id"]), int(record["id"]), record["caption"]
         else:
-            for image in _list(document, "images", path):
+            for image in coco_records(path, document, "images", cocoid=(int, str), sentences=(list,)):
                 for sentence in image["sentences"]:
                     yield int(image["cocoid"]), int(sentence["sentid"]), str(sentence["raw"])
     except (KeyError, TypeError, ValueError) as error:
@@ -68,12 +69,13 @@ def captions_with_ids(path: Path) -> Iterator[tuple[int, int, str]]:
 
 def coco_labels(path: Path, content: bytes, classes: int) -> Iterator[tuple[int, int]]:
     """Image id and category id, 1 to `classes`, of every object in COCO's instances JSON."""
-    for number, record in enumerate(_list(json_document(path, content), "annotations", path)):
+    document = json_document(path, content)
+    for number, record in enumerate(coco_records(path, document, "annotations", image_id=(int, str), category_id=(int, str))):
         try:
             image, category = int(record["image_id"]), int(record["category_id"])
             if not 1 <= category <= classes:
                 raise ValueError
-        except (KeyError, TypeError, ValueError):
+        except ValueError:
             raise DataError(
                 f"{path}, annotations[{number}]: an image_id and a category_id of 1 to {classes} were expected; "
                 "give COCO's instances JSON"
@@ -81,22 +83,43 @@ def coco_labels(path: Path, content: bytes, classes: int) -> Iterator[tuple[int,
         yield image, category
 
 
-def _list(document: dict[str, Any], key: str, path: Path) -> list[Any]:
-    if not isinstance(document.get(key), list):
-        raise DataError(f"{path} has no list {key!r}; give the JSON of COCO or of Karpathy's split")
-    found: list[Any] = document[key]
-    return found
-
-
 def json_document(path: Path, content: bytes) -> dict[str, Any]:
     """The JSON object that is the content of the file."""
     try:
-        document = json.loads(content)
+        document = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no COCO JSON: its byte {error.start:,} is not UTF-8; give another file") from None
+    except RecursionError:
+        raise DataError(f"{path} is no COCO JSON: its brackets lie too deep; give another file") from None
     except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); fetch it again") from None
+        raise DataError(f"{path} is no COCO JSON ({error}); give another file") from None
     if not isinstance(document, dict):
-        raise DataError(f"{path} holds no JSON object; give the JSON of COCO or of Karpathy's split")
+        raise DataError(f"{path} is no COCO JSON: it holds {_kind(document)}, expected an object; give another file")
     return document
+
+
+def coco_records(path: Path, document: dict[str, Any], name: str, **fields: tuple[type, ...]) -> list[dict[str, Any]]:
+    """The list of that name; DataError unless each of its items is an object that has these fields, of one of these types."""
+    items = document.get(name)
+    if not isinstance(items, list):
+        found = f"its {name} are {_kind(items)}" if name in document else f"it has no {name}"
+        raise DataError(f"{path} is no COCO JSON: {found}, expected a list of them; give another file")
+    for position, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise DataError(f"{path} is no COCO JSON: number {position:,} of its {name} is {_kind(item)}; mend the file")
+        for field, types in fields.items():
+            if not isinstance(item.get(field), types):
+                found = f"has as {field} {_kind(item[field])}" if field in item else f"has no {field}"
+                expected = " or ".join(KINDS[kind] for kind in types)
+                raise DataError(
+                    f"{path} is no COCO JSON: number {position:,} of its {name} {found}, expected {expected}; mend it, or give "
+                    "another file"
+                )
+    return items
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else KINDS[type(value)]
 
 
 def content_of(path: Path) -> bytes:

@@ -23,6 +23,8 @@ MINDED = {
     "[heads] pooling": ("heads", "pooling"),
     "[limits] caption_pieces": ("preprocessing", "caption_pieces"),
 }
+# Of these, the names of today where they are others, for people.
+PRESENT = {"[image] size": "[preprocessing] size", "[limits] caption_pieces": "[preprocessing] caption_pieces"}
 MINDED_IF_CHANGED = ("fit", "resampling", "first_piece", "last_piece")  # of [preprocessing]; collections were made before them
 SHIPPED = Path(__file__).parents[1] / "models" / "lite"
 

@@ -11,6 +11,7 @@ from aladin.evaluation.encoding import encode_dataset
 from aladin.files import kept_or_temporary
 from aladin.network.checkpoints import load_model, named_model, provenance, save_model
 from aladin.network.variants import check_addable, with_hub_correction
+from aladin.processes import keep_freed_memory
 from aladin.progress import SILENT, Steps
 
 CENTRES = 500
@@ -43,6 +44,7 @@ def correct_hubs(
     what it counts in scores; image features are kept in `cache`. ConfigError where the model cannot have a correction, or there
     are fewer images or captions than centres: said before anything is encoded.
     """
+    keep_freed_memory()
     model, out = Path(model), Path(out)
     config = model_config(model)
     check_addable(config)

@@ -20,6 +20,7 @@ from aladin.network.minilm import minilm as minilm_of
 from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin
 from aladin.network.variants import as_trained, check_addable
+from aladin.processes import keep_freed_memory
 from aladin.progress import SILENT, Steps
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.global_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_global_head
@@ -55,6 +56,7 @@ def add_global_head(
     MiniLM-L6 instead of its package. ConfigError for a model that cannot have such a head, DataError for too little data,
     ModelError if `out` holds an exported model.
     """
+    keep_freed_memory()
     model, out = Path(model), Path(out)
     with kept_or_temporary(cache) as folder:
         check_not_exported(out)

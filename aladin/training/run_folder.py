@@ -50,7 +50,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         settings = {"commit": commit()} | to_table(self.recipe) | {"model": to_table(model.config)}
         settings["training"] = dict(self.origins)
-        (self.path / "settings.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
+        write_whole(self.path / "settings.toml", tomli_w.dumps(settings))
 
     @contextlib.contextmanager
     def log(self, next_step: int) -> Iterator[Callable[[Record], None]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from aladin.datasets import Data, DataOrigin, Dataset, check_apart, dataset_of
 from aladin.network.backbone import ImageSet
 from aladin.network.grid_features import check_room, readable_bytes
+from aladin.processes import keep_freed_memory
 from aladin.training.learning_set import Reader, check_captions, learning_set
 from aladin.training.recipe import Recipe, read_recipe
 from aladin.training.run_folder import check_same_run, origins_of
@@ -55,6 +56,7 @@ def train(
     ConfigError for settings that contradict each other or the run in `out`, DataError for data that cannot be learned from,
     such as an image in both sets; all of that before features are computed. TrainingError when a loss is no number.
     """
+    keep_freed_memory()
     out = Path(out)
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     recipe = recipe.taught_by({kind: [Path(folder) for folder in folders] for kind, folders in (teachers or {}).items()})

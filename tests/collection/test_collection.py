@@ -370,11 +370,11 @@ CHANGES = {
     "text.onnx": lambda folder: (folder / "text.onnx").write_bytes((folder / "text.onnx").read_bytes() + b" "),
     "weights.bin": lambda folder: (folder / "weights.bin").write_bytes(b"other weights"),
     "tokenizer.json": lambda folder: (folder / "tokenizer.json").write_text("{}"),
-    "[image] size": lambda folder: edited(folder, "size", "32"),
+    "[preprocessing] size": lambda folder: edited(folder, "size", "32"),
     "[image] grid": lambda folder: edited(folder, "grid", "4"),
     "[heads] token_dim": lambda folder: edited(folder, "token_dim", "16"),
     "[heads] pooling": lambda folder: edited(folder, "pooling", '"MrAVGw"'),
-    "[limits] caption_pieces": lambda folder: edited(folder, "caption_pieces", "20"),
+    "[preprocessing] caption_pieces": lambda folder: edited(folder, "caption_pieces", "20"),
 }
 
 

@@ -197,8 +197,8 @@ def test_hits_as_coco_are_read_by_our_readers_and_laid_out_as_pycocotools_expect
     ("content", "message"),
     [
         (b"", "Expecting value: line 1 column 1"),
-        (b"[]", "it holds a list, expected an object with images"),
-        (b"null", "it holds nothing, expected an object with images"),
+        (b"[]", "it holds a list, expected an object"),
+        (b"null", "it holds nothing, expected an object"),
         (b"{}", "it has no images, expected a list of them; give another file"),
         (b'{"images": 3}', "its images are a number, expected a list of them"),
         (b'{"images": [3]}', "number 1 of its images is a number; mend the file"),
@@ -221,7 +221,7 @@ def test_what_is_no_coco_json_is_refused_in_a_short_sentence(
     with CollectionWriter.create(default_file(photos), photos) as collection, pytest.raises(DataError) as refused:
         import_coco(collection, path)
     said = str(refused.value).removeprefix(str(path))
-    assert said.startswith(" is no COCO captions JSON")
+    assert said.startswith(" is no COCO JSON")
     assert message in said
     assert len(said) < 200
 

@@ -197,9 +197,9 @@ def all_ids_are_found_by_the_end_of_an_images_name_and_the_text_of_a_caption(tmp
     [
         ({"dog.jpg": ["a dog"]}, {"annotations": []}, "image 'dog.jpg' has no COCO id at the end of its name"),
         ({"7.jpg": ["a bird"]}, {"annotations": []}, "has no caption 'a bird' of image 7"),
-        (COCO, {"annotations": [{"id": 1}]}, "has a record without the key or number 'image_id'"),
-        (COCO, {"images": 3}, "has no list 'images'"),
-        (COCO, [], "holds no JSON object"),
+        (COCO, {"annotations": [{"id": 1}]}, "number 1 of its annotations has no image_id, expected a number or text"),
+        (COCO, {"images": 3}, "its images are a number, expected a list"),
+        (COCO, [], "it holds a list, expected an object"),
     ],
 )
 def all_ids_that_cannot_be_found_are_one_sentence(
@@ -370,9 +370,9 @@ def test_pmrp_of_a_case_worked_out_by_hand(tmp_path: Path) -> None:
     ("content", "sentence"),
     [
         ({"annotations": [{"image_id": 1, "category_id": 91}]}, r"annotations\[0\]: an image_id and a category_id of 1 to 90"),
-        ({"annotations": [{"image_id": 1}]}, r"annotations\[0\]: an image_id and a category_id"),
+        ({"annotations": [{"image_id": 1}]}, "number 1 of its annotations has no category_id, expected a number or text"),
         ({"annotations": [{"image_id": 5, "category_id": 1}]}, "labels none of the data's images"),
-        ({"images": []}, "has no list 'annotations'"),
+        ({"images": []}, "it has no annotations, expected a list"),
     ],
 )
 def test_labels_that_cannot_be_used_are_one_sentence(tmp_path: Path, content: object, sentence: str) -> None:
