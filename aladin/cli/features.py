@@ -15,6 +15,7 @@ from aladin.datasets.vinvl import (
     BOX_NUMBERS,
     FeatureFolder,
     FeatureWriter,
+    GeometryOrder,
     Problem,
     check_folder,
     is_feature_folder,
@@ -43,14 +44,19 @@ def features() -> None:
 def check(folder: Path, numbers: int, as_json: bool) -> int:
     """Read all of DIR, features.tsv and what stands beside it, and list every problem.
 
-    Exits with 1 if there are any.
+    It also says in which order width and height stand in the boxes, since public converters write both. Exits with 1 if there
+    are problems.
     """
+    orders: Counter[GeometryOrder] = Counter()
     with progress_shown("bytes checked", quiet=False) as progress:
-        problems = list(check_folder(folder, numbers, progress))
+        problems = list(check_folder(folder, numbers, progress, orders))
     counts = Counter(problem.kind for problem in problems)
     if as_json:
-        print_lines(json.dumps({"folder": str(folder), "counts": counts, "problems": [vars(p) for p in problems]}, indent=2))
+        found = {"folder": str(folder), "counts": counts, "geometry": orders, "problems": [vars(p) for p in problems]}
+        print_lines(json.dumps(found, indent=2))
     else:
+        for order, count in orders.most_common():
+            print_line(f"{folder}: boxes end in {order if order != 'either' else 'equal width and height'} in {count:,} images")
         _print(problems, counts, folder)
     return 1 if problems else 0
 

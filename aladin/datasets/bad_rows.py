@@ -26,6 +26,7 @@ Reason = Literal[
     "not JSON",
     "not UTF-8",
     "not a number",
+    "one row for two images",
     "path leaves the folder",
     "unknown caption",
     "unknown image",

@@ -11,6 +11,7 @@ from typing import Any
 from aladin.datasets.bad_rows import BadRow, BadRows
 from aladin.datasets.examples import Dataset, Example
 from aladin.datasets.sources import ImageSource, ImageSources
+from aladin.datasets.vinvl import FeatureRow
 from aladin.errors import DataError
 
 SPLITS: Mapping[str, str] = {"train": "train", "restval": "train", "val": "val", "test": "test", "": ""}
@@ -25,6 +26,7 @@ class Gathering:
         self._bad = BadRows(skip_bad)
         self._splits: dict[str, str] = {}  # of every image, in whatever split
         self._sources: dict[str, ImageSource] = {}
+        self._names: dict[str, str] = {}  # of images, by the rows of features that they meet
         self._captions: dict[str, list[str]] = {}
         self._row = ""  # the position of the row that is being read
         self._positions: dict[str, str] = {}
@@ -78,6 +80,12 @@ class Gathering:
             source = self._images.find(image)
             if source is None:
                 raise BadRow("image is missing", f"image {image!r} is not in {self._images.path}", "add it, correct --images")
+            if isinstance(source, FeatureRow) and self._names.setdefault(source.image, image) != image:
+                raise BadRow(
+                    "one row for two images",
+                    f"images {self._names[source.image]!r} and {image!r} both meet row {source.image!r} of {self._images.path}",
+                    "name each image as its row is, or with the row's number at the end",
+                )
             self._sources[image], self._positions[image] = source, self._row
 
     def _why_empty(self) -> str:

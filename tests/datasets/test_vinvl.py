@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aladin.datasets import read_dataset
 from aladin.datasets.vinvl import (
     Detections,
     FeatureFolder,
@@ -97,6 +99,19 @@ def test_an_image_is_found_by_its_id_or_by_the_id_in_its_files_name(folder: Path
     assert (found and found.image) == image
 
 
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_two_images_that_meet_one_row_of_features_are_refused(folder: Path, tmp_path: Path, skip_bad: bool) -> None:
+    rows = [{"image": name, "captions": ["a"]} for name in ("cat_107.jpg", "dog_107.jpg", "107.png", "100")]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if skip_bad:
+        found = read_dataset(tmp_path / "two.jsonl", images=folder, skip_bad=True)
+        assert [example.id for example in found.examples] == ["cat_107.jpg", "100"]
+        assert found.skipped == {"one row for two images": 2}
+        return
+    with pytest.raises(DataError, match=r"two.jsonl, line 2: images 'cat_107.jpg' and 'dog_107.jpg' both meet row '107' of "):
+        read_dataset(tmp_path / "two.jsonl", images=folder)
+
+
 def test_rows_of_one_json_column_are_read_too(folder: Path, images: list[Image]) -> None:
     value = {"num_boxes": 3, "features": encoded(images[0].boxes)}
     change_line(folder / "features.tsv", 0, lambda line: b"100\t" + json.dumps(value).encode())
@@ -141,6 +156,12 @@ def of_8_numbers(line: bytes) -> bytes:
     return b"\t".join([*line.split(b"\t")[:2], base64.b64encode(np.zeros((3, 8), dtype="<f4").tobytes())])
 
 
+def of_half_precision(line: bytes) -> bytes:
+    image, count, data = line.split(b"\t")
+    half = np.frombuffer(base64.b64decode(data), dtype="<f4").astype("<f2")
+    return b"\t".join([image, count, base64.b64encode(half.tobytes())])
+
+
 def with_value(value: float) -> Callable[[bytes], bytes]:
     def change(line: bytes) -> bytes:
         image, count, data = line.split(b"\t")
@@ -164,7 +185,8 @@ FEATURE_DAMAGE = [
     (lambda line: line[:-8] + b"!?!?!?!?", "bad base64", "no base64"),
     (cut_by_whole_numbers, "wrong size", "164 bytes for 3 boxes; expected 14 x 4 bytes a box, 168 in all"),
     (of_8_numbers, "wrong size", "8 numbers a box; expected 14; append x1/W, y1/H, x2/W, y2/H, w/W, h/H of the box"),
-    (lambda line: line.replace(b"\t3\t", b"\t6\t"), "wrong size", "7 numbers a box; expected 14; copy the row again"),
+    (lambda line: line.replace(b"\t3\t", b"\t2\t"), "wrong size", "21 numbers a box; expected 14; copy the row again"),
+    (of_half_precision, "wrong size", "84 bytes for 3 boxes, as float16 has; expected float32; write the numbers as float32"),
     (with_zero_boxes, "no boxes", "0 boxes; expected at least one"),
     (lambda line: line.replace(b"\t3\t", b"\tthree\t"), "wrong columns", "'three' as the number of boxes"),
     (lambda line: line.replace(b"\t3\t", b"\t"), "wrong columns", "2 columns; expected an image id, the number of boxes"),
@@ -174,6 +196,7 @@ FEATURE_DAMAGE = [
 ]
 PREDICTION_DAMAGE = [
     (lambda line: line[:-5], "not JSON", "no JSON ("),
+    (lambda line: b"100\t[{'class': 'dog'}]", "not JSON", "text as Python prints it, with single quotes; expected JSON"),
     (lambda line: b"100", "wrong columns", "1 column; expected an image id and JSON"),
     (lambda line: b"100\t7", "not JSON", 'expected a list of objects, or one under "objects"'),
     (lambda line: b'100\t{"image_h": 4}', "not JSON", 'or one under "objects"'),
@@ -214,6 +237,37 @@ def test_features_of_another_extractor_in_place_of_the_geometry_are_found(folder
     (problem,) = check_folder(folder, TINY.region)
     assert (problem.kind, problem.line) == ("geometry", 1)
     assert "at the end of box 2, and 0 more boxes like it" in problem.found
+
+
+def turned(images: list[Image], rows: slice) -> list[Image]:
+    """Some of the images with height before width, as public converters write them."""
+    for image in images[rows]:
+        image.boxes[:, -2:] = image.boxes[:, [-1, -2]]
+    return images
+
+
+@pytest.mark.parametrize(("rows", "order"), [(slice(0), "width, height"), (slice(None), "height, width")])
+def test_both_orders_of_width_and_height_are_sound_and_told(tmp_path: Path, rows: slice, order: str) -> None:
+    images = turned(random_images(COUNTS), rows)
+    orders: Counter[str] = Counter()
+    assert not list(check_folder(write_features(tmp_path / "turned", images), TINY.region, orders=orders))
+    assert orders == {order: len(images)}
+
+
+def test_boxes_in_both_orders_are_a_problem(tmp_path: Path) -> None:
+    images = turned(random_images(COUNTS), slice(2))
+    (problem,) = check_folder(write_features(tmp_path / "mixed", images), TINY.region)
+    assert problem.kind == "geometry"
+    assert problem.found == f"boxes that end in width, height in {len(images) - 2} images, and in height, width in 2"
+
+
+def test_equal_sides_are_of_either_order(tmp_path: Path) -> None:
+    images = random_images(COUNTS)
+    for image in images:
+        image.boxes[:, -6:] = [0.25, 0.25, 0.5, 0.5, 0.25, 0.25]
+    orders: Counter[str] = Counter()
+    assert not list(check_folder(write_features(tmp_path / "square", images), TINY.region, orders=orders))
+    assert orders == {"either": len(images)}
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.015])

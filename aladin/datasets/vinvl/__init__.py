@@ -12,7 +12,7 @@ Without the last three rows are found by reading the whole file.
 """
 
 from aladin.datasets.vinvl.checking import Problem, check_folder
-from aladin.datasets.vinvl.detections import BOX_NUMBERS, Detections, Objects, with_geometry
+from aladin.datasets.vinvl.detections import BOX_NUMBERS, Detections, GeometryOrder, Objects, with_geometry
 from aladin.datasets.vinvl.folder import FeatureFolder, FeatureRow, is_feature_folder
 from aladin.datasets.vinvl.npz import npz_detections, write_npz
 from aladin.datasets.vinvl.tables import read_keys
@@ -24,6 +24,7 @@ __all__ = [
     "FeatureFolder",
     "FeatureRow",
     "FeatureWriter",
+    "GeometryOrder",
     "Objects",
     "Problem",
     "check_folder",

@@ -1,11 +1,12 @@
 """A look at everything in a feature folder; what is wrong is listed, not raised, so that one run finds it all."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aladin.datasets.bad_rows import BadRow, Reason
-from aladin.datasets.vinvl.detections import BOX_NUMBERS, check_geometry, image_of, read_boxes, read_objects
+from aladin.datasets.vinvl.detections import BOX_NUMBERS, GeometryOrder, geometry_order, image_of, read_boxes, read_objects
 from aladin.datasets.vinvl.folder import FEATURES, PREDICTIONS, ROWS, read_row_numbers
 from aladin.datasets.vinvl.tables import columns_of, read_offsets
 from aladin.errors import DataError
@@ -32,10 +33,13 @@ class Problem:
         return f"{self.file}{line}{image}: {self.kind}: {self.found}; expected {self.expected}; {self.remedy}"
 
 
-def check_folder(path: Path, numbers: int = BOX_NUMBERS, progress: Progress = SILENT) -> Iterator[Problem]:
+def check_folder(
+    path: Path, numbers: int = BOX_NUMBERS, progress: Progress = SILENT, orders: Counter[GeometryOrder] | None = None
+) -> Iterator[Problem]:
     """All problems of a folder whose boxes should have `numbers` numbers each, by file, in the order of the lines.
 
-    `progress` counts the bytes of both tables. DataError when there is no folder, or it cannot be read.
+    `progress` counts the bytes of both tables, `orders` the images by the order of width and height in their boxes. DataError
+    when there is no folder, or it cannot be read.
     """
     if not path.is_dir():
         raise DataError(f"there is no folder {path}; give one with {FEATURES} and {PREDICTIONS}")
@@ -43,13 +47,16 @@ def check_folder(path: Path, numbers: int = BOX_NUMBERS, progress: Progress = SI
     total = sum(sizes)
     features, predictions = _Reading(path / FEATURES), _Reading(path / PREDICTIONS)
 
+    orders = Counter() if orders is None else orders
+
     def check_boxes(columns: list[bytes]) -> None:
-        check_geometry(read_boxes(columns, numbers))
+        orders[geometry_order(read_boxes(columns, numbers))] += 1
 
     def check_objects(columns: list[bytes]) -> None:
         read_objects(columns)
 
     yield from features.problems(check_boxes, lambda done: progress(done, total))
+    yield from _mixed(orders)
     yield from predictions.problems(check_objects, lambda done: progress(sizes[0] + done, total))
     yield from _wrong_row_numbers(path / ROWS, features.lines)
     if features.lines and predictions.lines:
@@ -119,6 +126,13 @@ class _Reading:
 
     def _problem(self, line: int, image: str | None, bad: BadRow) -> Problem:
         return Problem(self.path.name, line, image, bad.reason, bad.found, bad.expected, bad.remedy)
+
+
+def _mixed(orders: Counter[GeometryOrder]) -> Iterator[Problem]:
+    one, other = orders["width, height"], orders["height, width"]
+    if one and other:
+        found = f"boxes that end in width, height in {one:,} images, and in height, width in {other:,}"
+        yield Problem(FEATURES, None, None, "geometry", found, "one order in all", "write them again by one extractor")
 
 
 def _wrong_row_numbers(path: Path, lines: dict[str, int]) -> Iterator[Problem]:

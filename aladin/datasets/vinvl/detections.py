@@ -1,11 +1,12 @@
 """What a detector saw in an image, and its two rows: box features in base64, objects in JSON."""
 
+import ast
 import base64
 import binascii
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,6 +15,7 @@ from aladin.datasets.bad_rows import BadRow
 
 BOX_NUMBERS = 2054  # VinVL's: 2,048 features and six of geometry
 GEOMETRY = 6  # x1/W, y1/H, x2/W, y2/H, w/W, h/H
+GeometryOrder = Literal["width, height", "height, width", "either"]
 SLACK = 0.02  # how far geometry may be off: detectors differ in whether a box's last pixel counts
 BARE_SIZE = (600.0, 800.0)  # height and width of an image whose objects are a bare list
 APPEND = "append x1/W, y1/H, x2/W, y2/H, w/W, h/H of the box"
@@ -69,6 +71,9 @@ def read_boxes(columns: list[bytes], numbers: int | None) -> Float32[np.ndarray,
             "bad base64", f"text that ends too early or is no base64 ({error})", "copy the row again", expected
         ) from None
     found, left = divmod(len(data), 4 * count)
+    if len(data) == 2 * count * (numbers or BOX_NUMBERS):
+        found_text = f"{len(data):,} bytes for {count} boxes, as float16 has"
+        raise BadRow("wrong size", found_text, "write the numbers as float32", "float32")
     if left:
         expected = f"{numbers or BOX_NUMBERS} x 4 bytes a box, {(numbers or BOX_NUMBERS) * 4 * count:,} in all"
         raise BadRow("wrong size", f"{len(data):,} bytes for {count} boxes", "copy the row again", expected)
@@ -83,18 +88,34 @@ def read_boxes(columns: list[bytes], numbers: int | None) -> Float32[np.ndarray,
     return boxes
 
 
-def check_geometry(boxes: Float32[np.ndarray, "boxes numbers"]) -> None:
-    """BadRow if the last six numbers of a box are no box, such as another extractor's six features."""
+def geometry_order(boxes: Float32[np.ndarray, "boxes numbers"]) -> GeometryOrder:
+    """In which order the last two of a box's six numbers stand, by all boxes; "either" where no box tells.
+
+    Public converters write both. BadRow if the six are no box, such as another extractor's six features.
+    """
     geometry = boxes[:, -GEOMETRY:]
-    x1, y1, x2, y2, width, height = geometry.T
-    outside = (geometry < -SLACK) | (geometry > 1 + SLACK)
-    wrong = outside.any(axis=1) | (np.abs(x2 - x1 - width) > SLACK) | (np.abs(y2 - y1 - height) > SLACK)
-    wrong |= (x2 < x1) | (y2 < y1)
+    x1, y1, x2, y2, first, second = geometry.T
+    outside = ((geometry < -SLACK) | (geometry > 1 + SLACK)).any(axis=1) | (x2 < x1) | (y2 < y1)
+    wide = (np.abs(x2 - x1 - first) <= SLACK) & (np.abs(y2 - y1 - second) <= SLACK)
+    high = (np.abs(y2 - y1 - first) <= SLACK) & (np.abs(x2 - x1 - second) <= SLACK)
+    wrong = outside | ~(wide if wide.sum() >= high.sum() else high)
     if wrong.any():
-        first = int(wrong.argmax())
-        shown = ", ".join(f"{value:.3g}" for value in geometry[first])
-        found = f"({shown}) at the end of box {first + 1}, and {wrong.sum() - 1} more boxes like it"
-        raise BadRow("geometry", found, f"there {APPEND}", "x1, y1, x2, y2, width, height as shares of the image")
+        box = int(wrong.argmax())
+        shown = ", ".join(f"{value:.3g}" for value in geometry[box])
+        found = f"({shown}) at the end of box {box + 1}, and {wrong.sum() - 1} more boxes like it"
+        expected = "x1, y1, x2, y2, width, height as shares of the image, or the last two in the other order"
+        raise BadRow("geometry", found, f"there {APPEND}", expected)
+    if wide.all():
+        return "either" if high.all() else "width, height"
+    return "height, width"
+
+
+def is_python_text(content: bytes) -> bool:
+    """Whether it is a list or dictionary as Python prints them."""
+    try:
+        return isinstance(ast.literal_eval(content.decode()), dict | list)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
 
 
 def read_objects(columns: list[bytes]) -> Objects:
@@ -104,6 +125,9 @@ def read_objects(columns: list[bytes]) -> Objects:
     try:
         value = json.loads(columns[1])
     except (ValueError, RecursionError) as error:
+        if is_python_text(columns[1]):
+            found = "text as Python prints it, with single quotes"
+            raise BadRow("not JSON", found, "write the row by json.dumps", "JSON in the second column") from None
         raise BadRow("not JSON", f"no JSON ({error})", "copy the row again", "JSON in the second column") from None
     height, width = BARE_SIZE
     if isinstance(value, dict):
