@@ -26,7 +26,9 @@ EXPORTS = {
     "TextPart": "aladin.search.query",
     "add_global_head": "aladin.training.adding_global_head",
     "as_json": "aladin.search.search",
+    "encode": "aladin.evaluation.vectors",
     "evaluate": "aladin.evaluation.evaluate",
+    "score": "aladin.evaluation.vectors",
     "correct_hubs": "aladin.exporting.hub_correction",
     "export": "aladin.exporting.export",
     "calibrate": "aladin.training.calibrate",
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from aladin.errors import AladinError as AladinError
     from aladin.evaluation.evaluate import EvaluationConfig as EvaluationConfig
     from aladin.evaluation.evaluate import evaluate as evaluate
+    from aladin.evaluation.vectors import encode as encode
+    from aladin.evaluation.vectors import score as score
     from aladin.exporting.export import export as export
     from aladin.exporting.hub_correction import correct_hubs as correct_hubs
     from aladin.pictures.boxes import Box as Box
