@@ -54,8 +54,22 @@ def from_table(section: type[Section], table: dict[str, Any], name: str = "the t
 
 def to_table(section: Any) -> dict[str, Any]:
     """The settings of a section as plain values, for writing to TOML or JSON."""
-    plain: dict[str, Any] = dataclasses.asdict(section, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
-    return plain
+    written = (f for f in dataclasses.fields(section) if f.metadata.get("written", True))
+    return {f.name: _plain(getattr(section, f.name)) for f in written}
+
+
+def stated_settings(section: type[Any], table: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the settings that a table states for the dataclass `section`, such as "heads.pooling"; present names."""
+    known = {f.name for f in dataclasses.fields(section)}
+    hints = typing.get_type_hints(section)
+    found: list[str] = []
+    for written, value in _moved(table, known, "the top level").items():
+        key = written if written in known else SETTINGS.get(written, written)
+        if dataclasses.is_dataclass(hints.get(key)) and isinstance(value, dict):
+            found += [f"{key}.{name}" for name in stated_settings(typing.cast(type, hints[key]), value)]
+        elif key in known:
+            found.append(key)
+    return tuple(found)
 
 
 def _moved(table: dict[str, Any], known: Container[str], name: str) -> dict[str, Any]:
@@ -71,7 +85,9 @@ def _moved(table: dict[str, Any], known: Container[str], name: str) -> dict[str,
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if dataclasses.is_dataclass(value):
+        return to_table(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _typed(hint: Any, value: Any, key: str, section: str) -> Any:
@@ -123,6 +139,13 @@ def at_least(least: int, section: Any, *names: str) -> None:
     for name in names:
         if getattr(section, name) < least:
             raise ConfigError(f"{name} is {getattr(section, name)}; expected at least {least}")
+
+
+def shares(section: Any, *names: str) -> None:
+    """ConfigError unless these settings of a section are at least 0 and less than 1."""
+    for name in names:
+        if not 0 <= getattr(section, name) < 1:
+            raise ConfigError(f"{name} is {getattr(section, name)}; expected at least 0 and less than 1")
 
 
 def above_zero(section: Any, *names: str) -> None:

@@ -1,6 +1,7 @@
 """`aladin convert`: Turn the paper's released checkpoint into a model folder."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -12,12 +13,20 @@ from aladin.cli.values import PATH
 @click.argument("checkpoint", type=PATH)
 @click.argument("vinvl", metavar="VINVL_DIR", type=PATH)
 @click.argument("out", type=PATH)
-def convert(checkpoint: Path, vinvl: Path, out: Path) -> None:
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["aladin", "own"]),
+    default="aladin",
+    show_default=True,
+    help="What VinVL's weights are to become: the paper's model, with the original's quirks, or your own, without them.",
+)
+def convert(checkpoint: Path, vinvl: Path, out: Path, purpose: Literal["aladin", "own"]) -> None:
     """Turn the original's CHECKPOINT into the model folder OUT.
 
     VINVL_DIR is the folder of the VinVL checkpoint that it was trained from, with config.json and vocab.txt. The original's
-    four quirks are on and stand in OUT/model.toml. VINVL_DIR/pytorch_model.bin as CHECKPOINT makes a start for training of
-    one's own: a fresh matching head and no quirks. Nothing in the files is run.
+    quirks are on and stand in OUT/model.toml. VINVL_DIR/pytorch_model.bin as CHECKPOINT makes a start for training, with a
+    fresh matching head: for the paper's recipes, or by --for own without quirks. Nothing in the files is run.
 
     \b
     aladin convert model_best_rsum.pth.tar checkpoint-0132780 paper
@@ -25,12 +34,10 @@ def convert(checkpoint: Path, vinvl: Path, out: Path) -> None:
     """
     from aladin.exporting.conversion import convert_checkpoint
 
-    config = convert_checkpoint(checkpoint, vinvl, out)
-    backbone, heads, quirks = config.backbone, config.heads, config.quirks
-    kind = (
-        "ALADIN's, with the original's quirks" if quirks.region_as_cls else "VinVL's, with a fresh matching head and no quirks"
-    )
+    config = convert_checkpoint(checkpoint, vinvl, out, purpose)
+    backbone, heads = config.backbone, config.heads
+    quirks = "the original's quirks" if config.quirks.region_as_cls else "no quirks"
     print_line(
-        f"{out}: {kind}; {backbone.layers} layers of {backbone.dim}, {heads.matching_layers} in the matching head, "
+        f"{out}: {quirks}; {backbone.layers} layers of {backbone.dim}, {heads.matching_layers} in the matching head, "
         f"regions of {backbone.region_features} + {backbone.region_geometry} numbers, pooling {heads.pooling}"
     )

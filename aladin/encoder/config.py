@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aladin.config import above_zero, at_least
+from aladin.config import above_zero, at_least, shares
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
@@ -29,12 +29,17 @@ class BackboneConfig:
     region_layer_norm: bool = True
     layer_norm_eps: float = 1e-12
     dropout: float = 0.0
+    attention_dropout: float = 0.0  # of attention weights; the original: 0.1
 
     def __post_init__(self) -> None:
         at_least(1, self, "vocabulary", "positions", "dim", "layers", "heads", "feed_forward", "region_features")
         at_least(0, self, "region_geometry")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
+        shares(self, "dropout", "attention_dropout")
+
+    @property
+    def forgets(self) -> bool:
+        """Whether it has any dropout."""
+        return self.dropout > 0 or self.attention_dropout > 0
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,14 @@ class HeadsConfig:
     matching_layers: int = 2
     matching_heads: int = 4
     matching_feed_forward: int = 384
-    matching_depth: DepthForm = "last"  # spec section 3.5; off in all of the paper's current configurations
-    alignment_depth: DepthForm = "last"
-    post_layers: int = 0  # of a transformer between backbone and heads, with the matching head's sizes
-    matching_dropout: float = 0.0  # in the matching head's layers and those of post_layers, attention included; the paper: 0.1
+    matching_depth: DepthForm = "last"  # spec sections 3.5 and 12; off in all of the paper's current configurations
+    alignment_depth: DepthForm = "last"  # the matching head reads it too, unless it has a depth of its own
+    post_layers: int = 0  # of a transformer on the last state, whose output joins what `matching_depth` aggregates
+    alignment_layers: int = 0  # of a transformer before the alignment head alone; the original's "teran-layers"
+    alignment_layers_shared: bool = True  # by captions and images
+    added_feed_forward: int = 0  # of both transformers, whose heads are `matching_heads`; 0: `matching_feed_forward`
+    matching_dropout: float = 0.0  # in the matching head's layers and in both transformers', attention included; the paper: 0.1
+    depth_dropout: float = 0.0  # in gates and fusion of depth aggregation; the original: 0.1
     cross_encoder: bool = False  # a third head, on captions and images read together (cross-encoder)
     global_dim: int = 0  # of the vectors of the global head (aladin/network/global_head.py); 0: none
     global_share: float = 0.5  # of each squared length, so the weight of its cosine among the others'
@@ -62,12 +71,16 @@ class HeadsConfig:
     def __post_init__(self) -> None:
         at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
         at_least(1, self, "global_axes", "global_hidden")
-        at_least(0, self, "post_layers", "global_dim", "hub_centres", "hub_weight")
+        at_least(0, self, "post_layers", "alignment_layers", "added_feed_forward", "global_dim", "hub_centres", "hub_weight")
         above_zero(self, "hub_scale")
         if not 0 < self.global_share < 1:
             raise ConfigError(f"global_share is {self.global_share}; expected more than 0 and less than 1")
-        if not 0 <= self.matching_dropout < 1:
-            raise ConfigError(f"matching_dropout is {self.matching_dropout}; expected at least 0 and less than 1")
+        shares(self, "matching_dropout", "depth_dropout")
+        if self.post_layers and self.matching_depth == "last":
+            raise ConfigError(
+                f'post_layers is {self.post_layers} and matching_depth is "last"; nothing would read them: set matching_depth '
+                'to "mean" or "gated", or post_layers to 0'
+            )
 
     @property
     def encoded_token_dim(self) -> int:
@@ -80,9 +93,16 @@ class HeadsConfig:
         return self.global_dim + HUB_DIMS * (self.hub_centres > 0)
 
     @property
-    def depth(self) -> tuple[DepthForm, DepthForm, int]:
-        """What stands between the backbone's layers and the heads."""
-        return self.matching_depth, self.alignment_depth, self.post_layers
+    def depth(self) -> dict[str, DepthForm | int | bool]:
+        """The settings of what stands between the backbone's layers and the heads."""
+        return {
+            "matching_depth": self.matching_depth,
+            "alignment_depth": self.alignment_depth,
+            "post_layers": self.post_layers,
+            "alignment_layers": self.alignment_layers,
+            "alignment_layers_shared": self.alignment_layers_shared,
+            "added_feed_forward": self.added_feed_forward,
+        }
 
     @property
     def deep(self) -> bool:
@@ -127,6 +147,7 @@ class QuirksConfig:
     region_as_cls: bool = False
     last_piece_dropped: bool = False
     zero_padding: bool = False
+    equal_layers: bool = False
 
 
 @dataclass(frozen=True)

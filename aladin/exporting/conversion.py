@@ -13,9 +13,8 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -24,15 +23,14 @@ from torch import Tensor
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, GEOMETRY
 from aladin.encoder.config import (
     BackboneConfig,
-    DepthForm,
-    HeadsConfig,
     ImageConfig,
     LimitsConfig,
     ModelConfig,
-    Pooling,
     QuirksConfig,
 )
+from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError, DataError, ModelError
+from aladin.exporting.original import HEADS, VINVL, Original, heads_of, length_of
 from aladin.files import sha256_of
 from aladin.network.backbones import new_backbone
 from aladin.network.checkpoints import save_model
@@ -41,11 +39,6 @@ from aladin.network.model import Aladin
 from aladin.network.official import RELEASED
 from aladin.network.weights import listed
 
-ENCODER = "img_txt_enc."
-VINVL = f"{ENCODER}oscar_model."  # an ALADIN checkpoint holds a whole VinVL one under this name
-MATCHING = f"{ENCODER}final_projection_net."
-MATCHING_HEADS = 4  # of the original's matching head and of its depth aggregation: no weight tells
-GATES = f"{ENCODER}depth_aggregator_model_matching."  # which weigh every layer's states for the matching head
 # In every checkpoint and read by nobody: two projections of ALADIN's, VinVL's pooler and classifiers, positions as a list, and
 # scale and shift of a distillation loss.
 UNUSED = re.compile(
@@ -55,44 +48,27 @@ UNUSED = re.compile(
     r"|img_txt_enc\.oscar_model\.bert\.embeddings\.position_ids"
     r"|distillation_loss\.wb)"
 )
-# What else the original can add to the network. Its weights do not tell how it computes: which of the two sides of the fusion
-# comes first, how many heads a transformer has and what it reads.
-ADDED = re.compile(
-    r"img_txt_enc\.(depth_aggregator_model_alignment|feature_fusion|transformer_encoder_[12]|post_oscar_transformer)\."
-)
 # PyTorch raises whatever a damaged file leads it to.
 DAMAGED = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
     *(struct.error, zipfile.BadZipFile),
 )
+Purpose = Literal["aladin", "own"]  # what VinVL's weights are to become
 FRESH_SEED = 88  # of a matching head that the checkpoint does not have
 SPLITS = {"train": "train", "restval": "train", "minival": "val", "val": "val", "test": "test"}
 
 
-@dataclass(frozen=True)
-class Original:
-    """A checkpoint's weights under ALADIN's names, and what it says of itself."""
-
-    weights: dict[str, Tensor]
-    settings: Any  # the tree of its YAML configuration; None in a VinVL checkpoint
-    epoch: int | None
-
-    @property
-    def is_aladin(self) -> bool:
-        """Whether there is a matching head, which VinVL's do not have."""
-        return any(name.startswith(MATCHING) for name in self.weights)
-
-
-def convert_checkpoint(checkpoint: Path, vinvl: Path, out: Path) -> ModelConfig:
+def convert_checkpoint(checkpoint: Path, vinvl: Path, out: Path, purpose: Purpose = "aladin") -> ModelConfig:
     """Write `out`, a model folder, from an ALADIN checkpoint and the VinVL folder that it was trained from.
 
-    `checkpoint` may also be VinVL's own pytorch_model.bin, as a start for training: the matching head is then fresh and no
-    quirk is on. ModelError where a weight is missing, unknown or of another shape than config.json says.
+    `checkpoint` may also be VinVL's own pytorch_model.bin, as a start for training with a fresh matching head: with the
+    original's quirks to train "aladin" again, or without any for one's "own". ModelError where a weight is missing, unknown or
+    of another shape than config.json says.
     """
     if (out / "model.toml").exists():
         raise ConfigError(f"{out} holds a model already; give another folder or delete that one")
     original = read_checkpoint(checkpoint)
-    config = _model_config(original, vinvl, checkpoint)
+    config = _model_config(original, vinvl, checkpoint, purpose)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(FRESH_SEED)
@@ -120,16 +96,17 @@ def read_checkpoint(path: Path) -> Original:
         raise ModelError(
             f"{path} holds {type(content).__name__}; expected an ALADIN or VinVL checkpoint, which is a dictionary"
         )
-    settings, epoch = content.get("config"), content.get("epoch")
+    settings, epoch, options = content.get("config"), content.get("epoch"), content.get("opt")
     weights: Any = content.get("model")
     if weights is None:
-        settings = epoch = None
+        settings = epoch = options = None
         weights = {f"{VINVL}{name}": weight for name, weight in content.items()}
     named = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
     if not named or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise ModelError(f"{path} holds no weights by name; expected them at the top, as VinVL has them, or under 'model'")
     renamed = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): weight for name, weight in weights.items()}
-    return Original(renamed, settings, epoch if isinstance(epoch, int) else None)
+    stated = vars(options) if isinstance(options, argparse.Namespace) else options if isinstance(options, Mapping) else {}
+    return Original(renamed, settings, stated, epoch if isinstance(epoch, int) else None)
 
 
 def unpickled(path: Path) -> Any:
@@ -194,11 +171,11 @@ def bert_tokenizer(vocabulary: Path, size: int) -> Tokenizer:
 
 def original_name(name: str) -> str:
     """The original's name of one of our weights."""
-    part, rest = name.split(".", 1)
-    if part == "matching_head":
-        return MATCHING + rest
-    if part == "matching_depth":
-        return GATES + rest.replace("attention.", "self_attn.", 1).replace("gate.", "gate_ffn.", 1)
+    for own, theirs in HEADS.items():
+        if name.startswith(own):
+            rest = name.removeprefix(own)
+            return theirs + rest.replace("attention.", "self_attn.", 1).replace("gate.", "gate_ffn.", 1)
+    rest = name.split(".", 1)[1]
     rest = rest.replace("region_embedding.linear.", "img_embedding.").removeprefix("region_embedding.")
     return f"{VINVL}bert.{bert_name(rest)}"
 
@@ -210,14 +187,10 @@ def fill(model: Aladin, original: Original, source: Path) -> None:
     """
     own, weights, is_aladin = model.state_dict(), original.weights, original.is_aladin
     names = {name: original_name(name) for name in own if is_aladin or not name.startswith("matching_head.")}
-    unknown = {name for name in weights.keys() - set(names.values()) if not UNUSED.fullmatch(name)}
-    added = {name for name in unknown if ADDED.match(name)} | _other_depths(original.settings)
-    if added:
-        raise ModelError(
-            f"{source} has {listed(added)}, parts that no released model has and whose weights do not tell how they compute; "
-            "expected none of these: convert a checkpoint that was trained without further transformers, and without depth "
-            "aggregation but for the matching head"
-        )
+    unread = () if model.config.heads.post_layers else (HEADS["post_layers."],)  # built by the original, and read by nobody
+    unknown = {
+        name for name in weights.keys() - set(names.values()) if not UNUSED.fullmatch(name) and not name.startswith(unread)
+    }
     missing = set(names.values()) - weights.keys()
     if missing or unknown:
         raise ModelError(
@@ -234,22 +207,14 @@ def fill(model: Aladin, original: Original, source: Path) -> None:
     model.load_state_dict(own | {name: weights[key] for name, key in names.items()})
 
 
-def _model_config(original: Original, vinvl: Path, source: Path) -> ModelConfig:
+def _model_config(original: Original, vinvl: Path, source: Path, purpose: Purpose) -> ModelConfig:
     """The architecture, from VinVL's config.json and, for the heads, from the checkpoint."""
     backbone = _backbone_config(vinvl / "config.json", f"{VINVL}bert.LayerNorm.weight" in original.weights)
-    found = {name.removeprefix(f"{MATCHING}layers.").split(".")[0] for name in original.weights if name.startswith(MATCHING)}
-    layers = len(found) or 2
-    stated = [value for name, value in _settings(original.settings) if name == "tern-layers"]
-    if found and stated and stated != [layers]:
-        raise ModelError(
-            f"{source} has a matching head of {layers} layers and tern-layers {stated[0]} in its settings; expected the same "
-            "number: get the checkpoint again"
-        )
-    feed_forward = original.weights.get(f"{MATCHING}layers.0.linear1.bias", torch.empty(backbone.dim)).numel()
-    pooling, depth = _pooling(original.settings, source), _matching_depth(original)
-    heads = HeadsConfig(pooling, backbone.dim, layers, MATCHING_HEADS, feed_forward, depth)
-    quirks = RELEASED if original.is_aladin else QuirksConfig()
-    return ModelConfig(backbone, heads, LimitsConfig(), ImageConfig(source="detector"), quirks)
+    heads = heads_of(original, backbone.dim, source)
+    quirks = RELEASED if original.is_aladin or purpose == "aladin" else QuirksConfig()
+    pieces = length_of(original, "max_seq_length", Preprocessing.caption_pieces, source)
+    limits = LimitsConfig(object_pieces=pieces, regions=length_of(original, "max_img_seq_length", LimitsConfig.regions, source))
+    return ModelConfig(backbone, heads, limits, ImageConfig(source="detector"), quirks, Preprocessing(caption_pieces=pieces))
 
 
 def _backbone_config(path: Path, region_layer_norm: bool) -> BackboneConfig:
@@ -278,6 +243,7 @@ def _backbone_config(path: Path, region_layer_norm: bool) -> BackboneConfig:
             region_layer_norm=region_layer_norm,
             layer_norm_eps=epsilon,
             dropout=_number(settings, "hidden_dropout_prob", path, 0.1),
+            attention_dropout=_number(settings, "attention_probs_dropout_prob", path, 0.1),
         )
     except ConfigError as error:
         raise ModelError(f"{path} describes no model: {error}") from None
@@ -289,45 +255,6 @@ def _number(settings: Any, name: str, path: Path, default: float | None = None) 
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ModelError(f"{path} says {value!r} of {name}; expected a number: give VinVL's checkpoint folder")
     return float(value)
-
-
-def _pooling(settings: Any, source: Path) -> Pooling:
-    """The alignment mode of the checkpoint's settings, wherever they name it; the paper's without."""
-    found = next((value for name, value in _settings(settings) if name == "alignment-mode"), "MrSw")
-    if found not in get_args(Pooling):
-        raise ModelError(f"{source} has alignment-mode {found!r}; expected one of {', '.join(get_args(Pooling))}")
-    if found == "mean":
-        raise ModelError(
-            f"{source} has alignment-mode 'mean', which in the original depends on the padding; expected another mode: use "
-            "a checkpoint trained with one"
-        )
-    return cast(Pooling, found)
-
-
-def _matching_depth(original: Original) -> DepthForm:
-    """What the matching head reads, by the settings or, where they do not say, by the weights; "mean" has none to be seen."""
-    gated = any(name.startswith(GATES) for name in original.weights)
-    stated = [form for name, form in _depths(original.settings) if "matching" in name]
-    return stated[0] if stated else "gated" if gated else "last"
-
-
-def _other_depths(settings: Any) -> set[str]:
-    """Settings that turn depth aggregation on elsewhere than for the matching head."""
-    return {f"{name} = {form!r}" for name, form in _depths(settings) if "matching" not in name}
-
-
-def _depths(settings: Any) -> Iterator[tuple[str, DepthForm]]:
-    for name, value in _settings(settings):
-        if "depth" in name and value in ("mean", "gated"):
-            yield name, value
-
-
-def _settings(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of nested dictionaries with its value."""
-    if isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield str(name), value
-            yield from _settings(value)
 
 
 def _texts(value: Any, image: str, path: Path) -> list[str]:

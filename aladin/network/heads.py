@@ -1,5 +1,7 @@
 """The heads on the backbone's states: alignment tokens for precision, one vector for speed, and one for pairs read together."""
 
+import copy
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -35,9 +37,9 @@ class AlignmentHead(nn.Module):
 class MatchingHead(nn.Module):
     """Token states to one L2-normalised vector: a small transformer shared by both modalities, read at the first token."""
 
-    def __init__(self, config: HeadsConfig, dim: int) -> None:
+    def __init__(self, config: HeadsConfig, dim: int, equal_layers: bool = False) -> None:
         super().__init__()
-        self.layers = head_layers(config, dim, config.matching_layers)
+        self.layers = head_layers(config, dim, config.matching_layers, equal_layers)
 
     def forward(self, encoded: Tokens) -> Float[Tensor, "batch dim"]:
         states = encoded.states
@@ -47,13 +49,17 @@ class MatchingHead(nn.Module):
         return normalize(states[:, 0].float(), dim=-1)
 
 
-def head_layers(config: HeadsConfig, dim: int, count: int) -> nn.ModuleList:
-    """Layers of a transformer of the matching head's sizes."""
-    share = config.matching_dropout
-    return nn.ModuleList(
-        nn.TransformerEncoderLayer(dim, config.matching_heads, config.matching_feed_forward, dropout=share, batch_first=True)
-        for _ in range(count)
-    )
+def head_layers(config: HeadsConfig, dim: int, count: int, equal: bool = False, feed_forward: int = 0) -> nn.ModuleList:
+    """Layers of a transformer of the matching head's sizes, but for `feed_forward`; `equal` ones start alike."""
+
+    def fresh() -> nn.TransformerEncoderLayer:
+        sizes = dim, config.matching_heads, feed_forward or config.matching_feed_forward
+        return nn.TransformerEncoderLayer(*sizes, dropout=config.matching_dropout, batch_first=True)
+
+    if equal:
+        first = fresh()
+        return nn.ModuleList(copy.deepcopy(first) for _ in range(count))
+    return nn.ModuleList(fresh() for _ in range(count))
 
 
 class CrossEncoderHead(nn.Module):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from aladin.encoder.word_pieces import WordPieces
 from aladin.network import official
 from aladin.network.backbone import Backbone
 from aladin.network.backbones import new_backbone
-from aladin.network.depth import PostLayers, alignment_depth, matching_depth
+from aladin.network.depth import AddedLayers, PostLayers, alignment_depth, matching_depth
 from aladin.network.global_head import GlobalHead
 from aladin.network.heads import CrossEncoderHead, MatchingHead
 from aladin.network.hubs import HubCorrection, Side
@@ -37,9 +38,13 @@ class Aladin(nn.Module):
         self.backbone = backbone
         self.post_layers = PostLayers(config.heads, backbone.dim) if config.heads.post_layers else None
         self.matching_depth = matching_depth(config.heads, backbone.dim)
-        self.alignment_depth = alignment_depth(config.heads, backbone.dim)
+        self.alignment_depth = alignment_depth(config.heads, backbone.dim, backbone.depth)
+        layers = config.heads.alignment_layers
+        self.alignment_layers = AddedLayers(config.heads, backbone.dim, layers) if layers else None
+        apart = layers and not config.heads.alignment_layers_shared
+        self.image_alignment_layers = AddedLayers(config.heads, backbone.dim, layers) if apart else None
         self.alignment_head = official.alignment_head(config)
-        self.matching_head = MatchingHead(config.heads, backbone.dim)
+        self.matching_head = MatchingHead(config.heads, backbone.dim, config.quirks.equal_layers)
         self.cross_encoder = CrossEncoderHead(backbone.dim) if config.heads.cross_encoder else None
         self.global_head = self.new_global_head(config.heads) if config.heads.global_dim else None
         self.hub_correction = HubCorrection(config.heads, uncorrected_dim(config)) if config.heads.hub_centres else None
@@ -64,7 +69,7 @@ class Aladin(nn.Module):
     def state_dim(self) -> int:
         """How many numbers the states of a token have that the heads read."""
         heads = self.config.heads
-        return self.backbone.dim * (self.backbone.depth + (heads.deep and heads.post_layers > 0))
+        return self.backbone.dim * (self.backbone.depth + (heads.post_layers > 0))
 
     def pair_scores(
         self, pieces: Int[Tensor, "pairs words"], mask: Bool[Tensor, "pairs words"], images: ImageInput
@@ -76,13 +81,26 @@ class Aladin(nn.Module):
 
     def encoded_captions(self, states: Tokens) -> Encoded:
         """What the two heads that learn by training make of captions."""
-        words = self.alignment_head.words(self.alignment_depth(states))
-        return Encoded(states, words, self.matching_head(self.matching_depth(states)))
+        aligned, matched = self._read_by_heads(states)
+        words = self.alignment_head.words(self.aligned(aligned, "captions"))
+        return Encoded(states, words, self.matching_head(matched))
 
     def encoded_images(self, states: Tokens) -> Encoded:
         """What the two heads that learn by training make of images."""
-        regions = self.alignment_head.regions(self.alignment_depth(states))
-        return Encoded(states, regions, self.matching_head(self.matching_depth(states)))
+        aligned, matched = self._read_by_heads(states)
+        regions = self.alignment_head.regions(self.aligned(aligned, "images"))
+        return Encoded(states, regions, self.matching_head(matched))
+
+    def aligned(self, states: Tokens, side: Side) -> Tokens:
+        """What the alignment head reads of states that `alignment_depth` gave."""
+        own = self.image_alignment_layers if side == "images" else None
+        layers = own or self.alignment_layers
+        return states if layers is None else cast(Tokens, layers(states))
+
+    def _read_by_heads(self, states: Tokens) -> tuple[Tokens, Tokens]:
+        """One state a token for each of the two heads."""
+        aligned: Tokens = self.alignment_depth(states)
+        return aligned, aligned if self.matching_depth is None else self.matching_depth(states)
 
     def captions(self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]) -> Encoded:
         """Captions as they are searched: by all heads, hubs corrected."""
@@ -104,7 +122,7 @@ class Aladin(nn.Module):
         return Encoded(encoded.states, tokens, vectors)
 
     def _read_on(self, states: Tokens) -> Tokens:
-        return states if self.post_layers is None else self.post_layers(states, self.config.heads.deep)
+        return states if self.post_layers is None else cast(Tokens, self.post_layers(states))
 
 
 def new_model(config: ModelConfig, tokenizer: WordPieces, pretrained: bool = True, minilm: Path | None = None) -> Aladin:

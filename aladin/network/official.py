@@ -1,6 +1,6 @@
 """What the original code does and ours does not, each by its name in [quirks] of model.toml (spec, sections 1.3, 1.5 and 2).
 
-The released weights were trained with all four, so a converted model has them; own training has none.
+The released weights were trained with all of them, so a converted model has them; own training has none.
 
 - `image_first_token = "[UNK]"`: an image's tags are preceded by [UNK], not [CLS]. The original puts the integer 0 in a list
   of tokens, and its tokenizer takes whatever it does not know for [UNK].
@@ -9,6 +9,8 @@ The released weights were trained with all four, so a converted model has them; 
 - `last_piece_dropped`: the alignment head leaves out a caption's last word piece, as a rule its full stop.
 - `zero_padding`: padded cells of the similarity matrix are 0, and in evaluation there always are some, so the best of a word
   or region is never below 0.
+- `equal_layers`: the layers of a fresh matching head start from the same weights, since torch's TransformerEncoder copies the
+  one that it is given.
 """
 
 import dataclasses
@@ -24,7 +26,9 @@ from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.network.heads import AlignmentHead
 from aladin.network.tensors import Tokens
 
-RELEASED = QuirksConfig(image_first_token="[UNK]", region_as_cls=True, last_piece_dropped=True, zero_padding=True)
+RELEASED = QuirksConfig(
+    image_first_token="[UNK]", region_as_cls=True, last_piece_dropped=True, zero_padding=True, equal_layers=True
+)
 
 
 class OriginalAlignmentHead(AlignmentHead):

@@ -118,7 +118,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.attention = SelfAttention(config.dim, config.heads)
+        self.attention = SelfAttention(config.dim, config.heads, config.attention_dropout)
         self.attention_norm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
         self.intermediate = nn.Linear(config.dim, config.feed_forward)
         self.output = nn.Linear(config.feed_forward, config.dim)
@@ -137,13 +137,14 @@ class EncoderLayer(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head scaled dot-product attention, written out.
 
-    On a CPU this is faster than the fused kernel in bf16, whose backward pass is slow; attention weights get no dropout,
-    which would cost more than the rest of the layer.
+    On a CPU this is faster than the fused kernel in bf16, whose backward pass is slow. Dropout of attention weights costs more
+    there than the rest of the layer, so own recipes have none.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self.weights_dropout = nn.Dropout(dropout)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
@@ -160,7 +161,7 @@ class SelfAttention(nn.Module):
 
         query, key, value = split(self.query(states)), split(self.key(states)), split(self.value(states))
         weights = (query @ key.transpose(-1, -2) / math.sqrt(size) + bias).softmax(dim=-1)
-        mixed = (weights.to(value.dtype) @ value).transpose(1, 2).reshape(batch, tokens, dim)
+        mixed = (self.weights_dropout(weights).to(value.dtype) @ value).transpose(1, 2).reshape(batch, tokens, dim)
         output: Tensor = self.output(mixed)
         return output
 

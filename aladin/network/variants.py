@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aladin.config import to_table
-from aladin.encoder.config import HeadsConfig, ImageConfig, ModelConfig
+from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, ModelConfig
 from aladin.encoder.pooling import POOLINGS, SEARCHABLE
 from aladin.errors import ConfigError
 from aladin.network import official
@@ -18,13 +18,22 @@ from aladin.network.heads import CrossEncoderHead, MatchingHead
 from aladin.network.hubs import HubCorrection, filled
 from aladin.network.model import Aladin, uncorrected_dim
 from aladin.network.region_transformer import RegionTransformer
-from aladin.network.transformer import initialise
+from aladin.network.transformer import SelfAttention, initialise
 
 
-def with_fresh_matching_head(model: Aladin) -> Aladin:
-    """The model with a matching head that has learned nothing."""
-    new, heads, dim = copy.deepcopy(model), model.config.heads, model.config.backbone.dim
-    new.matching_head, new.matching_depth = MatchingHead(heads, dim), matching_depth(heads, dim)
+def with_settings(model: Aladin, config: ModelConfig) -> Aladin:
+    """The model under other settings, on which no weight depends; ConfigError where they contradict each other."""
+    new = Aladin(config, model.backbone.fresh(config))
+    new.load_state_dict(model.state_dict())
+    return new.train(model.training)
+
+
+def with_fresh_matching_head(model: Aladin, heads: HeadsConfig | None = None) -> Aladin:
+    """The model with a matching head that has learned nothing, of the sizes that `heads` says or of its own."""
+    heads, dim = heads or model.config.heads, model.config.backbone.dim
+    new = _with_heads(model, heads)
+    new.matching_head = MatchingHead(heads, dim, model.config.quirks.equal_layers)
+    new.matching_depth = matching_depth(heads, dim)
     return new.train(model.training)
 
 
@@ -35,12 +44,10 @@ def with_depth(model: Aladin, heads: HeadsConfig) -> Aladin:
         return copy.deepcopy(model)
     if before.heads.depth != HeadsConfig().depth:
         raise ConfigError(
-            f"matching_depth, alignment_depth and post_layers in [model.heads] are {heads.depth}, but the model to start from "
-            f"has {before.heads.depth}; give the same, or start from a model without"
+            f"of depth aggregation and added layers [model.heads] says {heads.depth}, but the model to start from has "
+            f"{before.heads.depth}; give the same, or start from a model without"
         )
-    matching, alignment, layers = heads.depth
-    deeper = dataclasses.replace(before.heads, matching_depth=matching, alignment_depth=alignment, post_layers=layers)
-    config = dataclasses.replace(before, heads=deeper)
+    config = dataclasses.replace(before, heads=dataclasses.replace(before.heads, **heads.depth))  # type: ignore[arg-type]
     new = Aladin(config, model.backbone.fresh(config))
     new.load_state_dict(new.state_dict() | model.state_dict())
     return new.train(model.training)
@@ -53,19 +60,28 @@ def with_cross_encoder(model: Aladin) -> Aladin:
     return new
 
 
-def with_dropout(model: Aladin, share: float, matching_share: float) -> Aladin:
-    """The model whose backbone forgets `share` of its states at every step of training, and whose matching head and
-    post-layers `matching_share`, of attention weights too.
-    """
-    new = _with_heads(model, dataclasses.replace(model.config.heads, matching_dropout=matching_share))
-    new.config = dataclasses.replace(new.config, backbone=dataclasses.replace(new.config.backbone, dropout=share))
-    after = [new.matching_head] if new.post_layers is None else [new.matching_head, new.post_layers]
-    for part, forgotten in ((new.backbone, share), *((part, matching_share) for part in after)):
-        for module in part.modules():
+def with_dropout(model: Aladin, backbone: BackboneConfig, heads: HeadsConfig) -> Aladin:
+    """The model that forgets at every step of training as these settings say, otherwise its own."""
+    before = model.config
+    forgetful = dataclasses.replace(before.heads, matching_dropout=heads.matching_dropout, depth_dropout=heads.depth_dropout)
+    new = _with_heads(model, forgetful)
+    own = dataclasses.replace(before.backbone, dropout=backbone.dropout, attention_dropout=backbone.attention_dropout)
+    new.config = dataclasses.replace(new.config, backbone=own)
+    layers = (new.matching_head, new.post_layers, new.alignment_layers, new.image_alignment_layers)
+    parts = [
+        (new.backbone, backbone.dropout),
+        *((part, heads.matching_dropout) for part in layers),
+        *((part, heads.depth_dropout) for part in (new.matching_depth, new.alignment_depth)),
+    ]
+    for part, share in parts:
+        for module in () if part is None else part.modules():
             if isinstance(module, nn.Dropout):
-                module.p = forgotten
+                module.p = share
             elif isinstance(module, nn.MultiheadAttention):
-                module.dropout = forgotten
+                module.dropout = share
+    for module in new.backbone.modules():
+        if isinstance(module, SelfAttention):
+            module.weights_dropout.p = backbone.attention_dropout
     return new
 
 

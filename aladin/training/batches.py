@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 ORDER, DRAWS, WORDS, FOLDS = 1, 2, 3, 4  # keep the uses of a seed apart
+FIRST_CAPTIONS = 5  # of an image, which are read where each caption is; the original's data have five
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Step:
 class Plan:
     """How the steps of a run are drawn. An epoch reads every image once, in an order of its own.
 
+    With `each` it reads every one of an image's first five captions once instead, each beside its image. An image that comes
+    twice in a batch is then two rows, and its two captions are each other's negatives, as in the original (spec, section 12).
+
     The last step of an epoch takes what is left, unless that is a single image, which would have no negatives. With `folds`
     each step reads images of one fold, and each fold has such a last step.
     """
@@ -40,14 +45,26 @@ class Plan:
     kept_regions: int
     seed: int
     folds: Int[np.ndarray, " images"] | None = None  # the fold of each image
+    each: bool = False
 
     @property
     def images(self) -> int:
         return int(self.owners[-1]) + 1
 
-    @property
+    @cached_property
+    def _read(self) -> Int[np.ndarray, " items"]:
+        """The image of each thing that an epoch reads once: of every image, or of every caption that is read."""
+        return self.owners[self._captions] if self.each else np.arange(self.images)
+
+    @cached_property
+    def _captions(self) -> Int[np.ndarray, " captions"]:
+        """The rows of the first captions of every image."""
+        first = np.searchsorted(self.owners, self.owners)
+        return np.flatnonzero(np.arange(len(self.owners)) - first < FIRST_CAPTIONS)
+
+    @cached_property
     def steps_per_epoch(self) -> int:
-        sizes = [self.images] if self.folds is None else np.bincount(self.folds).tolist()
+        sizes = [len(self._read)] if self.folds is None else np.bincount(self.folds[self._read]).tolist()
         return sum(size // self.batch_images + (size % self.batch_images >= 2) for size in sizes)
 
     def steps(self, start: int, stop: int) -> Iterator[Step]:
@@ -61,30 +78,39 @@ class Plan:
             yield self._step(number, epoch, batches[within])
 
     def _batches(self, epoch: int) -> list[Int[np.ndarray, "..."]]:
-        """The image rows of each step of an epoch."""
+        """What each step of an epoch reads: rows of images, or of captions where each is read."""
         random = np.random.default_rng((self.seed, ORDER, epoch))
-        order = random.permutation(self.images)
+        order = random.permutation(len(self._read))
         if self.folds is None:
             return self._cut(order)
-        batches = [batch for fold in np.unique(self.folds) for batch in self._cut(order[self.folds[order] == fold])]
+        folds = self.folds[self._read[order]]
+        batches = [batch for fold in np.unique(self.folds) for batch in self._cut(order[folds == fold])]
         return [batches[number] for number in random.permutation(len(batches))]
 
     def _cut(self, rows: Int[np.ndarray, " images"]) -> list[Int[np.ndarray, "..."]]:
         batches = np.split(rows, range(self.batch_images, len(rows), self.batch_images))
         return [batch for batch in batches if len(batch) >= 2]
 
-    def _step(self, number: int, epoch: int, images: Int[np.ndarray, " images"]) -> Step:
+    def _step(self, number: int, epoch: int, read: Int[np.ndarray, " items"]) -> Step:
         random = np.random.default_rng((self.seed, DRAWS, epoch, number))
-        first = np.searchsorted(self.owners, images)
-        count = np.searchsorted(self.owners, images, side="right") - first
-        drawn = [f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)]
-        captions = np.concatenate(drawn)
-        positives = torch.from_numpy(images[:, None] == self.owners[captions][None])
+        images = self._read[read]
+        if self.each:
+            captions, positives = self._captions[read], torch.eye(len(read), dtype=torch.bool)
+        else:
+            captions = self._drawn(images, random)
+            positives = torch.from_numpy(images[:, None] == self.owners[captions][None])
         keep = None
         if self.kept_regions < self.regions:
             order = random.random((len(images), self.regions)).argsort(axis=1)[:, : self.kept_regions]
             keep = torch.from_numpy(np.sort(order, axis=1))
         return Step(number, epoch, images, random.integers(self.views, size=len(images)), captions, positives, keep)
+
+    def _drawn(self, images: Int[np.ndarray, " images"], random: np.random.Generator) -> Int[np.ndarray, " captions"]:
+        """The rows of some captions of each image."""
+        first = np.searchsorted(self.owners, images)
+        count = np.searchsorted(self.owners, images, side="right") - first
+        drawn = [f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)]
+        return np.concatenate(drawn)
 
 
 def without_some_words(

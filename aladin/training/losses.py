@@ -119,6 +119,27 @@ def contrastive_distillation_loss(
     return image_violation.sum() + caption_violation.sum()
 
 
+def original_contrastive_loss(student: Scores, teacher: Scores, positives: Positives, margin: float = 0.2) -> Float[Tensor, ""]:
+    """What the original computes under that name (spec, section 4.3, bug 7): some B times as much for B pairs.
+
+    Each query's hardest negative, which the teacher chooses, is a negative of every query, the right answers among them. That
+    the original also writes zeros into the teacher's matrix is left out. Each image has one caption, in the same order.
+    """
+    assert positives.shape[0] == positives.shape[1], "recipes that ask for it have one caption an image"
+    diagonal = student.diagonal()
+    hard = teacher.detach().masked_fill(positives, 0.0)
+    image_violation = (margin + student[:, hard.argmax(dim=1)] - diagonal[:, None]).relu()
+    caption_violation = (margin + student[hard.argmax(dim=0)] - diagonal[None]).relu()
+    return image_violation.sum() + caption_violation.sum()
+
+
+def order_scores(images: Float[Tensor, "images dim"], captions: Float[Tensor, "captions dim"]) -> Scores:
+    """Minus how far each caption lies outside of each image's order (Vendrov et al. 2016): `measure = "order"`."""
+    beyond = (captions[None] - images[:, None]).relu()
+    # Not norm(), whose gradient at 0 is no number.
+    return -(beyond.square().sum(dim=-1) + 1e-12).sqrt()
+
+
 def pair_loss(scores: Float[Tensor, " pairs"], positives: Bool[Tensor, " pairs"]) -> Float[Tensor, ""]:
     """Cross-entropy of log odds, the mean over positives and others of the mean of each (OSCAR's image-text matching)."""
     signs = torch.where(positives, scores, -scores)
@@ -129,7 +150,7 @@ def pair_loss(scores: Float[Tensor, " pairs"], positives: Bool[Tensor, " pairs"]
 def spread_loss(vectors: Float[Tensor, "items dim"]) -> Float[Tensor, ""]:
     """How crowded the vectors are: the mean of -log(n x distance to the nearest other one) (spec, section 3.3, "entropy").
 
-    Equal vectors count as 1e-6 apart. A single vector adds 0.
+    The original asks it of images and captions together. Equal vectors count as 1e-6 apart. A single vector adds 0.
     """
     if len(vectors) < 2:
         return vectors.new_zeros(())
@@ -141,8 +162,8 @@ def spread_loss(vectors: Float[Tensor, "items dim"]) -> Float[Tensor, ""]:
 
 
 def activity_loss(states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
-    """The mean absolute value of the real tokens' states (spec, section 3.3, "regularizehidden")."""
-    return states[mask].abs().mean()
+    """The sum of the absolute values of a state, the mean over real tokens (spec, section 3.3, "regularizehidden")."""
+    return states[mask].abs().sum(dim=-1).mean()
 
 
 def weighed_losses(losses: Float[Tensor, " losses"], log_variances: Float[Tensor, " losses"]) -> Float[Tensor, " losses"]:

@@ -20,7 +20,9 @@ from aladin.training.losses import (
     infonce_loss,
     listnet_loss,
     mse_loss,
+    order_scores,
     ordinal_loss,
+    original_contrastive_loss,
     pair_loss,
     spread_loss,
     weighed_losses,
@@ -65,12 +67,16 @@ class Objective:
         )
 
     def losses(self, step: Step) -> dict[str, Loss]:
-        """The losses of a step by name, weighed: what is minimised is their sum."""
+        """The losses of a step by name, not weighed."""
         losses: dict[str, Loss] = {}
         if self._recipe.teaches_alignment or self._recipe.teaches_matching:
             losses |= self._losses_apart(step)
         if self._recipe.loss.cross_encoder:
             losses["cross_encoder"] = self._loss_together(step)
+        return losses
+
+    def weighed(self, losses: dict[str, Loss]) -> dict[str, Loss]:
+        """The losses by their weights: what is minimised is their sum."""
         if not self._recipe.loss.learned_weights:
             return {name: self._recipe.weights[name] * loss for name, loss in losses.items()}
         rows = [self.names.index(name) for name in losses]
@@ -90,7 +96,8 @@ class Objective:
         if weights.alignment:
             losses["alignment"] = self._contrast(alignment, step.positives, weights.alignment_form, weights.alignment_scale)
         if weights.matching:
-            losses["matching"] = self._contrast(matching, step.positives, weights.matching_form, weights.matching_scale)
+            scores = matching if weights.measure == "dot" else order_scores(images.vectors, captions.vectors)
+            losses["matching"] = self._contrast(scores, step.positives, weights.matching_form, weights.matching_scale)
         for kind, teacher in self._teachers.items():
             found = teacher.losses(step, matching, alignment)
             losses |= {f"{kind}_{student}": loss for student, loss in found.items()}
@@ -102,7 +109,7 @@ class Objective:
         """Of vectors and states whatever belongs to what."""
         losses: dict[str, Loss] = {}
         if self._recipe.loss.entropy:
-            losses["entropy"] = spread_loss(images.vectors) + spread_loss(captions.vectors)
+            losses["entropy"] = spread_loss(torch.cat([images.vectors, captions.vectors]))
         if self._recipe.loss.hidden_l1:
             both = (images.states, captions.states)
             losses["hidden_l1"] = torch.stack([activity_loss(states.states.float(), states.mask) for states in both]).mean()
@@ -137,3 +144,5 @@ class Objective:
                 return ordinal_loss(student, teacher, loss.margin, loss.ordinal_threshold, loss.ordinal_stride)
             case "contrastive":
                 return contrastive_distillation_loss(student, teacher, positives, loss.margin)
+            case "contrastive_original":
+                return original_contrastive_loss(student, teacher, positives, loss.margin)

@@ -46,7 +46,7 @@ def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
 def share_of_rates(rates: OptimizerConfig, step: int, epoch: int, total_steps: int) -> float:
     """The share of the full rates at a step: a line up over the warm-up, then a cosine down to 0, or steps by epochs."""
     if rates.step_epochs:
-        return min(1.0, (step + 1) / max(1, rates.warmup_steps)) * 0.1 ** (epoch // rates.step_epochs)
+        return min(1.0, (step + 1) / max(1, rates.warmup_steps)) * rates.step_factor ** (epoch // rates.step_epochs)
     if step < rates.warmup_steps:
         return (step + 1) / rates.warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - rates.warmup_steps) / max(1, total_steps - rates.warmup_steps)))
@@ -59,13 +59,15 @@ def _groups(recipe: Recipe, model: Aladin) -> list[Group]:
     groups = model.backbone.parameter_groups()
     fresh, tails = (tuple(p for group in groups if group.pace == pace for p in group.parameters) for pace in ("new", "image"))
     # Both are read by what the backbone is trained for; none of these modules has weights unless the settings ask for it.
-    after = [*(model.post_layers.parameters() if model.post_layers else ()), *model.alignment_depth.parameters()]
+    added = (model.post_layers, model.alignment_depth, model.alignment_layers, model.image_alignment_layers)
+    after = [weight for part in added if part is not None for weight in part.parameters()]
     pretrained = [
         Group("backbone" in train, rates.learning_rate * rates.layer_decay**group.below_top, tuple(group.parameters))
         for group in groups
         if group.pace == "pretrained"
     ]
-    matching = (*model.matching_depth.parameters(), *model.matching_head.parameters())
+    depth = () if model.matching_depth is None else tuple(model.matching_depth.parameters())
+    matching = (*depth, *model.matching_head.parameters())
     projection = tuple(model.alignment_head.parameters())
     if "projection" in train and not projection:
         raise ConfigError('train names "projection", but token_dim is that of the backbone, so there is none; leave it out')

@@ -32,5 +32,6 @@ def _whole_tokens(model: Aladin, reads: StepInput, steps: Iterable[Step], run: R
     for step in steps:
         with run.context():
             images, captions = reads.states(step)
-            tokens = head.regions(model.alignment_depth(images)), head.words(model.alignment_depth(captions))
+            regions = head.regions(model.aligned(model.alignment_depth(images), "images"))
+            tokens = regions, head.words(model.aligned(model.alignment_depth(captions), "captions"))
         yield from tokens

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from aladin.config import above_zero, at_least, from_table, read_toml
+from aladin.config import above_zero, at_least, from_table, read_toml, shares, stated_settings, to_table
 from aladin.encoder.config import ModelConfig
 from aladin.errors import ConfigError
 from aladin.old_names import present_recipe
@@ -17,7 +17,7 @@ from aladin.training.teachers import AnyTeacher
 Part = Literal["backbone", "image_network", "matching_head", "projection", "cross_encoder"]
 AlignmentLoss = Literal["hinge", "infonce"]
 MatchingLoss = Literal["hinge", "infonce"]
-DistillationLoss = Literal["listnet", "mse", "ordinal", "contrastive"]
+DistillationLoss = Literal["listnet", "mse", "ordinal", "contrastive", "contrastive_original"]
 OWN_LOSSES = ("alignment", "matching", "distillation", "cross_encoder", "entropy", "hidden_l1")  # weights in [loss]
 REGULARISERS = frozenset(("entropy", "hidden_l1"))  # losses that teach nothing by themselves
 
@@ -36,6 +36,7 @@ class LossConfig:
     cross_encoder_scale: float = 10.0  # how much likelier others with similar captions are drawn; 0: all alike, without MiniLM
     entropy: float = 0.0  # keeps matching vectors apart (spread_loss)
     hidden_l1: float = 0.0  # on the transformer's states (activity_loss); the original's weight: 0.001
+    measure: Literal["dot", "order"] = "dot"  # of vectors, in the hinge of matching; search compares them by dot products alone
     learned_weights: bool = False  # losses weigh themselves; the weights here and of teachers then only say which count
     distillation_from_epoch: int = 0  # the student waits until then
     margin: float = 0.2  # of every hinge
@@ -76,16 +77,16 @@ class OptimizerConfig:
     layer_decay: float = 1.0  # every layer of the transformer learns slower than the one above it by this factor
     weight_decay: float = 0.01
     warmup_steps: int = 50
-    step_epochs: int = 0  # every so many epochs all rates are divided by ten, instead of the cosine; 0: the cosine
+    step_epochs: int = 0  # every so many epochs all rates are multiplied by `step_factor`, instead of the cosine; 0: the cosine
+    step_factor: float = 0.1
     beta2: float = 0.98  # of the mean of squared gradients
     clip_norm: float = 2.0
 
     def __post_init__(self) -> None:
         rates = ("learning_rate", "new_learning_rate", "image_learning_rate")
         at_least(0, self, *rates, "weight_decay", "warmup_steps", "step_epochs")
-        if not 0 <= self.beta2 < 1:
-            raise ConfigError(f"beta2 is {self.beta2}; expected at least 0 and less than 1")
-        above_zero(self, "clip_norm")
+        shares(self, "beta2")
+        above_zero(self, "clip_norm", "step_factor")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
 
@@ -97,22 +98,26 @@ class Recipe:
     train: tuple[str, ...] = ("backbone",)  # which parts learn: see Part
     epochs: int = 10  # passes over the images
     batch_images: int = 128
+    captions: Literal["drawn", "each"] = "drawn"  # each: an epoch reads every one of an image's first five, its image beside it
     captions_per_image: int = 2  # of each image in a batch, drawn anew every time
     views: int = 8  # cached views of each photograph; 1: the whole picture only
     kept_regions: int = 49  # regions of each image that a training step reads, drawn anew every time
     dropped_words: float = 0.0  # share of a caption's word pieces that a training step does not read, drawn anew every time
     fresh_matching_head: bool = False  # with a model folder to start from: begin with another matching head than its own
     image_network_from_epoch: int = 0  # until then the image network's tail stays as it is
+    frozen_dropout: bool = False  # whether parts that do not learn have their dropout all the same, as in the original
     validate_every: int = 1  # epochs
+    validate_steps: int = 0  # and after every so many steps of the run; 0: at the ends of epochs alone
+    best_by: Literal["head", "both"] = "head"  # by whose rsum; both: matching's and, if it learns, alignment's
     averaged_steps: int = 0  # validated and kept is the exponential mean of the weights over about as many steps; 0: the last
     seed: int = 88
     precision: Precision = "bf16"
     loss: LossConfig = field(default_factory=LossConfig)
     teacher: tuple[AnyTeacher, ...] = ()  # [[teacher]] tables, each of another kind
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # Of a model that starts from a folder only these count: dropout and matching_dropout, more image networks than it has with
-    # their size of image, token_dim where the projection learns, and depth aggregation and post-layers where it has none.
+    # Of a model that starts from a folder only the settings that are stated count, and dropout (start_settings.py).
     model: ModelConfig = field(default_factory=ModelConfig)
+    stated: tuple[str, ...] = field(default=(), compare=False, metadata={"written": False})  # in [model], as a file states them
 
     def __post_init__(self) -> None:
         unknown = set(self.train) - set(typing.get_args(Part))
@@ -122,9 +127,18 @@ class Recipe:
         if len(set(self.train)) < len(self.train):
             raise ConfigError(f"train is {list(self.train)}; expected each part once")
         at_least(1, self, "epochs", "captions_per_image", "views", "kept_regions", "validate_every")
-        at_least(0, self, "image_network_from_epoch", "averaged_steps", "seed")
-        if not 0 <= self.dropped_words < 1:
-            raise ConfigError(f"dropped_words is {self.dropped_words}; expected at least 0 and less than 1")
+        at_least(0, self, "image_network_from_epoch", "averaged_steps", "seed", "validate_steps")
+        if self.captions == "each" and self.captions_per_image != 1:
+            raise ConfigError(
+                f'captions is "each" and captions_per_image is {self.captions_per_image}; each caption stands beside its image '
+                "alone: set it to 1"
+            )
+        shares(self, "dropped_words")
+        if self.loss.distillation and self.loss.distillation_form == "contrastive_original" and self.captions_per_image != 1:
+            raise ConfigError(
+                f'distillation_form is "contrastive_original" and captions_per_image is {self.captions_per_image}; the '
+                "original knows one caption an image: set it to 1"
+            )
         if self.batch_images < 2:
             raise ConfigError(
                 f"batch_images is {self.batch_images}; expected at least 2, since the others of a batch are the negatives"
@@ -179,6 +193,12 @@ class Recipe:
         """Whether a loss minds the matching scores."""
         return bool(self.loss.matching or self.loss.distillation) or any(teacher.matching for teacher in self.teacher)
 
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The settings of [model] asked for, such as "heads.pooling": those stated, and those unlike their defaults."""
+        asked, usual = _flat(to_table(self.model)), _flat(to_table(ModelConfig()))
+        return {name: value for name, value in asked.items() if name in self.stated or value != usual[name]}
+
     def without_paths(self) -> "Recipe":
         """The recipe as a record tells it: teachers' folders are this machine's, their names are not."""
         return dataclasses.replace(self, teacher=tuple(teacher.without_paths() for teacher in self.teacher))
@@ -196,6 +216,11 @@ class Recipe:
         return dataclasses.replace(self, teacher=tuple(given))
 
 
+def _flat(table: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their names with those of their sections."""
+    return {f"{section}.{name}": value for section, settings in table.items() for name, value in settings.items()}
+
+
 def read_recipe(path: Path) -> Recipe:
     """The recipe that a TOML file states; settings left out keep their defaults, those written under old names count."""
     return recipe_of(read_toml(path), str(path))
@@ -203,4 +228,8 @@ def read_recipe(path: Path) -> Recipe:
 
 def recipe_of(table: dict[str, Any], name: str) -> Recipe:
     """The recipe of a table, which errors call `name`."""
-    return from_table(Recipe, present_recipe(table), name)
+    present = present_recipe(table)
+    if "stated" in present:
+        raise ConfigError(f"unknown setting 'stated' in {name}; leave it out")
+    recipe = from_table(Recipe, present, name)
+    return dataclasses.replace(recipe, stated=stated_settings(ModelConfig, present.get("model", {})))

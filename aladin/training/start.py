@@ -7,25 +7,17 @@ from typing import Any
 
 import torch
 
-from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.exporting.restoring import model_that_learns
 from aladin.network.checkpoints import named_model
 from aladin.network.minilm import check_minilm_sizes, minilm_folder
 from aladin.network.model import Aladin, new_model
-from aladin.network.variants import (
-    as_trained,
-    widened,
-    with_cross_encoder,
-    with_depth,
-    with_dropout,
-    with_fresh_matching_head,
-    with_projection,
-)
+from aladin.network.variants import as_trained
 from aladin.network.weights import weights_fingerprint
 from aladin.training.caption_similarity import check_minilm_pieces
 from aladin.training.recipe import Recipe
+from aladin.training.start_settings import as_the_recipe_begins
 from aladin.training.teachers import Learner, Student, Teacher
 
 
@@ -63,7 +55,7 @@ def start_model(recipe: Recipe, folder: Path | None = None, minilm: Path | None 
         model = as_trained(model_that_learns(folder))
         tokenizer, origin = folder / "tokenizer.json", named_model(folder)
         fresh_projection = "projection" in recipe.train and recipe.model.heads.token_dim != model.config.heads.token_dim
-        model = _changed(model, recipe)
+        model = as_the_recipe_begins(model, recipe)
     else:
         tokenizer, model = _new(recipe, minilm or minilm_folder())
         origin = {"name": "MiniLM-L6", "fingerprint": weights_fingerprint((minilm or minilm_folder()) / "model.safetensors")}
@@ -78,21 +70,6 @@ def teachers_of(recipe: Recipe, model: Aladin, tokenizer: Path, minilm: Path | N
     scales: dict[Student, float] = {"alignment": loss.alignment_scale, "matching": loss.student_scale}
     learner = Learner(model, tokenizer, minilm, scales, recipe.seed)
     return {settings.kind: settings.opened(learner) for settings in recipe.teacher}
-
-
-def _changed(model: Aladin, recipe: Recipe) -> Aladin:
-    """The model of a folder as the recipe asks: of [model] only what may differ from the folder's applies."""
-    heads, image = recipe.model.heads, recipe.model.image
-    model = with_dropout(model, recipe.model.backbone.dropout, heads.matching_dropout)
-    if len(image.networks) > len(model.config.image.networks):
-        model = widened(model, image, recipe.model.preprocessing.size)
-    if recipe.fresh_matching_head:
-        model = with_fresh_matching_head(model)
-    if "cross_encoder" in recipe.train and model.cross_encoder is None:
-        model = with_cross_encoder(model)
-    if heads.depth != HeadsConfig().depth:
-        model = with_depth(model, heads)
-    return with_projection(model, heads.token_dim) if "projection" in recipe.train else model
 
 
 def _new(recipe: Recipe, minilm: Path) -> tuple[Path, Aladin]:

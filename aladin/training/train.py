@@ -32,7 +32,7 @@ class Trained:
 
     folder: Path  # the model folder of the best epoch
     head: str  # whose validation rsum decided which epoch is best
-    rsum: float  # the sum of its six recalls in percent, so at most 600
+    rsum: float  # the sum of its six recalls in percent, so at most 600; of two heads at most 1200
 
 
 def train(

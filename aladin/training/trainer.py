@@ -24,6 +24,7 @@ from aladin.training.averaging import averaged_model
 from aladin.training.batches import Plan, Step
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.checkpoint import Learning
+from aladin.training.collapse import Collapse
 from aladin.training.learning_set import ImagesSeen, LearningSet, Reader, captions_digest
 from aladin.training.objective import Objective
 from aladin.training.optimizer import optimizer_of, set_rates, share_of_rates
@@ -77,6 +78,7 @@ class Trainer:
         self.total_steps = recipe.epochs * self.plan.steps_per_epoch
         self.next_step = 0
         self.best_rsum = -math.inf
+        self.collapse = Collapse(recipe)
 
     @property
     def kept_model(self) -> Aladin:
@@ -106,7 +108,8 @@ class Trainer:
     def _prepare(self, progress: TrainingProgress) -> None:
         """What no step changes."""
         frozen = not {"backbone", "image_network"} & set(self.recipe.train)
-        if frozen and self.model.backbone.regions is not None:
+        changes = self.recipe.frozen_dropout and self.model.config.backbone.forgets
+        if frozen and not changes and self.model.backbone.regions is not None:
             with progress.step("frozen states") as watched:
                 self.reads.bank = StateBank.build(self.model, self.train_set, self.process, watched)
         if self.recipe.loss.needs_caption_similarity:
@@ -136,18 +139,28 @@ class Trainer:
                 self.next_step = step.number + 1
                 log({"step": step.number, "epoch": step.epoch} | record)
                 watched(self.next_step, self.total_steps)
-                if self.next_step < end and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if sentence := self.collapse.noticed(record, len(step.captions)):
+                    progress.note(sentence)
+                every = self.recipe.validate_steps
+                due = every > 0 and self.next_step % every == 0
+                if self.next_step < end and (due or time.monotonic() - saved > CHECKPOINT_SECONDS):
+                    if due:
+                        self._judge(step, log, progress, {})
                     self._save_checkpoint()
                     saved = time.monotonic()
         cost = {"epoch_seconds": time.monotonic() - began}
         if peaks := peak_memory():
             cost["peak_memory_gib"] = peaks[0] / 2**30
         if end == self.total_steps or (step.epoch + 1) % self.recipe.validate_every == 0:
-            measures = self.validate()
-            log({"step": end - 1, "epoch": step.epoch} | measures | cost)
-            progress.validated(step.epoch, measures | cost)
-            self._keep_best(step.epoch, measures[f"{self.judged_head} rsum"])
+            self._judge(step, log, progress, cost)
         self._save_checkpoint()
+
+    def _judge(self, step: Step, log: Callable[[Record], None], progress: TrainingProgress, cost: dict[str, float]) -> None:
+        """Measure the model after a step, and keep it if it is the best so far."""
+        measures = self.validate()
+        log({"step": step.number, "epoch": step.epoch} | measures | cost)
+        progress.validated(step.epoch, measures | cost)
+        self._keep_best(step.epoch, measures[f"{self.judged_head} rsum"])
 
     def learn(self, step: Step) -> dict[str, float]:
         """One step of the optimizer; what the log says of it."""
@@ -157,7 +170,8 @@ class Trainer:
         torch.manual_seed(hash((self.recipe.seed, step.number)) % 2**63)
         self._set_dropout()
         losses = self.objective.losses(step)
-        total = torch.stack(list(losses.values())).sum()
+        weighed = self.objective.weighed(losses)
+        total = torch.stack(list(weighed.values())).sum()
         if not torch.isfinite(total):
             raise _cannot_go_on("loss", total.item(), step, losses)
         self.learning.optimizer.zero_grad(set_to_none=True)
@@ -169,16 +183,24 @@ class Trainer:
         self.learning.optimizer.step()
         if self.learning.averaged is not None:
             self.learning.averaged.update_parameters(self.model)
-        by_name = {f"loss {name}": value.item() for name, value in losses.items()}
+        by_name = {f"loss {name}": value.item() for name, value in weighed.items()}
+        by_name |= {f"unweighed loss {name}": value.item() for name, value in losses.items()}
         return by_name | {"loss": total.item(), "gradient norm": norm.item(), "rate": share}
 
     def _set_dropout(self) -> None:
-        """On in what learns alone, so that a frozen teacher gives the same words and regions the same scores."""
+        """On in what learns alone, so that a frozen teacher gives the same words and regions the same scores; or everywhere."""
         self.model.train()
-        self.model.backbone.train("backbone" in self.recipe.train)
-        self.model.matching_head.train("matching_head" in self.recipe.train)
-        if self.model.post_layers is not None:
-            self.model.post_layers.train("backbone" in self.recipe.train)
+        if self.recipe.frozen_dropout:
+            return
+        model = self.model
+        with_backbone = (
+            *(model.backbone, model.post_layers, model.alignment_depth),
+            *(model.alignment_layers, model.image_alignment_layers),
+        )
+        for part, parts in (("backbone", with_backbone), ("matching_head", (model.matching_head, model.matching_depth))):
+            for module in parts:
+                if module is not None:
+                    module.train(part in self.recipe.train)
 
     def _keep_best(self, epoch: int, rsum: float) -> None:
         if rsum > self.best_rsum:
@@ -218,6 +240,7 @@ def _plan(recipe: Recipe, start: Start, train: LearningSet) -> Plan:
         min(recipe.kept_regions, regions),
         recipe.seed,
         folds_of(start, train.image_count),
+        recipe.captions == "each",
     )
 
 

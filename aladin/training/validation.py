@@ -16,12 +16,16 @@ from aladin.training.recipe import Recipe
 from aladin.training.run import Run
 
 CROSS_ENCODER_IMAGES = 40  # on which the cross-encoder is judged
+BOTH = "matching and alignment"  # whose rsum is the sum of theirs
 
 
 def judged_head(recipe: Recipe) -> str:
-    """The head whose validation rsum decides which epoch is best: alignment where it learns and does not teach, the
-    cross-encoder where nothing else learns.
+    """The head whose validation rsum decides which model of a run is best: alignment where it learns and does not teach, the
+    cross-encoder where nothing else learns. With `best_by = "both"` as in the original (spec, section 12): alignment and
+    matching together where alignment learns, else matching.
     """
+    if recipe.best_by == "both":
+        return BOTH if recipe.loss.alignment else "matching"
     if recipe.loss.cross_encoder and not (recipe.teaches_alignment or recipe.teaches_matching):
         return "cross_encoder"
     return "alignment" if recipe.teaches_alignment and recipe.loss.distillation == 0 else "matching"
@@ -33,7 +37,7 @@ def validate(model: Aladin, data: LearningSet, recipe: Recipe, run: Run) -> dict
     judged = judged_head(recipe)
     matrices = {}
     if judged != "cross_encoder":
-        alignment = judged == "alignment" or bool({"backbone", "image_network"} & set(recipe.train))
+        alignment = judged in ("alignment", BOTH) or bool({"backbone", "image_network"} & set(recipe.train))
         matrices = _scores_apart(model, data, run, alignment)
     if recipe.loss.cross_encoder:
         matrices["cross_encoder"] = _scores_together(model, data, run)
@@ -43,6 +47,8 @@ def validate(model: Aladin, data: LearningSet, recipe: Recipe, run: Run) -> dict
             ranks = right_answer_ranks(scores.numpy(), data.owners[: scores.shape[1]], direction)
             record |= {f"{head} {direction} {recall}": recall(ranks) for recall in RECALLS}
         record[f"{head} rsum"] = sum(value for name, value in record.items() if name.startswith(f"{head} "))
+    if judged == BOTH:
+        record[f"{BOTH} rsum"] = record["matching rsum"] + record["alignment rsum"]
     return record
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import aladin
 from aladin.cli import main
 from tests.tiny_official import (
     TINY,
@@ -47,7 +48,7 @@ def model(tmp_path: Path, run: Run) -> Path:
     code, output, errors = run("convert", tmp_path / "model_best_rsum.pth.tar", vinvl, tmp_path / "paper")
     assert (code, errors) == (0, "")
     assert output == (
-        f"{tmp_path / 'paper'}: ALADIN's, with the original's quirks; 2 layers of 16, 2 in the matching head, "
+        f"{tmp_path / 'paper'}: the original's quirks; 2 layers of 16, 2 in the matching head, "
         "regions of 8 + 6 numbers, pooling MrSw\n"
     )
     return tmp_path / "paper"
@@ -68,7 +69,8 @@ def test_a_researcher_converts_checks_and_evaluates(
     run: Run, model: Path, folder: Path, captions: Path, tmp_path: Path
 ) -> None:
     code, output, _ = run("features", "check", folder, "--numbers", TINY.region)
-    assert (code, output) == (0, f"{folder}: no problems\n")
+    assert code == 0
+    assert output == f"{folder}: boxes end in width, height in 4 images\n{folder}: no problems\n"
     code, output, _ = run("features", "convert", captions, tmp_path / "all.jsonl")
     assert (code, output) == (0, f"{tmp_path / 'all.jsonl'}: 4 images\n")
     code, output, errors = run("evaluate", model, tmp_path / "all.jsonl", "--images", folder, "--rerank", 2, "--json")
@@ -218,3 +220,26 @@ def test_an_image_without_features_is_missing_and_may_be_skipped(run: Run, model
     assert code == 0
     assert json.loads(output)["subject"]["images"] == 2
     assert "1 rows skipped: image is missing" in errors
+
+
+def test_pairs_are_scored_and_vectors_written(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:
+    images = [image.id for image in random_images(COUNTS)]
+    arguments = ("score", model, images[0], "red", "a\x1b[31m", "--features", folder)
+    code, output, _ = run(*arguments, "--json")
+    expected = aladin.score(model, images[0], ["red", "a\x1b[31m"], features=folder)
+    assert (code, json.loads(output)) == (0, [vars(pair) for pair in expected])
+    code, output, _ = run(*arguments)
+    assert code == 0
+    assert [line.split()[0] for line in output.splitlines()[1:]] == [f"{pair.matching:.4f}" for pair in expected]
+    assert "\x1b" not in output
+    rows = [{"image": image, "captions": ["red", "green"]} for image in images]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("encode", model, tmp_path / "data.jsonl", tmp_path / "out.npz", "--images", folder)
+    code, output, _ = run(*arguments)
+    assert (code, output) == (0, f"{tmp_path / 'out.npz'}: vectors of {len(images)} images and {2 * len(images)} captions\n")
+    with np.load(tmp_path / "out.npz") as saved:
+        assert saved["images"].tolist() == images
+        assert saved["owners"].tolist() == [row for row in range(len(images)) for _ in range(2)]
+        np.testing.assert_allclose(np.linalg.norm(saved["image_vectors"], axis=1), 1, atol=1e-5)
+        assert saved["caption_vectors"].shape == (2 * len(images), TINY.dim)
+    assert run(*arguments)[0] == 1, "nothing is written over"

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -42,6 +42,7 @@ from tests.tiny_official import (
     write_features,
     write_vinvl,
 )
+from tests.tiny_official import layer_norm as norm_shapes
 
 COUNTS = [3, 1, 40, 6, 2]  # boxes of each image, one of them over the limit
 CAPTIONS = ["Red above green.", "a picture", "blue and white and black.", "Unknown: wörds, (spelt)!", "a"]
@@ -284,8 +285,10 @@ def test_a_converted_folder_states_sizes_quirks_and_origin(folder: Path, checkpo
         "region_layer_norm": True,
         "layer_norm_eps": 1e-12,
         "dropout": 0.1,
+        "attention_dropout": 0.1,
     }
-    quirks = {"image_first_token": "[UNK]", "region_as_cls": True, "last_piece_dropped": True, "zero_padding": True}
+    quirks = dict.fromkeys(("region_as_cls", "last_piece_dropped", "zero_padding", "equal_layers"), True)
+    quirks |= {"image_first_token": "[UNK]"}
     assert table["quirks"] == quirks == to_table(RELEASED)
     assert (table["limits"]["object_pieces"], table["limits"]["regions"]) == (50, 34)
     assert table["preprocessing"]["caption_pieces"] == 50
@@ -343,9 +346,9 @@ def test_every_weight_that_is_read_is_required_by_its_name(weights: dict[str, Te
     for name in needed:
         rest = {key: weight for key, weight in weights.items() if key != name}
         with pytest.raises(ModelError) as caught:
-            fill(other, Original(rest, None, None), Path("checkpoint"))
+            fill(other, Original(rest, None, {}, None), Path("checkpoint"))
         assert sentence(caught).startswith(f"checkpoint lacks {name} and has unknown nothing; ")
-    fill(other, Original({name: weights[name] for name in needed}, None, None), Path("checkpoint"))
+    fill(other, Original({name: weights[name] for name in needed}, None, {}, None), Path("checkpoint"))
     assert same_weights(other, model)
 
 
@@ -365,10 +368,13 @@ def test_nothing_is_written_when_a_weight_is_missing(weights: dict[str, Tensor],
             f"{ENCODER}depth_aggregator_model_matching.gate_ffn.bias",
             r"lacks img_txt_enc\.depth_aggregator_model_matching\.gate_ffn\.weight, .* and 2 more",
         ),
-        (f"{ENCODER}depth_aggregator_model_alignment.self_attn.in_proj_bias", "whose weights do not tell how they compute"),
-        (f"{ENCODER}feature_fusion.alphas.0.weight", "whose weights do not tell how they compute"),
-        (f"{ENCODER}transformer_encoder_1.layers.0.norm1.bias", "whose weights do not tell how they compute"),
-        (f"{ENCODER}post_oscar_transformer.layers.0.norm1.bias", "whose weights do not tell how they compute"),
+        (f"{ENCODER}depth_aggregator_model_alignment.self_attn.in_proj_bias", "unknown .*depth_aggregator_model_alignment"),
+        (f"{ENCODER}feature_fusion.alphas.0.weight", r"lacks img_txt_enc\.feature_fusion\.alphas\.0\.bias"),
+        (
+            f"{ENCODER}transformer_encoder_1.layers.0.norm1.bias",
+            r"lacks img_txt_enc\.transformer_encoder_1\.layers",
+        ),
+        (f"{ENCODER}transformer_encoder_2.layers.0.norm1.bias", r"unknown img_txt_enc\.transformer_encoder_2"),
     ],
 )
 def test_anything_else_is_refused_by_its_name(
@@ -388,7 +394,7 @@ def with_settings(weights: dict[str, Tensor], **changes: object) -> dict[str, ob
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"depth_aggregation_alignment": "mean"}, "has depth-aggregation-alignment = 'mean', parts that"),
+        ({"depth_aggregation_alignment": "mean"}, r"lacks img_txt_enc\.feature_fusion\.alphas\.0\.bias"),
         ({"depth_aggregation_matching": "gated"}, r"lacks img_txt_enc\.depth_aggregator_model_matching\.gate_ffn"),
         ({"tern_layers": 4}, "a matching head of 2 layers and tern-layers 4 in its settings"),
         ({"alignment_mode": "best"}, "has alignment-mode 'best'; expected one of MrSw,"),
@@ -424,7 +430,7 @@ def test_the_matching_head_reads_all_hidden_states_where_the_checkpoint_says_so(
     if form == "mean":
         content = with_settings(weights, depth_aggregation_matching="mean")
     model = converted(content, vinvl, tmp_path)
-    assert model.config.heads.depth == (form, "last", 0)
+    assert model.config.heads.depth == HeadsConfig().depth | {"matching_depth": form}
     pieces = WordPieces.load(tmp_path / "out" / "tokenizer.json", 50).encode(CAPTIONS)
     ids, mask = torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask)
     every = torch.stack(bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states)
@@ -444,6 +450,82 @@ def test_the_matching_head_reads_all_hidden_states_where_the_checkpoint_says_so(
     assert_close(found.tokens.states[found.tokens.mask], words_of(every[-1], found.tokens.mask), atol=1e-5, rtol=0)
 
 
+def encoder_layers(name: str, count: int, feed_forward: int = 20) -> dict[str, tuple[int, ...]]:
+    """The weights of a transformer that the original adds."""
+    dim = TINY.dim
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(count):
+        start = f"{ENCODER}{name}.layers.{layer}"
+        shapes |= {f"{start}.self_attn.in_proj_weight": (3 * dim, dim), f"{start}.self_attn.in_proj_bias": (3 * dim,)}
+        shapes |= linear(f"{start}.self_attn.out_proj", dim, dim) | linear(f"{start}.linear1", feed_forward, dim)
+        shapes |= linear(f"{start}.linear2", dim, feed_forward)
+        shapes |= norm_shapes(f"{start}.norm1", dim) | norm_shapes(f"{start}.norm2", dim)
+    return shapes
+
+
+def run_layers(weights: dict[str, Tensor], name: str, states: Tensor, mask: Tensor) -> Tensor:
+    """What torch's own encoder of these weights makes of states."""
+    start = f"{ENCODER}{name}.layers."
+    layers = {key.removeprefix(start): weight for key, weight in weights.items() if key.startswith(start)}
+    layer = nn.TransformerEncoderLayer(TINY.dim, 4, len(layers["0.linear1.bias"]), batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1 + max(int(key.split(".")[0]) for key in layers), enable_nested_tensor=False)
+    encoder.layers.load_state_dict(layers)
+    found: Tensor = encoder.eval()(states, src_key_padding_mask=~mask)
+    return found
+
+
+def fused_by_hand(weights: dict[str, Tensor], earlier: Tensor, last: Tensor) -> Tensor:
+    """feature_fusion(aggregated, last)."""
+    parts = {key.removeprefix(f"{ENCODER}feature_fusion.alphas."): weight for key, weight in weights.items()}
+    hidden = (torch.cat([earlier, last], dim=-1) @ parts["0.weight"].T + parts["0.bias"]).relu()
+    alphas = (hidden @ parts["3.weight"].T + parts["3.bias"]).sigmoid()
+    return alphas[..., :1] * earlier + alphas[..., 1:] * last
+
+
+FUSION: dict[str, tuple[int, ...]] = {
+    f"{ENCODER}feature_fusion.alphas.{name}": shape
+    for name, shape in {"0.weight": (512, 32), "0.bias": (512,), "3.weight": (2, 512), "3.bias": (2,)}.items()
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("matching", ["last", "mean"])
+def test_depth_and_added_transformers_stand_where_the_originals_do(
+    weights: dict[str, Tensor], vinvl: Path, tmp_path: Path, bert: BertModel, matching: str
+) -> None:
+    added = random_weights(FUSION | encoder_layers("post_oscar_transformer", 1) | encoder_layers("transformer_encoder_1", 2), 2)
+    content = with_settings(weights | added, **({} if matching == "last" else {"depth_aggregation": "mean"}))
+    model = converted(content, vinvl, tmp_path)
+    heads = model.config.heads
+    assert (heads.matching_depth, heads.alignment_depth, heads.alignment_layers) == (matching, "mean", 2)
+    assert heads.post_layers == (1 if matching == "mean" else 0), "without depth for the matching head nobody reads it"
+    pieces = WordPieces.load(tmp_path / "out" / "tokenizer.json", 50).encode(CAPTIONS)
+    ids, mask = torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask)
+    every = torch.stack(bert(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states)
+    fused = fused_by_hand(added, every[:-1].mean(dim=0), every[-1])
+    post = run_layers(added, "post_oscar_transformer", every[-1], mask)
+    read = fused if matching == "last" else torch.cat([every, post[None]]).mean(dim=0)
+    found = model.encoded_captions(model.caption_states(ids, mask))
+    assert_close(found.vectors, model.matching_head(Tokens(read, mask)), atol=1e-5, rtol=0)
+    words = run_layers(added, "transformer_encoder_1", fused, mask)
+    assert_close(found.tokens.states[found.tokens.mask], words_of(words, found.tokens.mask), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_images_have_a_transformer_of_their_own_where_it_is_not_shared(
+    weights: dict[str, Tensor], vinvl: Path, tmp_path: Path, dataset: Dataset
+) -> None:
+    added = random_weights(encoder_layers("transformer_encoder_1", 1) | encoder_layers("transformer_encoder_2", 1), 3)
+    model = converted(aladin_checkpoint(weights | added), vinvl, tmp_path)
+    assert not model.config.heads.alignment_layers_shared
+    read = region_set(dataset, tmp_path / "out" / "tokenizer.json", model.config).batch(range(len(dataset)))
+    states = model.image_states(read)
+    expected = run_layers(added, "transformer_encoder_2", states.states, states.mask)
+    found = model.encoded_images(states)
+    regions = model.alignment_head.regions(Tokens(expected, states.mask))
+    assert_close(found.tokens.states[found.tokens.mask], regions.states[regions.mask], atol=1e-5, rtol=0)
+
+
 def words_of(states: Tensor, mask: Tensor) -> Tensor:
     """The real words of an alignment head that puts nothing in front."""
     return nn.functional.normalize(states[:, 1:], dim=-1)[mask]
@@ -461,16 +543,31 @@ def test_a_model_without_region_layer_norm_is_read_as_such(weights: dict[str, Te
     assert not converted(aladin_checkpoint(plain), vinvl, tmp_path).config.backbone.region_layer_norm
 
 
-def test_vinvls_own_checkpoint_is_a_start_with_a_fresh_matching_head_and_no_quirks(vinvl: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("purpose", "quirks"), [("aladin", RELEASED), ("own", QuirksConfig())])
+def test_vinvls_own_checkpoint_is_a_start_with_a_fresh_matching_head_for_the_paper_or_ones_own(
+    vinvl: Path, tmp_path: Path, purpose: Literal["aladin", "own"], quirks: QuirksConfig
+) -> None:
     for out in ("one", "other"):
-        convert_checkpoint(vinvl / "pytorch_model.bin", vinvl, tmp_path / out)
+        convert_checkpoint(vinvl / "pytorch_model.bin", vinvl, tmp_path / out, purpose)
     one, other = load_model(tmp_path / "one"), load_model(tmp_path / "other")
     expected = random_weights(vinvl_shapes(TINY))
     assert torch.equal(one.backbone.region_embedding.linear.weight, expected["bert.img_embedding.weight"])
-    assert one.config.quirks == QuirksConfig()
+    assert one.config.quirks == quirks
+    first, second = (layer.state_dict() for layer in one.matching_head.layers)
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items()) == quirks.equal_layers
     assert one.config.heads == HeadsConfig("MrSw", 16, 2, 4, 16)
     assert one.config.image == ImageConfig(source="detector")
     assert same_weights(one, other), "the fresh head is the same every time"
+
+
+def test_lengths_are_those_of_the_checkpoints_options(weights: dict[str, Tensor], vinvl: Path, tmp_path: Path) -> None:
+    options = argparse.Namespace(max_seq_length=60, max_img_seq_length=40)
+    config = converted(aladin_checkpoint(weights) | {"opt": options}, vinvl, tmp_path).config
+    assert (config.preprocessing.caption_pieces, config.limits.object_pieces, config.limits.regions) == (60, 60, 40)
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ModelError, match="has max_seq_length 'many' in its options; expected a number of at least 2"):
+        converted(aladin_checkpoint(weights) | {"opt": argparse.Namespace(max_seq_length="many")}, vinvl, other)
 
 
 def test_a_folder_that_holds_a_model_is_not_written_over(checkpoint: Path, vinvl: Path, folder: Path) -> None:

@@ -28,12 +28,24 @@ from tests.tiny_learning import FAST, TINY, Recorder, few_examples, losses, pict
 
 DIM, DEPTH = TINY.backbone.dim, 3
 FORMS = ("last", "mean", "gated")
+Settings = tuple[str, str, int, int]
 PLAIN = HeadsConfig().depth
-ADDED = {"matching_depth", "alignment_depth", "post_layers"}
+ADDED = {"matching_depth", "alignment_depth", "post_layers", "alignment_layers", "image_alignment_layers"}
 
 
-def heads(matching: str = "last", alignment: str = "last", post_layers: int = 0) -> HeadsConfig:
-    return dataclasses.replace(TINY.heads, matching_depth=matching, alignment_depth=alignment, post_layers=post_layers)  # type: ignore[arg-type]
+def depth(matching: str, alignment: str, post_layers: int, layers: int = 0) -> dict[str, object]:
+    """`layers` of a transformer before the alignment head; more than one are not shared."""
+    return PLAIN | {
+        "matching_depth": matching,
+        "alignment_depth": alignment,
+        "post_layers": post_layers,
+        "alignment_layers": layers,
+        "alignment_layers_shared": layers < 2,
+    }
+
+
+def heads(matching: str = "last", alignment: str = "last", post_layers: int = 0, layers: int = 0) -> HeadsConfig:
+    return dataclasses.replace(TINY.heads, **depth(matching, alignment, post_layers, layers))  # type: ignore[arg-type]
 
 
 def deep_model(tokenizer: Path, settings: HeadsConfig) -> Aladin:
@@ -41,7 +53,8 @@ def deep_model(tokenizer: Path, settings: HeadsConfig) -> Aladin:
     backbone = dataclasses.replace(TINY.backbone, layers=2)
     model = tiny_model(tokenizer, dataclasses.replace(TINY, backbone=backbone, heads=settings))
     for part in (model.matching_depth, model.alignment_depth):
-        roused(part)
+        if part is not None:
+            roused(part)
     return model.eval()
 
 
@@ -85,7 +98,7 @@ def slow_gated(module: GatedState, row: torch.Tensor) -> torch.Tensor:
 def test_the_mean_and_the_gated_sum_are_those_of_every_sequence_by_itself(extra: int) -> None:
     torch.manual_seed(0)
     lengths = [4, 1, 3]
-    batch, gated = deep_tokens(lengths, extra), roused(GatedState(DIM, 2))
+    batch, gated = deep_tokens(lengths, extra), roused(GatedState(DIM, 2, dropout=0.0))
     assert isinstance(gated, GatedState)
     for form, slow in (
         (MeanState(DIM), lambda row: sum(row[:, k * DIM : (k + 1) * DIM] for k in range(DEPTH)) / DEPTH),
@@ -101,7 +114,7 @@ def test_the_mean_and_the_gated_sum_are_those_of_every_sequence_by_itself(extra:
 @pytest.mark.parametrize("form", ["mean", "gated"])
 def test_the_alignment_head_reads_earlier_states_and_the_last_by_weights_of_both(form: str) -> None:
     torch.manual_seed(0)
-    fused = roused(alignment_depth(heads(alignment=form), DIM))
+    fused = roused(alignment_depth(heads(alignment=form), DIM, DEPTH))
     assert isinstance(fused, FusedState)
     row = deep_tokens([4]).states[0]
     earlier_states, last = row[:, :-DIM], row[:, -DIM:]
@@ -131,25 +144,51 @@ def test_deep_states_are_those_after_the_embedding_and_after_each_layer() -> Non
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("keep", [False, True])
-def test_post_layers_read_the_last_state_and_add_one(keep: bool) -> None:
+def test_post_layers_read_the_last_state_and_add_one() -> None:
     torch.manual_seed(0)
-    module = PostLayers(heads(post_layers=2), DIM).eval()
+    module = PostLayers(heads("mean", post_layers=2), DIM).eval()
     lengths = [4, 1, 3]
     batch = deep_tokens(lengths, extra=1)
-    found = module(batch, keep).states
+    found = module(batch).states
     for row, length in enumerate(lengths):
         states = batch.states[row : row + 1, :length, -DIM:]
         for layer in module.layers:
             states = layer(states)
         assert_close(found[row, :length, -DIM:], states[0], atol=1e-5, rtol=1e-4)
-        assert found.shape[-1] == (DEPTH + 1 if keep else 1) * DIM
-        assert not keep or torch.equal(found[row, :length, :-DIM], batch.states[row, :length])
+        assert found.shape[-1] == (DEPTH + 1) * DIM
+        assert torch.equal(found[row, :length, :-DIM], batch.states[row, :length])
+
+
+@torch.no_grad()
+def test_the_alignment_head_never_sees_post_layers(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    pieces, mask = torch.arange(4, 10)[None], torch.ones(1, 6, dtype=torch.bool)
+    for alignment in FORMS:
+        with_post, without = (deep_model(tokenizer, heads("mean", alignment, layers)) for layers in (1, 0))
+        without.load_state_dict({k: v for k, v in with_post.state_dict().items() if not k.startswith("post_layers.")})
+        one, other = (model.encoded_captions(model.caption_states(pieces, mask)) for model in (with_post, without))
+        assert torch.equal(one.tokens.states, other.tokens.states)
+        assert not torch.allclose(one.vectors, other.vectors)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["mean", "gated"])
+def test_a_matching_head_without_depth_of_its_own_reads_what_the_alignment_head_reads(tmp_path: Path, form: str) -> None:
+    model = deep_model(write_tokenizer(tmp_path), heads(alignment=form))
+    pieces, mask = torch.arange(4, 10)[None], torch.ones(1, 6, dtype=torch.bool)
+    states = model.caption_states(pieces, mask)
+    expected = model.matching_head(model.alignment_depth(states))
+    assert torch.equal(model.encoded_captions(states).vectors, expected)
+
+
+def test_post_layers_that_nothing_would_read_are_refused() -> None:
+    with pytest.raises(ConfigError, match='post_layers is 1 and matching_depth is "last"; nothing would read them'):
+        heads(post_layers=1)
 
 
 def test_without_any_of_it_nothing_is_added(tmp_path: Path) -> None:
-    assert isinstance(matching_depth(TINY.heads, DIM), nn.Identity)
-    assert isinstance(alignment_depth(TINY.heads, DIM), nn.Identity)
+    assert matching_depth(TINY.heads, DIM) is None
+    assert isinstance(alignment_depth(TINY.heads, DIM, DEPTH), nn.Identity)
     assert TINY.heads.depth == PLAIN
     model = tiny_model(write_tokenizer(tmp_path))
     assert model.post_layers is None
@@ -157,9 +196,9 @@ def test_without_any_of_it_nothing_is_added(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], Aladin]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[Settings, Aladin]:
     tokenizer = write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    chosen = [*product(FORMS, FORMS, (0,)), ("gated", "gated", 1), ("last", "last", 2), ("last", "mean", 1)]
+    chosen = [*product(FORMS, FORMS, (0,), (0,)), ("gated", "gated", 1, 0), ("mean", "mean", 1, 1), ("last", "last", 0, 2)]
     return {settings: deep_model(tokenizer, heads(*settings)) for settings in chosen}
 
 
@@ -168,7 +207,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int
 @given(lengths=st.lists(st.integers(2, 6), min_size=1, max_size=4), extra=st.integers(0, 3), seed=st.integers(0, 9))
 @torch.no_grad()
 def test_neither_padding_nor_the_order_of_a_batch_changes_what_a_head_makes(
-    models: dict[tuple[str, str, int], Aladin], lengths: list[int], extra: int, seed: int
+    models: dict[Settings, Aladin], lengths: list[int], extra: int, seed: int
 ) -> None:
     random = torch.Generator().manual_seed(seed)
     pieces = torch.randint(4, 12, (len(lengths), max(lengths) + extra), generator=random)
@@ -188,21 +227,21 @@ def test_neither_padding_nor_the_order_of_a_batch_changes_what_a_head_makes(
 
 
 @torch.no_grad()
-def test_every_setting_makes_another_model(models: dict[tuple[str, str, int], Aladin]) -> None:
+def test_every_setting_makes_another_model(models: dict[Settings, Aladin]) -> None:
     pieces, mask = torch.arange(4, 10)[None], torch.ones(1, 6, dtype=torch.bool)
     made = {settings: model.encoded_captions(model.caption_states(pieces, mask)) for settings, model in models.items()}
-    vectors = {settings[0]: found.vectors for settings, found in made.items() if settings[2] == 0}
-    tokens = {settings[1]: found.tokens.states for settings, found in made.items() if settings[2] == 0}
+    vectors = {settings[0]: found.vectors for settings, found in made.items() if settings[1:] == ("last", 0, 0)}
+    tokens = {settings[1]: found.tokens.states for settings, found in made.items() if settings[2:] == (0, 0)}
     for found in (vectors, tokens):
         assert not any(torch.allclose(found[one], found[other]) for one in FORMS for other in FORMS if one < other)
 
 
 @torch.no_grad()
-def test_a_deep_model_comes_back_as_it_was_saved(models: dict[tuple[str, str, int], Aladin], tmp_path: Path) -> None:
-    model = models["gated", "gated", 1]
+def test_a_deep_model_comes_back_as_it_was_saved(models: dict[Settings, Aladin], tmp_path: Path) -> None:
+    model = models["gated", "gated", 1, 0]
     save_model(model, write_tokenizer(tmp_path), tmp_path / "model")
     loaded = load_model(tmp_path / "model")
-    assert loaded.config.heads.depth == ("gated", "gated", 1)
+    assert loaded.config.heads.depth == depth("gated", "gated", 1)
     pieces, mask = torch.arange(4, 10)[None], torch.ones(1, 6, dtype=torch.bool)
     one, other = (some.encoded_captions(some.caption_states(pieces, mask)) for some in (model, loaded))
     assert torch.equal(one.vectors, other.vectors)
@@ -211,8 +250,8 @@ def test_a_deep_model_comes_back_as_it_was_saved(models: dict[tuple[str, str, in
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_an_exported_graph_computes_the_same(models: dict[tuple[str, str, int], Aladin]) -> None:
-    model = models["gated", "gated", 1]
+def test_an_exported_graph_computes_the_same(models: dict[Settings, Aladin]) -> None:
+    model = models["gated", "gated", 1, 0]
     session = onnxruntime.InferenceSession(text_graph(model).SerializeToString())
     pieces = torch.tensor([[4, 5, 6, 7, 8], [4, 9, 5, 0, 0]])
     mask = pieces > 0
@@ -225,9 +264,9 @@ def test_an_exported_graph_computes_the_same(models: dict[tuple[str, str, int], 
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("settings", [("gated", "gated", 1), ("mean", "mean", 0), ("last", "last", 2)])
+@pytest.mark.parametrize("settings", [("gated", "gated", 1, 0), ("mean", "mean", 0, 0), ("last", "last", 0, 2)])
 def test_an_exported_graph_of_images_computes_the_same_and_in_int8_nearly(
-    models: dict[tuple[str, str, int], Aladin], tmp_path: Path, settings: tuple[str, str, int]
+    models: dict[Settings, Aladin], tmp_path: Path, settings: Settings
 ) -> None:
     model = models[settings]
     pixels = torch.from_numpy(np.stack([picture(number) for number in range(3)]))
@@ -251,13 +290,13 @@ def test_training_from_a_model_without_depth_adds_it_fresh_and_only_once(tmp_pat
     save_model(plain, tokenizer, tmp_path / "plain")
     recipe = Recipe(model=dataclasses.replace(TINY, heads=heads("gated", "mean", 1)))
     model = start_model(recipe, tmp_path / "plain").model
-    assert model.config.heads.depth == ("gated", "mean", 1)
+    assert model.config.heads.depth == depth("gated", "mean", 1)
     kept = plain.state_dict()
     assert all(torch.equal(weight, kept[name]) for name, weight in model.state_dict().items() if name in kept)
     save_model(model, tokenizer, tmp_path / "deep")
     again = start_model(recipe, tmp_path / "deep").model
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in again.state_dict().items())
-    with pytest.raises(ConfigError, match=r"but the model to start from has \('gated', 'mean', 1\); give the same"):
+    with pytest.raises(ConfigError, match=r"but the model to start from has \{'matching_depth': 'gated'.*\}; give the same"):
         with_depth(again, heads("mean", "mean", 1))
 
 

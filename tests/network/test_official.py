@@ -69,9 +69,9 @@ def test_scores_are_what_the_specification_says_of_the_original(
 
 
 def test_own_training_has_no_quirk_and_the_papers_head() -> None:
-    assert ModelConfig().quirks == QuirksConfig("[CLS]", False, False, False)
+    assert ModelConfig().quirks == QuirksConfig("[CLS]", False, False, False, False)
     assert type(official.alignment_head(ModelConfig())) is AlignmentHead
-    assert QuirksConfig("[UNK]", True, True, True) == RELEASED
+    assert QuirksConfig("[UNK]", True, True, True, True) == RELEASED
     assert isinstance(official.alignment_head(config(RELEASED)), OriginalAlignmentHead)
 
 

@@ -17,17 +17,25 @@ from aladin.network.variants import (
     with_global_head,
     with_hub_correction,
     with_projection,
+    with_settings,
 )
 from tests.tiny_learning import TINY, tiny_model, write_tokenizer
 
 HEADS = TINY.heads
 GLOBAL = dataclasses.replace(HEADS, global_dim=4, global_axes=8, global_hidden=8)
 VECTORS = torch.nn.functional.normalize(torch.randn(12, TINY.backbone.dim, generator=torch.Generator().manual_seed(0)), dim=1)
+FORGETFUL = (
+    dataclasses.replace(TINY.backbone, dropout=0.3, attention_dropout=0.1),
+    dataclasses.replace(HEADS, matching_dropout=0.2, depth_dropout=0.1),
+)
 VARIANTS: dict[str, Callable[[Aladin], Aladin]] = {
     "fresh matching head": with_fresh_matching_head,
     "depth": lambda model: with_depth(model, dataclasses.replace(HEADS, matching_depth="gated", post_layers=1)),
     "cross-encoder": with_cross_encoder,
-    "dropout": lambda model: with_dropout(model, 0.3, 0.2),
+    "settings": lambda model: with_settings(
+        model, dataclasses.replace(TINY, preprocessing=dataclasses.replace(TINY.preprocessing, caption_pieces=9))
+    ),
+    "dropout": lambda model: with_dropout(model, *FORGETFUL),
     "projection": lambda model: with_projection(model, 8),
     "the same projection": lambda model: with_projection(model, HEADS.token_dim),
     "global head": lambda model: with_global_head(model, GLOBAL),

@@ -73,6 +73,29 @@ def test_with_folds_a_step_reads_one_and_an_epoch_each_image_once_but_for_single
 
 
 @few_examples
+@given(settings=plans(), number=st.integers(0, 3), folds=st.integers(1, 3))
+def test_where_each_caption_is_read_an_epoch_reads_the_first_five_of_every_image_once_beside_it(
+    settings: dict[str, object], number: int, folds: int
+) -> None:
+    plan = dataclasses.replace(Plan(**settings), captions_per_image=1, each=True)  # type: ignore[arg-type]
+    plan = dataclasses.replace(plan, owners=np.sort(np.concatenate([plan.owners, plan.owners])))  # up to ten captions
+    plan = plan if folds == 1 else dataclasses.replace(plan, folds=np.arange(plan.images) % folds)
+    steps = epoch(plan, number)
+    assert len(steps) == plan.steps_per_epoch
+    first = [row for image in range(plan.images) for row in np.flatnonzero(plan.owners == image)[:5].tolist()]
+    read = Counter(row for step in steps for row in step.captions.tolist())
+    parts = [first] if folds == 1 else [[row for row in first if plan.owners[row] % folds == fold] for fold in range(folds)]
+    assert set(read.values()) <= {1}
+    assert set(read) <= set(first)
+    assert len(read) == sum(len(part) - (len(part) % plan.batch_images == 1) for part in parts)
+    for step in steps:
+        assert np.array_equal(step.images, plan.owners[step.captions])
+        assert torch.equal(step.positives, torch.eye(len(step.images), dtype=torch.bool))
+    late = list(plan.steps(number * plan.steps_per_epoch + len(steps) // 2, (number + 1) * plan.steps_per_epoch))
+    assert all(same(one, other) for one, other in zip(steps[len(steps) // 2 :], late, strict=True))
+
+
+@few_examples
 @given(settings=plans())
 def test_every_step_has_negatives(settings: dict[str, object]) -> None:
     plan = Plan(**settings)  # type: ignore[arg-type]

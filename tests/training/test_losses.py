@@ -14,7 +14,9 @@ from aladin.training.losses import (
     listed_listnet_loss,
     listnet_loss,
     mse_loss,
+    order_scores,
     ordinal_loss,
+    original_contrastive_loss,
     spread_loss,
     weighed_losses,
 )
@@ -125,7 +127,33 @@ def test_equal_vectors_have_a_finite_spread_loss_and_gradient() -> None:
 def test_the_activity_loss_reads_real_tokens_only() -> None:
     states = torch.tensor([[[1.0, -3.0], [9.0, 9.0]], [[0.0, 2.0], [-2.0, 0.0]]])
     mask = torch.tensor([[True, False], [True, True]])
-    assert activity_loss(states, mask).item() == pytest.approx((1 + 3 + 0 + 2 + 2 + 0) / 6)
+    assert activity_loss(states, mask).item() == pytest.approx((1 + 3 + 0 + 2 + 2 + 0) / 3)
+
+
+@given(count=st.integers(1, 6), seed=st.integers(0, 99))
+def test_the_originals_contrastive_distillation_meets_every_querys_hardest_negative(count: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    student, teacher = (torch.rand(count, count, generator=random) for _ in range(2))
+    shown = teacher.clone().fill_diagonal_(0.0)
+    expected = 0.0
+    for one in range(count):
+        caption, image = int(shown[one].argmax()), int(shown[:, one].argmax())
+        for other in range(count):
+            expected += max(0.0, 0.2 + float(student[other, caption] - student[other, other]))
+            expected += max(0.0, 0.2 + float(student[image, other] - student[other, other]))
+    found = original_contrastive_loss(student, teacher, torch.eye(count, dtype=torch.bool), 0.2)
+    assert found.item() == pytest.approx(expected, abs=1e-4)
+
+
+@given(images=st.integers(1, 5), captions=st.integers(1, 5), seed=st.integers(0, 99))
+def test_order_scores_say_how_far_a_caption_lies_beyond_an_image(images: int, captions: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    pictures, texts = torch.randn(images, 4, generator=random), torch.randn(captions, 4, generator=random)
+    found = order_scores(pictures, texts)
+    for row in range(images):
+        for column in range(captions):
+            beyond = [max(0.0, float(t - p)) ** 2 for p, t in zip(pictures[row], texts[column], strict=True)]
+            assert found[row, column].item() == pytest.approx(-math.sqrt(sum(beyond)), abs=1e-5)
 
 
 def test_a_loss_that_weighs_itself_is_least_where_its_weight_is_its_logarithm() -> None:

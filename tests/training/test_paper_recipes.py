@@ -13,6 +13,7 @@ from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.model import Aladin, new_model
+from aladin.network.official import RELEASED
 from aladin.network.scores import alignment_scores
 from aladin.training.learning_set import learning_set
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe, read_recipe
@@ -40,6 +41,7 @@ SIZES = ModelConfig(
     HeadsConfig("MrSw", token_dim=16, matching_layers=1, matching_heads=2, matching_feed_forward=16),
     LimitsConfig(regions=5, object_pieces=16),
     ImageConfig(source="detector"),
+    RELEASED,
     preprocessing=Preprocessing(caption_pieces=12),
 )
 PARTS = {"backbone": "backbone.", "matching_head": "matching_head."}
@@ -49,7 +51,7 @@ def recipe(name: str) -> Recipe:
     """The recipe, faster and shorter; its losses and what it trains are as it says."""
     full = read_recipe(RECIPES / f"{name}.toml")
     rates = dataclasses.replace(full.optimizer, learning_rate=2e-3, new_learning_rate=5e-3)
-    return dataclasses.replace(full, epochs=30, batch_images=4, captions_per_image=2, validate_every=30, optimizer=rates)
+    return dataclasses.replace(full, epochs=15, batch_images=4, validate_every=15, optimizer=rates)
 
 
 def run_of(recipe: Recipe, folder: Path) -> Trainer:
@@ -89,10 +91,13 @@ def test_a_recipe_has_the_papers_sizes_and_settings(name: str) -> None:
     assert (backbone.layers, backbone.dim, backbone.heads, backbone.feed_forward) == (12, 768, 12, 3072)
     assert backbone.region_features + backbone.region_geometry == 2054
     assert (heads.pooling, heads.matching_layers, heads.matching_heads, heads.matching_feed_forward) == ("MrSw", 2, 4, 768)
-    assert heads.depth == ("last", "last", 0)
+    assert heads.depth == HeadsConfig().depth
     assert (full.model.preprocessing.caption_pieces, limits.object_pieces, limits.regions) == (50, 50, 34)
-    assert full.epochs == 20 * 5
-    assert full.optimizer.step_epochs == (50 if name.endswith("finetune") else 75)
+    assert (full.epochs, full.captions, full.captions_per_image) == (20, "each", 1)
+    assert full.optimizer.step_epochs == (10 if name.endswith("finetune") else 15)
+    assert (full.validate_every, full.validate_steps, full.best_by) == (1, 7000, "both")
+    assert (backbone.dropout, backbone.attention_dropout, full.frozen_dropout) == (0.1, 0.1, True)
+    assert full.model.quirks == RELEASED
     assert (full.batch_images, full.seed, full.loss.margin) == (32, 88, 0.2)
     assert (full.optimizer.learning_rate, full.optimizer.clip_norm, full.optimizer.weight_decay) == (1e-5, 2.0, 0.0)
     assert ("backbone" in full.train) != name.endswith("finetune")
@@ -116,17 +121,44 @@ def test_the_loss_falls_and_what_is_frozen_stays(name: str, tmp_path: Path) -> N
     assert f"{run.judged_head} rsum" in reporter.epochs[-1][1]
 
 
-def test_the_frozen_alignment_head_scores_the_same_every_time_though_the_model_has_dropout(tmp_path: Path) -> None:
-    run = run_of(dataclasses.replace(recipe("matching-distill-finetune"), epochs=1), tmp_path)
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_frozen_alignment_head_scores_the_same_every_time_unless_it_forgets_as_the_originals(
+    tmp_path: Path, forgets: bool
+) -> None:
+    run = run_of(dataclasses.replace(recipe("matching-distill-finetune"), epochs=1, frozen_dropout=forgets), tmp_path)
     step = next(iter(run.plan.steps(0, 1)))
     scores = []
     for seed in (1, 2):
-        torch.manual_seed(seed)
         run.learn(step)
+        torch.manual_seed(seed)
         images, captions = run.reads.states(step)
         model = run.model
         scores.append(alignment_scores(model.alignment_head.regions(images), model.alignment_head.words(captions), "MrSw"))
-    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(scores[0], scores[1]) != forgets
+
+
+def test_the_best_model_is_judged_within_epochs_too_and_by_both_heads(tmp_path: Path) -> None:
+    settings = recipe("alignment-and-matching-distill")
+    run = run_of(dataclasses.replace(settings, epochs=2, validate_every=2, validate_steps=3), tmp_path)
+    reporter = Recorder()
+    run.run(reporter)
+    records = [json.loads(line) for line in (run.folder.path / "log.jsonl").read_text().splitlines()]
+    judged = [record for record in records if "matching and alignment rsum" in record]
+    last = run.total_steps - 1
+    assert [record["step"] for record in judged] == sorted({*range(2, last, 3), last})
+    for record in judged:
+        assert record["matching and alignment rsum"] == record["matching rsum"] + record["alignment rsum"]
+    assert run.best_rsum == max(record["matching and alignment rsum"] for record in judged)
+
+
+def test_the_log_tells_losses_with_and_without_their_weights(tmp_path: Path) -> None:
+    settings = recipe("alignment-and-matching-triplet0.1-plus-distill")
+    run = run_of(dataclasses.replace(settings, epochs=1), tmp_path)
+    record = run.learn(next(iter(run.plan.steps(0, 1))))
+    weights = settings.weights
+    assert set(weights) == {name.removeprefix("unweighed loss ") for name in record if name.startswith("unweighed")}
+    for name, weight in weights.items():
+        assert record[f"loss {name}"] == pytest.approx(weight * record[f"unweighed loss {name}"])
 
 
 def test_rates_fall_to_a_tenth_after_each_step(tmp_path: Path) -> None:
@@ -156,7 +188,7 @@ def test_distillation_waits_for_its_epoch(tmp_path: Path) -> None:
     run = run_of(dataclasses.replace(recipe("alignment-and-matching-distill"), loss=later, epochs=3), tmp_path)
     run.run(Recorder())
     named = [set(record) for record in losses(run.folder.path).values()]
-    assert [("loss distillation" in names) for names in named] == [False] * 4 + [True] * 2
+    assert [("loss distillation" in names) for names in named] == [False] * 8 + [True] * 4
 
 
 def test_a_detectors_regions_have_no_image_network_to_train(tmp_path: Path) -> None:

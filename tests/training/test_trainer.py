@@ -90,6 +90,7 @@ def by_matching(form: str) -> Recipe:
 def by_distillation(form: str) -> Recipe:
     return dataclasses.replace(
         shipped("distil"),
+        captions_per_image=1 if form == "contrastive_original" else 2,
         loss=LossConfig(alignment=0.0, distillation=1.0, distillation_form=form),  # type: ignore[arg-type]
     )
 
@@ -573,11 +574,13 @@ def test_a_model_starts_from_a_folder_or_from_pretrained_weights(tmp_path: Path)
 def test_dropout_is_the_recipes_whatever_model_it_starts_from(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     save_model(tiny_model(tokenizer, TINY), tokenizer, tmp_path / "start")
-    backbone = dataclasses.replace(TINY.backbone, dropout=0.25)
+    backbone = dataclasses.replace(TINY.backbone, dropout=0.25, attention_dropout=0.125)
     recipe = dataclasses.replace(with_loss(), model=dataclasses.replace(ModelConfig(), backbone=backbone))
     model = start_model(recipe, tmp_path / "start").model
     assert model.config == dataclasses.replace(TINY, backbone=backbone)
-    assert {module.p for module in model.backbone.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
+    shares = {name: module.p for name, module in model.backbone.named_modules() if isinstance(module, torch.nn.Dropout)}
+    assert {share for name, share in shares.items() if name.endswith("weights_dropout")} == {0.125}
+    assert {share for name, share in shares.items() if not name.endswith("weights_dropout")} == {0.25}
 
 
 @pytest.mark.slow
