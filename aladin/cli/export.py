@@ -45,7 +45,7 @@ def export(
     report, parity = exporting.export(model, out, data, precision=precision, notes=text, cache=cache, progress=TerminalSteps())
     if parity.remark:
         print_line(f"aladin: {parity.remark}", err=True)
-    print_line(f"least cosine {parity.cosine:.6f}, rsum lost: {parity.losses}", err=True)
+    print_line(f"least cosine {parity.cosine:.6f}, rsum lost (below 0: gained): {parity.losses}", err=True)
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     rsums = ", ".join(f"{head} {figures.rsum.value:.1f}" for head, figures in report.heads.items())
     print_line(f"{out}: {size:.1f} MB; rsum on {val.name}: {rsums}")

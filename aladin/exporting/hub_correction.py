@@ -65,7 +65,7 @@ def _check_centres(data: Dataset, centres: int) -> None:
     if centres > min(images, captions):
         raise ConfigError(
             f"centres is {centres:,}, but the data have {images:,} images and {captions:,} captions (at most {MAX_IMAGES:,} "
-            f"images count); expected at least as many of both: give more data, or {min(images, captions)} centres or fewer"
+            f"images count); expected at least as many: give more data, or {min(images, captions)} by --centres"
         )
 
 

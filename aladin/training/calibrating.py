@@ -94,7 +94,10 @@ def judged_queries(model: Path, data: Dataset, steps: Steps, minilm: Path | None
         captions = _scores(regions, tokens)
         mentions = word_mentions(data)
         if not mentions:
-            raise DataError(f"no word is said of {MIN_IMAGES} of the {len(data)} images; give more images with captions")
+            raise DataError(
+                f"no word stands with at least {MIN_IMAGES} and at most {MAX_SHARE:.0%} of the {len(data)} images; give more "
+                "images with captions"
+            )
         words = _tokens(encoder, list(mentions))
         background = _scores(regions, _tokens(encoder, list(BACKGROUND)))
     with steps.step("meanings of the captions"):

@@ -260,7 +260,7 @@ def test_the_command_writes_the_folder_and_says_its_size(folder: Path, tmp_path:
     assert " MB; rsum on pictures: matching " in result.stdout
     assert f"{data}: 1 rows skipped: the image is not an image of a known format" in result.stderr
     assert "aladin: 8 images are few for this gate" in result.stderr
-    assert "rsum lost: matching +0.00 (+0.00 to +0.00)" in result.stderr
+    assert "rsum lost (below 0: gained): matching +0.00 (+0.00 to +0.00)" in result.stderr
     assert "Trained on two colours." in (tmp_path / "out" / "README.md").read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "README.md", "image.onnx", "model.toml", "text.onnx", "tokenizer.json", "weights.bin", "weights.json",

@@ -202,7 +202,7 @@ def test_more_centres_than_images_or_captions_are_refused_before_anything_is_enc
 ) -> None:
     data, cache = write_pictures(tmp_path / "pictures", 6), tmp_path / "cache"
     command = [str(trained), str(tmp_path / "out"), "--data", str(data), "--centres", str(centres), "--cache", str(cache)]
-    expected = rf"centres is {centres}, but the data have 6 images and 12 captions .* or {fewer} centres or fewer"
+    expected = rf"centres is {centres}, but the data have 6 images and 12 captions .* or {fewer} by --centres"
     with pytest.raises(ConfigError, match=expected):
         CliRunner().invoke(correct_hubs, command, catch_exceptions=False)
     assert not [*cache.iterdir()]
