@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aladin.collection.schema import seal
-from aladin.errors import AladinError, DataError
+from aladin.errors import AladinError, ConfigError, DataError
 
 FULL_BYTES = 1 << 16  # a disk with less room is full
 # SQLite's complaint may cite a damaged definition, and Python then fails to decode the complaint.
@@ -129,6 +129,8 @@ def failures_named(path: Path) -> Iterator[None]:
 
 
 def _store_error(path: Path, error: Exception) -> AladinError:
+    if "parser stack overflow" in str(error) or "Expression tree is too large" in str(error):
+        return ConfigError("the condition has more operations inside each other than SQLite can hold; write it with fewer")
     advice = {
         sqlite3.SQLITE_FULL: "make room on the disk and run the command again, it goes on where it stopped",
         sqlite3.SQLITE_IOERR: "check the disk",

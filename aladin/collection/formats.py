@@ -4,14 +4,17 @@ Format 2 kept a further picture of a file in its path, as the file's, two slashe
 1 besides had no checksums of image rows, and no removed ones; its fingerprint was over whole sections of model.toml.
 """
 
+import json
 import os
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+from aladin.collection.damaged_rows import Row, insert, read_again_at, to_read_again
 from aladin.collection.database import Database, Values, any_text, failures_named
 from aladin.collection.schema import (
     APPLICATION_ID,
+    BLOBS,
     CHECKED,
     IMAGES_TABLE,
     INDEXES,
@@ -126,6 +129,8 @@ def setting_of(connection: sqlite3.Connection, key: str) -> Any:
 def migrate(database: Database, version: int) -> list[int]:
     """Bring the tables of an older format to this one, all but the checksums of rows, within the caller's transaction and with
     foreign keys off; the ids of rows that disagree with the checksum that they had, and are to have none now.
+
+    A damaged row that the present tables do not take, such as one with a status that there is not, is to be read again.
     """
     damaged = _damaged_ids(database, version)
     for index in ("images_by_content", "images_by_taken", "images_by_change"):
@@ -133,17 +138,37 @@ def migrate(database: Database, version: int) -> list[int]:
     database.execute(IMAGES_TABLE.replace("TABLE images", "TABLE images_now"))
     news = {"path": FILE_PATH, "frame": FRAME, "date": date_from("taken", "mtime_ns")}
     columns = ", ".join(news.get(name, name) for name in CHECKED)
-    database.execute(f"INSERT INTO images_now ({', '.join(CHECKED)}) SELECT {columns} FROM images")
+    for rows in ("NOT IN", "IN"):  # sound ones first, whose path a damaged one may have
+        database.execute(
+            f"INSERT OR IGNORE INTO images_now ({', '.join(CHECKED)}) SELECT {columns} FROM images "
+            f"WHERE id {rows} (SELECT value FROM json_each(?)) ORDER BY id",
+            (json.dumps(damaged),),
+        )
+    with any_text(database.connection):
+        refused = database.connection.execute(
+            f"SELECT {columns} FROM images WHERE id NOT IN (SELECT id FROM images_now) ORDER BY id"
+        ).fetchall()
     database.execute("DELETE FROM sqlite_sequence WHERE name = 'images_now'")
     database.execute("INSERT INTO sqlite_sequence SELECT 'images_now', seq FROM sqlite_sequence WHERE name = 'images'")
     database.execute("DROP TABLE images")
     database.execute("ALTER TABLE images_now RENAME TO images")
     for index in INDEXES:
         database.execute(index)
+    for row in refused:
+        _take_again(database, dict(zip(CHECKED, row, strict=True)))
     database.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (SCHEMA_VERSION,))
     if version == 1:
         _forget_sections_of_the_model(database)
-    return damaged
+    return sorted(set(damaged) - {row[0] for row in refused})
+
+
+def _take_again(database: Database, row: Row) -> None:
+    """Read again what a row was of that the tables have refused: its file or, where it has another row's name, that one's."""
+    for table in BLOBS:
+        database.execute(f"DELETE FROM {table} WHERE id = ?", (row["id"],))
+    mended = to_read_again(row)
+    if mended is None or not insert(database.connection, mended):
+        read_again_at(database.connection, row["path"])
 
 
 def _forget_sections_of_the_model(database: Database) -> None:

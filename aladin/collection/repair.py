@@ -6,9 +6,11 @@ read goes into a new file, and the damaged one stays beside it.
 
 from pathlib import Path
 
+from aladin.collection.damaged_rows import insert, read_again_at, to_read_again, values_of
 from aladin.collection.database import any_text
-from aladin.collection.salvage import Repair, insert, salvage, to_read_again, values_of
-from aladin.collection.verify import BLOBS, Verification, verify
+from aladin.collection.salvage import Repair, salvage
+from aladin.collection.schema import BLOBS
+from aladin.collection.verify import Verification, verify
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
@@ -47,5 +49,7 @@ def _mend(collection: CollectionWriter, found: Verification) -> Repair:
                 row = values_of(connection, image_id)
             collection.database.execute("DELETE FROM images WHERE id = ?", (image_id,))
             mended = to_read_again(row) if row else None
-            lost += mended is None or not insert(connection, mended | {"generation": collection.generation})
+            if mended is None or not insert(connection, mended | {"generation": collection.generation}):
+                lost += 1
+                read_again_at(connection, row and row["path"])
     return Repair(found.rows - len(damaged), len(damaged) - lost, lost, None)

@@ -16,21 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aladin.collection.damaged_rows import Row, insert, read_again_at, to_read_again
 from aladin.collection.database import any_text, connect, failures_named
 from aladin.collection.formats import CHECKED_BY_FORMAT, HAS_FRAMES, SECOND_TABLES, file_and_frame, setting_of
 from aladin.collection.lock import WriterLock
 from aladin.collection.preparing import root_to_store
 from aladin.collection.schema import (
+    BLOBS,
     CHECKED,
     SCHEMA_VERSION,
     TABLES,
     create_tables,
     damaged_values,
-    date_from,
     keep_checksums,
     seal,
 )
-from aladin.collection.verify import BLOBS, DAMAGE_SIGNS, was_collection
+from aladin.collection.verify import DAMAGE_SIGNS, was_collection
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError
 from aladin.pictures.limits import MOST_FRAMES
@@ -38,13 +39,6 @@ from aladin.pictures.limits import MOST_FRAMES
 PAGE_BYTES = 4096
 LOOKED_AT = 1000  # images, to see which way of opening a damaged file gives more of them
 SLIPS = 8  # characters in which the stored name of a model may differ from the model's to be taken for it, damaged
-# The facts that a row is left without when they cannot be trusted; size -1 is no file's, so the file is read again.
-UNTRUSTED = {
-    "size": -1, "mtime_ns": -1, "sha256": None, "width": None, "height": None, "taken": None, "date": "", "reason": None,
-}  # fmt: skip
-
-
-Row = dict[str, Any]  # the values of CHECKED
 Name = tuple[bytes, int]  # a path and the number of a picture
 
 
@@ -232,7 +226,7 @@ def _copied(source: _Source, target: sqlite3.Connection, settings: dict[str, Any
     target.execute("BEGIN IMMEDIATE")
     with any_text(source.connection):
         known = sorted(source.known_ids().items())
-        unsure = []
+        unsure, beside = [], []
         for image_id, name in known:
             row, blobs = source.rescued(image_id, name)
             if row is None or row["status"] == "pending":
@@ -243,11 +237,16 @@ def _copied(source: _Source, target: sqlite3.Connection, settings: dict[str, Any
                     target.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", (image_id, *values))
             else:
                 lost += 1
+                beside.append(row["path"])
         # After all others, since a damaged path may be that of a sound row.
         for image_id, name in unsure:
             row, _ = source.rescued(image_id, name)
             found = row is not None and insert(target, row)
             again, lost = again + found, lost + (not found)
+            if row is not None and not found:
+                beside.append(row["path"])
+    for path in beside:
+        read_again_at(target, path)
     generation = target.execute("SELECT coalesce(max(generation), 0) FROM images").fetchone()[0]
     settings["generation"] = max(generation, settings["generation"]) + 1
     target.executemany("INSERT INTO meta VALUES (?, ?)", settings.items())
@@ -272,37 +271,3 @@ def _settings(source: _Source, root: bytes, model: ModelFolder) -> dict[str, Any
 
 def _nearly(stored: str, expected: str) -> bool:
     return len(stored) == len(expected) and sum(a != b for a, b in zip(stored, expected, strict=True)) <= SLIPS
-
-
-def values_of(connection: sqlite3.Connection, image_id: int) -> Row | None:
-    """The row with that id as it stands in the file; None when there is none."""
-    statement = f"SELECT {', '.join(CHECKED)} FROM images NOT INDEXED WHERE id = ?"
-    row = connection.execute(statement, (image_id,)).fetchone()
-    return dict(zip(CHECKED, row, strict=True)) if row else None
-
-
-def insert(target: sqlite3.Connection, row: Row) -> bool:
-    """Insert a row as it was read, one without a date with that of an older format; whether no other has its id or its path."""
-    row = row | {"generation": row["generation"] if isinstance(row["generation"], int) else 0}
-    date = f"coalesce(:date, {date_from(':taken', ':mtime_ns')})"
-    values = ", ".join(date if name == "date" else f":{name}" for name in CHECKED)
-    statement = f"INSERT OR IGNORE INTO images ({', '.join(CHECKED)}) VALUES ({values})"
-    return target.execute(statement, row).rowcount == 1
-
-
-def to_read_again(row: Row) -> Row | None:
-    """A damaged row with what can be trusted in it; None when that is nothing."""
-    path, frame = row["path"], row.get("frame")
-    if not isinstance(path, bytes) or not path or b"\0" in path or path.startswith(b"/") or b".." in path.split(b"/"):
-        return None
-    if not isinstance(frame, int) or frame < 0:
-        return None
-    status = "removed" if row["status"] == "removed" else "pending"
-    return row | UNTRUSTED | {"metadata": _sound_metadata(row["metadata"]), "status": status}
-
-
-def _sound_metadata(text: object) -> str:
-    with suppress(ValueError, UnicodeError):
-        if isinstance(text, str) and text.encode() and isinstance(json.loads(text), dict):
-            return text
-    return "{}"

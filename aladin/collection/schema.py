@@ -53,6 +53,7 @@ CREATE TABLE tokens (
     id INTEGER PRIMARY KEY REFERENCES images ON DELETE CASCADE, tokens BLOB NOT NULL, checksum INTEGER NOT NULL
 )""",
 )
+BLOBS = {"vectors": "vector", "tokens": "tokens"}  # table -> its column
 CHECKED = (
     "id", "path", "frame", "size", "mtime_ns", "sha256", "width", "height", "taken", "date", "metadata", "status", "reason",
     "generation",

@@ -16,11 +16,10 @@ from aladin.collection.database import any_text
 from aladin.collection.formats import CHECKED_BY_FORMAT, readable, setting_of
 from aladin.collection.lock import holder_of
 from aladin.collection.log import log_damage
-from aladin.collection.schema import APPLICATION_ID, damaged_values, seal
+from aladin.collection.schema import APPLICATION_ID, BLOBS, damaged_values, seal
 from aladin.collection.sqlite import Collection
 from aladin.errors import AladinError, DataError, IndexMismatch
 
-BLOBS = {"vectors": "vector", "tokens": "tokens"}  # table -> its column
 STRUCTURE_LINES = 20  # of SQLite's own complaints, reported at most
 # What reading a damaged file may raise: SQLite's own errors, and values that are not what their column promises.
 DAMAGE_SIGNS = (sqlite3.Error, TypeError, ValueError, OverflowError)

@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from aladin.collection.conditions import COLUMNS, FUNCTIONS, Column, Constant, O
 from aladin.collection.filters import parsed, quoted, within_folder
 from aladin.collection.schema import create_tables, date_from
 from aladin.collection.sql_conditions import COLUMN_SQL, FUNCTION_SQL, compiled
+from aladin.collection.writer import CollectionWriter
 from aladin.errors import ConfigError
 
 PHOTOS = [  # path, size, mtime_ns, width, height, taken, metadata
@@ -227,3 +229,12 @@ def test_what_lies_too_deep_is_refused_in_a_sentence(database: sqlite3.Connectio
         found(database, f"{term} IS NULL")
     with pytest.raises(ConfigError, match=r"2[56] operations inside each other; expected 24 or fewer"):
         parsed(f"NOT ({link.format(term)} IS NULL)")
+
+
+def test_a_condition_that_is_too_much_for_sqlite_alone_is_the_conditions_fault(tmp_path: Path) -> None:
+    between = "(metadata.x between metadata.y and "
+    nested = between * 20 + "1" + ")" * 20
+    with CollectionWriter.create(tmp_path / "c.sqlite", tmp_path) as writer:
+        with pytest.raises(ConfigError, match="more operations inside each other than SQLite can hold; write it with fewer"):
+            writer.ids_meeting(parsed(nested))
+        assert writer.ids_meeting(parsed("id > 0")).tolist() == []

@@ -7,17 +7,22 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from aladin.collection.database import Database, Values
 from aladin.collection.filters import parsed
+from aladin.collection.indexing import index_folder
 from aladin.collection.leafing import leaf
 from aladin.collection.repair import repair
 from aladin.collection.schema import APPLICATION_ID, CHECKED, INDEXES, SCHEMA_VERSION, date_from, row_checksum, seal
+from aladin.collection.settings import IndexConfig
 from aladin.collection.sqlite import Collection
 from aladin.collection.store import Span, default_file
 from aladin.collection.verify import verify
 from aladin.collection.writer import CollectionWriter
+from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import DataError, IndexMismatch
 from tests.collection.test_collection import count_rows_without_write_permission, open_folder
@@ -204,6 +209,59 @@ def test_damage_of_an_older_format_is_damage_still_when_it_is_brought_up_to_date
     assert [damage.id for damage in verify(old).damage] == [5, 6]
     done = repair(old, tmp_path, model)
     assert (done.kept, done.to_read_again, done.lost, verify(old).whole) == (20, 2, 0, True)
+
+
+def damaged_in_place(path: Path, statement: str) -> None:
+    """A change that no constraint and no checksum has seen."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(statement)
+        connection.commit()
+
+
+def test_a_status_that_there_is_not_is_read_again_by_the_writer_that_brings_the_file_up_to_date(
+    old: Path, tmp_path: Path
+) -> None:
+    with Collection.open(old) as collection:
+        before = {row.id: row for row in collection.images()}
+    damaged_in_place(old, "UPDATE images SET status = 'nk' WHERE id = 5")
+    with CollectionWriter.create(old, tmp_path) as writer:
+        rows = writer.database.rows("SELECT id, path, status, mtime_ns FROM images")
+        assert {image_id for image_id, *_ in rows} == before.keys() | {2}
+        assert [row for row in rows if row[0] == 5] == [(5, os.fsencode(before[5].path), "pending", -1)]
+        assert {row.id: row for row in writer.images() if row.id != 5} == {key: row for key, row in before.items() if key != 5}
+        assert writer.database.rows("SELECT id FROM vectors WHERE id = 5") == []
+    assert verify(old).whole
+
+
+@pytest.mark.parametrize("mark", ["//0", "//x"])
+def test_a_picture_that_has_the_name_of_another_is_dropped_and_its_file_read_again(
+    old: Path, tmp_path: Path, mark: str
+) -> None:
+    damaged_in_place(old, f"UPDATE images SET path = x'66696C6DFF{mark.encode().hex()}' WHERE id = 21")
+    with CollectionWriter.create(old, tmp_path) as writer:
+        rows = writer.database.rows("SELECT id, frame, mtime_ns FROM images WHERE path = x'66696C6DFF' ORDER BY id")
+        assert rows == [(20, 0, -1), (22, 2, -1)]
+        assert writer.database.rows("SELECT id FROM vectors WHERE id NOT IN (SELECT id FROM images)") == []
+    assert verify(old).whole
+
+
+def test_a_picture_lost_so_comes_back_with_the_next_index(tmp_path: Path, encoder: Encoder) -> None:
+    frames = [Image.fromarray(np.full((32, 32, 3), value, dtype=np.uint8)) for value in (0, 90, 180, 250)]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    frames[0].save(folder / "film.gif", save_all=True, append_images=frames[1:])
+    with CollectionWriter.create(tmp_path / "new.sqlite", folder) as writer:
+        index_folder(writer, encoder, IndexConfig(frames=4))
+        assert [row.frame for row in writer.images()] == [0, 1, 2, 3]
+    in_older_format(tmp_path / "new.sqlite", tmp_path / "old.sqlite", 2)
+    with closing(sqlite3.connect(tmp_path / "old.sqlite")) as connection:
+        connection.execute("UPDATE images SET path = CAST('film.gif//0' AS BLOB) WHERE id = 2")
+        connection.commit()
+    with CollectionWriter.create(tmp_path / "old.sqlite", folder) as writer:
+        index_folder(writer, encoder, IndexConfig())
+        assert sorted(row.frame for row in writer.images()) == [0, 1, 2, 3]
+    assert verify(tmp_path / "old.sqlite").whole
 
 
 @pytest.mark.parametrize("stated", [1, 2])
