@@ -27,6 +27,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from aladin.datasets import read_dataset
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.pixels import open_image, to_pixels
 from aladin.progress import SILENT
 from aladin.search.duplicates import ALIKE_COSINE, LEAST_SIGNS, MAX_BITS, MIN_COSINE, _joined, _near
@@ -108,11 +109,11 @@ def at_size(rows: int) -> dict[str, object]:
 
 
 def described(encoder: Encoder, pictures: list[Image.Image]) -> tuple[Prints, Vectors]:
-    size, vectors = encoder.model.config.preprocessing.size, []
+    fitting, vectors = encoder.model.config.preprocessing.fitting, []
     for start in range(0, len(pictures), 32):
-        pixels = np.stack([to_pixels(picture, size) for picture in pictures[start : start + 32]])
+        pixels = np.stack([to_pixels(picture, fitting) for picture in pictures[start : start + 32]])
         vectors.append(encoder.encode_images(pixels).vectors)
-    return [fingerprint(to_pixels(picture, READ_SIZE)) for picture in pictures], np.concatenate(vectors)
+    return [fingerprint(to_pixels(picture, Fitting(READ_SIZE))) for picture in pictures], np.concatenate(vectors)
 
 
 def copies(prints: Prints, vectors: Vectors, of_copies: Prints, vectors_of_copies: Vectors) -> dict[str, float]:

@@ -50,9 +50,9 @@ def main(model: Path | None, photos: Path | None, made: int, side: int, batch: i
 
 
 def _measure(folder: Path, encoder: Encoder, config: IndexConfig, scratch: Path) -> dict[str, Any]:
-    size = encoder.model.config.preprocessing.size
+    fitting = encoder.model.config.preprocessing.fitting
     files = [found for found in list_images(folder) if isinstance(found, FileState)]
-    blank = np.zeros((config.batch_images, size, size, 3), dtype=np.uint8)
+    blank = np.zeros((config.batch_images, fitting.size, fitting.size, 3), dtype=np.uint8)
     encoder.encode_images(blank)  # so that loading the network is no part of any figure
 
     def whole() -> None:
@@ -61,7 +61,7 @@ def _measure(folder: Path, encoder: Encoder, config: IndexConfig, scratch: Path)
 
     def decode() -> list[Decoded]:
         with Decoders(config.decoding_limits) as decoders:
-            outcomes = [decoders.submit(folder, file, size) for file in files]
+            outcomes = [decoders.submit(folder, file, fitting) for file in files]
             return [found for outcome in outcomes if isinstance(found := outcome.result(), Decoded)]
 
     def encode(images: list[Decoded]) -> list[EncodedImages]:

@@ -61,8 +61,8 @@ def build(folder: Path, rows: int) -> None:
     """A folder of `rows` photographs and its collection."""
     encoder, draws = Encoder.load(shipped_model()), np.random.default_rng(0)
     files = sorted(PHOTOS.glob("*.jpg"))
-    size = encoder.model.config.preprocessing.size
-    encoded = encoder.encode_images(np.stack([to_pixels(open_image(path.read_bytes()), size) for path in files]))
+    fitting = encoder.model.config.preprocessing.fitting
+    encoded = encoder.encode_images(np.stack([to_pixels(open_image(path.read_bytes()), fitting) for path in files]))
     sizes = [Image.open(path).size for path in files]
     copies = Path(shutil.copytree(PHOTOS, folder / ".originals"))
     with CollectionWriter.create(default_file(folder), folder) as collection:

@@ -239,13 +239,13 @@ def _seeds(data: tuple[Path, ...], file: Path, count: int) -> Seeds:
     if not file.exists():
         encoder, vectors, tokens = Encoder.load(shipped_model()), [], []
         captions: list[str] = []
-        size = encoder.model.config.preprocessing.size
+        fitting = encoder.model.config.preprocessing.fitting
         for path in data:
             dataset = read_dataset(path)
             captions += dataset.captions
             for start in range(0, len(dataset), 32):
                 some = dataset.examples[start : start + 32]
-                pixels = [to_pixels(open_image(example.source.read(), example.id, size), size) for example in some]
+                pixels = [to_pixels(open_image(example.source.read(), example.id, fitting.size), fitting) for example in some]
                 encoded = encoder.encode_images(np.stack(pixels))
                 vectors.append(encoded.vectors)
                 tokens.append(encoded.regions.astype(np.float16))

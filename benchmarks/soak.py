@@ -31,6 +31,7 @@ from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder, shipped_model
 from aladin.pictures.decoding import Decoders
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.limits import DecodingLimits
 
 Figures = dict[str, Any]
@@ -185,7 +186,7 @@ def bombs(scratch: Path, size: float) -> Figures:
         for name, content in {"": b"?", **hostile()}.items():
             (scratch / f"x{name}").write_bytes(content)
             started = time.perf_counter()
-            outcome = decoders.submit(scratch, FileState(f"x{name}", 1, 1), 224).result()
+            outcome = decoders.submit(scratch, FileState(f"x{name}", 1, 1), Fitting(224)).result()
             seconds = round(time.perf_counter() - started, 3)
             if name:
                 found[name] = {"seconds": seconds, "says": getattr(outcome, "reason", "read")}

@@ -27,6 +27,7 @@ from aladin.collection.sqlite import Collection
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.pictures.decoding import Decoders
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Unreadable
 
@@ -76,17 +77,20 @@ class KilledRuns:
 class DecodersHere(Decoders):
     """Decoding without a process of its own, which a run of milliseconds would mostly wait for."""
 
-    def submit(self, root: Path, file: FileState, size: int) -> "Future[Decoded | Unreadable]":
+    def submit(self, root: Path, file: FileState, fitting: Fitting) -> "Future[Decoded | Unreadable]":
         future: Future[Decoded | Unreadable] = Future()
-        future.set_result(self._read(root, file, size))
+        future.set_result(self._read(root, file, fitting))
         return future
 
-    def _read(self, root: Path, file: FileState, size: int) -> Decoded | Unreadable:
+    def _read(self, root: Path, file: FileState, fitting: Fitting) -> Decoded | Unreadable:
         from aladin.pictures.decoding import outcome
         from aladin.pictures.decoding_worker import answer
 
+        request = {"path": os.fspath(root / file.path), "fitting": asdict(fitting), "follow": False, "frames": self._frames}
         return outcome(
-            file, size, *answer({"path": os.fspath(root / file.path), "size": size, "follow": False, "frames": self._frames})
+            file,
+            fitting.size,
+            *answer(request),
         )
 
 

@@ -19,6 +19,7 @@ from aladin.collection.writer import CollectionWriter, storable
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
 from aladin.pictures.decoding import Decoders
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.listing import EXTENSIONS as EXTENSIONS
 from aladin.pictures.listing import FileState, Unlisted
 from aladin.pictures.listing import list_images as list_images
@@ -68,7 +69,7 @@ def index_folder(
     tally = _Tally()
     comparison = compare(collection, _files(collection.root, config, tally))
     done = 0
-    with closing(_batches(collection, encoder.model.config.preprocessing.size, config)) as batches:
+    with closing(_batches(collection, encoder.model.config.preprocessing.fitting, config)) as batches:
         for batch in batches:
             _store(collection, encoder, batch, tally)
             done += sum(_is_a_file(item) for item in batch)
@@ -137,10 +138,12 @@ def _warning(collection: CollectionWriter, comparison: Comparison, offline: int,
     return None
 
 
-def _batches(collection: CollectionWriter, size: int, config: IndexConfig) -> Generator[list[Decoded | Unreadable], None, None]:
+def _batches(
+    collection: CollectionWriter, fitting: Fitting, config: IndexConfig
+) -> Generator[list[Decoded | Unreadable], None, None]:
     """The pictures of the unread files."""
     with Decoders(config.decoding_limits, config.follow_symlinks, collection.frames) as decoders:
-        yield from decoders.batches(collection.root, unread(collection), size, config.batch_images)
+        yield from decoders.batches(collection.root, unread(collection), fitting, config.batch_images)
 
 
 def _is_a_file(item: Decoded | Unreadable) -> bool:

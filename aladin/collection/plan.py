@@ -165,14 +165,18 @@ def _is_known(known: Collection, photograph: Photograph) -> bool:
 
 
 def _probe(folder: Path, files: list[FileState], encoder: Encoder, config: IndexConfig, known: Collection | None) -> _Probe:
-    size, limits = encoder.model.config.preprocessing.size, config.decoding_limits
-    blank = encoder.encode_images(np.full((1, size, size, 3), 128, dtype=np.uint8))  # the time to load is not counted
+    fitting, limits = encoder.model.config.preprocessing.fitting, config.decoding_limits
+    blank = encoder.encode_images(
+        np.full((1, fitting.size, fitting.size, 3), 128, dtype=np.uint8)
+    )  # the time to load is not counted
     unreadable: Counter[str] = Counter()
     pictures = new = 0
     with Decoders(limits, config.follow_symlinks, config.frames) as decoders:
-        wait([decoders.submit(folder, file, size) for file in files[: limits.workers]])  # nor is the time to start the decoders
+        wait(
+            [decoders.submit(folder, file, fitting) for file in files[: limits.workers]]
+        )  # nor is the time to start the decoders
         started = time.perf_counter()
-        for batch in decoders.batches(folder, files, size, config.batch_images):
+        for batch in decoders.batches(folder, files, fitting, config.batch_images):
             unreadable.update(item.reason.split(" (")[0] for item in batch if isinstance(item, Unreadable))
             read = [item for item in batch if isinstance(item, Decoded)]
             unknown = [item.pixels for item in read if known is None or not _is_known(known, item.photograph)]

@@ -1,12 +1,9 @@
 """What is done to pictures and texts before a network reads them: one value for the decoder, for training and for search."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from aladin.config import at_least
-
-Fit = Literal["squash"]  # the whole picture, its sides squashed as needed; another way is one more name and its branch
-Resampling = Literal["bicubic"]
+from aladin.pictures.fitting import Fit, Fitting, Resampling
 
 
 @dataclass(frozen=True)
@@ -25,3 +22,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         at_least(1, self, "size")
         at_least(2, self, "caption_pieces")
+
+    @property
+    def fitting(self) -> Fitting:
+        """What the decoder, training and search do to a picture."""
+        return Fitting(self.size, self.fit, self.resampling)

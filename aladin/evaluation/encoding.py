@@ -185,10 +185,10 @@ def _by_exported_model(encoder: Encoder, dataset: Dataset, steps: Steps) -> Enco
 
 
 def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: Progress) -> EncodedSet:
-    size = encoder.model.config.preprocessing.size
+    fitting = encoder.model.config.preprocessing.fitting
 
     def decode(example: Example) -> Pixels:
-        return to_pixels(open_image(example.source.read(), name=example.id, draft_size=size), size)
+        return to_pixels(open_image(example.source.read(), name=example.id, draft_size=fitting.size), fitting)
 
     parts = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:

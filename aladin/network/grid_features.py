@@ -28,6 +28,7 @@ from aladin.files import write_whole
 from aladin.network.detections import check_photographs
 from aladin.network.grid import MAP_SHRINKAGE, GridNetwork, top_classes
 from aladin.network.onnx_graph import to_onnx
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.pixels import Pixels, open_image, to_pixels
 from aladin.progress import SILENT, Progress
 
@@ -56,23 +57,23 @@ class PhotographReader:
     """Reads photographs through image networks (the seam of backbone.py)."""
 
     network: GridNetwork
-    size: int  # px a side, to which a photograph is resized
+    fitting: Fitting  # of a photograph
     tags: int  # that are kept of each photograph
 
     def read(self, dataset: Dataset, views: int, cache: Path, progress: Progress = SILENT) -> GridFeatures:
         """DataError if an image is a detector's, or cannot be decoded."""
         check_photographs(dataset)
         with placing_undecodable(dataset):
-            return cached_features(dataset, self.network, self.size, self.tags, views, cache, progress)
+            return cached_features(dataset, self.network, self.fitting, self.tags, views, cache, progress)
 
     def missing_bytes(self, dataset: Dataset, views: int, cache: Path) -> int:
-        return _Cached.of(dataset, self.network, self.size, self.tags, views, cache).missing_bytes
+        return _Cached.of(dataset, self.network, self.fitting, self.tags, views, cache).missing_bytes
 
 
 def cached_features(
     dataset: Dataset,
     network: GridNetwork,
-    size: int,
+    fitting: Fitting,
     tags: int,
     views: int,
     cache: Path,
@@ -83,7 +84,7 @@ def cached_features(
     `progress` counts pictures (views singly). DataError where the disk has no room for all
     of them, before the first is read.
     """
-    cached = _Cached.of(dataset, network, size, tags, views, cache)
+    cached = _Cached.of(dataset, network, fitting, tags, views, cache)
     # Views come one after the other, so that fewer are the beginning of more. The arrays are only believed up to here.
     done, total = cached.done, views * len(dataset)
     cached.check_beginning()
@@ -91,7 +92,7 @@ def cached_features(
         cached.make_room()
     maps, classes = (np.memmap(path, dtype, mode="r+", shape=shape) for path, dtype, shape in cached.arrays)
     flat_maps, flat_tags = maps.reshape(total, *maps.shape[2:]), classes.reshape(total, tags)
-    for start, block_maps, block_tags in _computed(dataset, network, size, tags, done, total):
+    for start, block_maps, block_tags in _computed(dataset, network, fitting, tags, done, total):
         stop = start + len(block_maps)
         flat_maps[start:stop], flat_tags[start:stop] = block_maps, block_tags
         if stop // 1024 > start // 1024 or stop == total:
@@ -117,10 +118,10 @@ class _Cached:
     tags: int
 
     @classmethod
-    def of(cls, dataset: Dataset, network: GridNetwork, size: int, tags: int, views: int, cache: Path) -> "_Cached":
-        side = size // MAP_SHRINKAGE
+    def of(cls, dataset: Dataset, network: GridNetwork, fitting: Fitting, tags: int, views: int, cache: Path) -> "_Cached":
+        side = fitting.size // MAP_SHRINKAGE
         shape = (views, len(dataset), network.map_channels, side, side)
-        return cls(cache / cache_name(dataset, network, size, tags), shape, tags)
+        return cls(cache / cache_name(dataset, network, fitting, tags), shape, tags)
 
     @property
     def state(self) -> Path:
@@ -175,10 +176,10 @@ class _Cached:
             raise DataError(f"{self.folder} cannot be written: {error.strerror}; give another folder by --cache") from None
 
 
-def view_pixels(picture: Image.Image, size: int, view: int, seed: int) -> Pixels:
+def view_pixels(picture: Image.Image, fitting: Fitting, view: int, seed: int) -> Pixels:
     """View 0: the whole picture. Others: a crop of two fifths of it or more, mirrored half of the time, fixed by `seed`."""
     if view == 0:
-        return to_pixels(picture, size)
+        return to_pixels(picture, fitting)
     random = np.random.default_rng((seed, view))
     area, stretch = random.uniform(MIN_CROP, 1.0), np.exp(random.uniform(-0.2, 0.2))
     width = min(1.0, np.sqrt(area) * stretch) * picture.width
@@ -187,20 +188,20 @@ def view_pixels(picture: Image.Image, size: int, view: int, seed: int) -> Pixels
     crop = picture.crop((round(left), round(top), round(left + width), round(top + height)))
     if random.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return to_pixels(crop, size)
+    return to_pixels(crop, fitting)
 
 
 def _computed(
-    dataset: Dataset, network: GridNetwork, size: int, tags: int, done: int, total: int
+    dataset: Dataset, network: GridNetwork, fitting: Fitting, tags: int, done: int, total: int
 ) -> Iterator[tuple[int, Float16[np.ndarray, "block channels rows columns"], Int16[np.ndarray, "block tags"]]]:
     if done >= total:
         return
-    session = _trunk_session(network, size)
+    session = _trunk_session(network, fitting.size)
     images = len(dataset.examples)
 
     def one(number: int) -> list[np.ndarray]:
         view, row = divmod(number, images)
-        pixels = _example_pixels(dataset.examples[row], size, view, seed=row)
+        pixels = _example_pixels(dataset.examples[row], fitting, view, seed=row)
         found: list[np.ndarray] = session.run(None, {"pixels": pixels[None]})
         return found
 
@@ -212,8 +213,8 @@ def _computed(
             yield start, maps.astype(np.float16), top_classes(torch.from_numpy(logits), tags).numpy().astype(np.int16)
 
 
-def _example_pixels(example: Example, size: int, view: int, seed: int) -> Pixels:
-    return view_pixels(open_image(example.source.read(), name=example.id), size, view, seed)
+def _example_pixels(example: Example, fitting: Fitting, view: int, seed: int) -> Pixels:
+    return view_pixels(open_image(example.source.read(), name=example.id), fitting, view, seed)
 
 
 class _Trunk(nn.Module):
@@ -235,9 +236,9 @@ def _trunk_session(network: GridNetwork, size: int) -> onnxruntime.InferenceSess
     return onnxruntime.InferenceSession(graph.SerializeToString(), options)
 
 
-def cache_name(dataset: Dataset, network: GridNetwork, size: int, tags: int) -> str:
+def cache_name(dataset: Dataset, network: GridNetwork, fitting: Fitting, tags: int) -> str:
     """One name for each content: which examples, read by which weights."""
-    digest = hashlib.sha256(repr((size, tags, MIN_CROP)).encode())
+    digest = hashlib.sha256(repr((fitting.size, tags, MIN_CROP, *_unusual(fitting))).encode())
     for example in dataset.examples:
         digest.update(repr((example.id, example.source)).encode("utf-8", "surrogateescape"))
         if isinstance(example.source, FileOnDisk):  # its path stays the same when another picture is put there
@@ -247,6 +248,11 @@ def cache_name(dataset: Dataset, network: GridNetwork, size: int, tags: int) -> 
             # Averaging turns -0.0 into 0.0, which computes the same features.
             digest.update((weight.numpy() + 0).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _unusual(fitting: Fitting) -> tuple[str, ...]:
+    """What is told of a way of fitting pictures that was not there when the first caches were made."""
+    return () if fitting == Fitting(fitting.size) else (fitting.fit, fitting.resampling)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -79,7 +79,7 @@ class RegionTransformer(Transformer, Backbone):
         """Of a detector's regions as they stand in their folder, or of photographs' trunk maps and tags."""
         if self.image_network is None:
             return DetectionReader(tokenizer, self.config)
-        return PhotographReader(self.image_network, self.config.preprocessing.size, self.config.limits.tags)
+        return PhotographReader(self.image_network, self.config.preprocessing.fitting, self.config.limits.tags)
 
     def batch(
         self,

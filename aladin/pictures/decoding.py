@@ -8,13 +8,14 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aladin.errors import DataError
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.limits import DecodingLimits
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Photograph, Unreadable, further_content
@@ -35,17 +36,19 @@ class Decoders:
         self._frames = frames
         self.children = Children(self._new, limits.workers, "decode")
 
-    def submit(self, root: Path, file: FileState, size: int) -> "Future[Decoded | Unreadable]":
+    def submit(self, root: Path, file: FileState, fitting: Fitting) -> "Future[Decoded | Unreadable]":
         """The file's image at `size` x `size` with its facts, or why there is none."""
-        return self.children.threads.submit(self._read, root, file, size)
+        return self.children.threads.submit(self._read, root, file, fitting)
 
-    def batches(self, root: Path, files: Iterable[FileState], size: int, count: int) -> Iterator[list[Decoded | Unreadable]]:
+    def batches(
+        self, root: Path, files: Iterable[FileState], fitting: Fitting, count: int
+    ) -> Iterator[list[Decoded | Unreadable]]:
         """The pictures of the files, `count` at once; the next ones are decoded while their caller works on these.
 
         Of a file with several the first comes last, so that the file counts as read once that one is stored.
         """
         batch: list[Decoded | Unreadable] = []
-        for item in self._in_order(root, files, size, count):
+        for item in self._in_order(root, files, fitting, count):
             for picture in (*item.further, item) if isinstance(item, Decoded) else (item,):
                 batch.append(picture)
                 if len(batch) == count:
@@ -63,12 +66,12 @@ class Decoders:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _in_order(self, root: Path, files: Iterable[FileState], size: int, count: int) -> Iterator[Decoded | Unreadable]:
+    def _in_order(self, root: Path, files: Iterable[FileState], fitting: Fitting, count: int) -> Iterator[Decoded | Unreadable]:
         # Many pictures of each file wait in memory, so of fewer files.
         ahead = count * (1 + BATCHES_AHEAD if self._frames == 1 else 1)
         waiting: deque[Future[Decoded | Unreadable]] = deque()
         for file in files:
-            waiting.append(self.submit(root, file, size))
+            waiting.append(self.submit(root, file, fitting))
             if len(waiting) == ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -78,9 +81,14 @@ class Decoders:
         limits = Limits(self._limits.seconds, self._limits.memory_mb, FILES_PER_PROCESS)
         return Child(WORKER, limits, [str(limits.memory_mb)])
 
-    def _read(self, root: Path, file: FileState, size: int) -> Decoded | Unreadable:
-        request = {"path": os.fspath(root / file.path), "size": size, "follow": self._follow, "frames": self._frames}
-        return outcome(file, size, *self._decoded(self.children.own(), request))
+    def _read(self, root: Path, file: FileState, fitting: Fitting) -> Decoded | Unreadable:
+        request = {
+            "path": os.fspath(root / file.path),
+            "fitting": asdict(fitting),
+            "follow": self._follow,
+            "frames": self._frames,
+        }
+        return outcome(file, fitting.size, *self._decoded(self.children.own(), request))
 
     def _decoded(self, child: Child, request: dict[str, Any]) -> Message:
         """Facts and pixels, or a reason. A file at which a used process fails is tried once more by a fresh one, since what an

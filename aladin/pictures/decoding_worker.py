@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from aladin.errors import DataError
+from aladin.pictures.fitting import Fitting, fitted
 from aladin.pictures.listing import sidecar_names
 from aladin.pictures.long_paths import within_reach
 from aladin.pictures.opening import (
@@ -25,7 +26,6 @@ from aladin.pictures.opening import (
     exif_facts,
     further_pictures,
     open_image,
-    resized,
     sidecar_facts,
     upright_size,
 )  # fmt: skip
@@ -44,13 +44,13 @@ def answer(request: dict[str, Any]) -> Message:
     """
     try:
         data = _read_bytes(request["path"], request["follow"])
-        size = request["size"]
-        pixels = [resized(open_image(data, name="it", draft_size=size), size).tobytes()]
+        fitting = Fitting(**request["fitting"])
+        pixels = [fitted(open_image(data, name="it", draft_size=fitting.size), fitting).tobytes()]
         facts = _facts(request["path"], data) | {"further": []}
         if request["frames"] > 1:
             for number, picture in further_pictures(data, request["frames"]):
                 facts["further"].append({"frame": number, "width": picture.width, "height": picture.height})
-                pixels.append(resized(picture, size).tobytes())
+                pixels.append(fitted(picture, fitting).tobytes())
         return facts, b"".join(pixels)
     except FileNotFoundError:
         return {"failure": "vanished", "reason": "vanished while the folder was read"}, b""

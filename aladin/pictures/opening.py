@@ -103,13 +103,6 @@ def _is_reduced_copy(image: Image.Image, first: tuple[int, int]) -> bool:
     return image.format == "MPO" and image.size != first
 
 
-def resized(image: Image.Image, size: int) -> Image.Image:
-    """The whole picture at `size` x `size`, without a crop."""
-    if image.size == (size, size):
-        return image
-    return image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
 def upright_size(data: bytes) -> tuple[int, int]:
     """Width and height as displayed, from the header, since a JPEG may be decoded smaller."""
     with Image.open(io.BytesIO(data), formats=_formats(data)) as header:

@@ -6,16 +6,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from aladin.pictures.opening import DECODER_FAILURES, FORMATS, MAX_PIXELS, open_image, resized
+from aladin.pictures.fitting import Fitting, fitted
+from aladin.pictures.opening import DECODER_FAILURES, FORMATS, MAX_PIXELS, open_image
 
 __all__ = ["DECODER_FAILURES", "FORMATS", "MAX_PIXELS", "Pixels", "open_image", "to_pixels"]
 
 Pixels: TypeAlias = UInt8[np.ndarray, "size size 3"]
 
 
-def to_pixels(image: Image.Image, size: int) -> Pixels:
-    """The whole picture resized to `size` x `size` RGB, its sides squashed as needed, without a crop.
+def to_pixels(image: Image.Image, fitting: Fitting) -> Pixels:
+    """The picture as a model that fits pictures so reads it: squashed to a square, without a crop.
 
     Nothing of the picture is lost, and a region's box is the same share of the width and height before and after.
     """
-    return np.asarray(resized(image, size))
+    return np.asarray(fitted(image, fitting))

@@ -98,7 +98,7 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: S
     if part.box is not None:
         box = part.box.within(box.width, box.height)
         image = image.crop((box.x, box.y, box.x + box.width, box.y + box.height))
-    encoded = encoder.encode_images(to_pixels(image, model.preprocessing.size)[None])
+    encoded = encoder.encode_images(to_pixels(image, model.preprocessing.fitting)[None])
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
     pooling = POOLINGS["MrAVGw"] if part.box else MUTUAL

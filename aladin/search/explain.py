@@ -81,7 +81,7 @@ def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encode
     """The same of what a file contains; `name` stands for it in errors."""
     config = encoder.model.config
     image, size = open_with_size(data, name, config.preprocessing.size, frame)
-    encoded = encoder.encode_images(to_pixels(image, config.preprocessing.size)[None])
+    encoded = encoder.encode_images(to_pixels(image, config.preprocessing.fitting)[None])
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
     # As a collection stores them, so that the score is that of a search to its last digit.

@@ -18,6 +18,7 @@ from aladin.collection.cache import cache_folder, keep
 from aladin.collection.settings import IndexConfig
 from aladin.collection.store import ImageRow, Store
 from aladin.pictures.decoding import Decoders
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.listing import FileState
 from aladin.pictures.photographs import Decoded, Unreadable
 from aladin.progress import SILENT, Progress
@@ -88,7 +89,7 @@ def _decoded(root: Path, rows: Iterator[tuple[int, ImageRow]]) -> Iterator[tuple
     # A link is followed, since what it leads to counts only if it is the content that the collection knows.
     with Decoders(IndexConfig().decoding_limits, follow_symlinks=True) as decoders:
         for number, row in rows:
-            ahead.append((number, row, decoders.submit(root, FileState(row.path, row.size, row.mtime_ns), READ_SIZE)))
+            ahead.append((number, row, decoders.submit(root, FileState(row.path, row.size, row.mtime_ns), Fitting(READ_SIZE))))
             if len(ahead) == READ_AHEAD:
                 first, of, answer = ahead.popleft()
                 yield first, of, answer.result()

@@ -29,6 +29,7 @@ from aladin.collection.writer import CollectionWriter, FileState
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder
 from aladin.errors import AladinError, DataError
+from aladin.pictures.fitting import Fitting
 from tests.changing_folder import ChangingFolder
 from tests.conftest import fill, paint, stored
 from tests.faulty_storage import NotingConnection, NotingStorage, after_power_loss
@@ -284,7 +285,8 @@ def test_a_photograph_that_cannot_be_read_is_a_reason_and_is_tried_again(tmp_pat
     from aladin.pictures.limits import DecodingLimits
 
     with Decoders(DecodingLimits(1, 20.0, 512)) as decoders:
-        found = decoders.submit(Path("/proc/self"), FileState("mem", 1, 1), 16).result()  # reading it at 0 is an I/O error
+        # Reading it at 0 is an I/O error.
+        found = decoders.submit(Path("/proc/self"), FileState("mem", 1, 1), Fitting(16)).result()
     assert found.reason == "cannot be read (Input/output error)"  # type: ignore[union-attr]
     assert found.file.mtime_ns == -1  # type: ignore[union-attr]
 

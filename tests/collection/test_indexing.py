@@ -24,6 +24,7 @@ from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import EncodedImages, Encoder
 from aladin.errors import DataError
 from aladin.pictures.decoding import Decoders
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.limits import DecodingLimits
 from aladin.pictures.listing import FileState, list_images
 from aladin.pictures.photographs import Decoded, Unreadable
@@ -75,7 +76,7 @@ def contents(folder: Path, place: Path | None = None) -> dict[str, tuple[object,
 
 def read_photograph(root: Path, file: FileState, size: int) -> Decoded | Unreadable:
     with Decoders(DecodingLimits(workers=1, seconds=20.0, memory_mb=512)) as decoders:
-        return decoders.submit(root, file, size).result()
+        return decoders.submit(root, file, Fitting(size)).result()
 
 
 # One run, two runs, half a run.
@@ -650,7 +651,7 @@ def test_a_thousand_races_end_no_run_and_each_has_its_reason(tmp_path: Path, enc
         for path in sorted(folder.glob("*.png")):
             race(path)
         tally = indexing._Tally()
-        for batch in indexing._batches(collection, 16, IndexConfig(workers=1)):
+        for batch in indexing._batches(collection, Fitting(16), IndexConfig(workers=1)):
             indexing._store(collection, encoder, batch, tally)
         reasons = {row.path: row.reason for row in collection.images("failed")}
         found = {row.path for row in collection.images("ok")}

@@ -24,7 +24,8 @@ from PIL import Image
 from aladin.collection.tokens import token_blob
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder, shipped_model
-from aladin.pictures.opening import open_image, resized
+from aladin.pictures.fitting import Fitting, fitted
+from aladin.pictures.opening import open_image
 from aladin.pictures.pixels import to_pixels
 from tests.hostile_images import encoded
 
@@ -95,7 +96,11 @@ def golden(name: str, made: Callable[[], dict[str, object]]) -> dict[str, object
 
 def pixels_of(content: bytes) -> dict[str, object]:
     image = open_image(content)
-    return {"size": list(image.size), "pixels": digest(image.tobytes()), "resized": digest(resized(image, SIZE).tobytes())}
+    return {
+        "size": list(image.size),
+        "pixels": digest(image.tobytes()),
+        "resized": digest(fitted(image, Fitting(SIZE)).tobytes()),
+    }
 
 
 def test_pixels_are_what_they_were() -> None:
@@ -115,7 +120,7 @@ def vectors_and_tokens(encoder: Encoder) -> dict[str, object]:
     """Of the first example photographs and some sentences, as the collection stores them."""
     photographs: dict[str, object] = {}
     for path in sorted(PHOTOS.glob("*.jpg"))[:4]:
-        pixels = to_pixels(open_image(path.read_bytes()), encoder.model.config.preprocessing.size)
+        pixels = to_pixels(open_image(path.read_bytes()), encoder.model.config.preprocessing.fitting)
         found = encoder.encode_images(pixels[None])
         photographs[path.name] = {"vector": text_of(found.vectors[0]), "tokens": text_of(found.regions[0, ::EVERY_TOKEN])}
     texts = dict(zip(TEXTS, map(text_of, encoder.encode_texts(list(TEXTS)).vectors), strict=True))
@@ -156,8 +161,8 @@ from aladin.encoder.folder import ModelFolder
 from aladin.collection.tokens import token_blob
 import numpy as np
 encoder = Encoder.load(Path(sys.argv[1]), threads=int(sys.argv[2]))
-size = encoder.model.config.preprocessing.size
-found = encoder.encode_images(np.stack([to_pixels(open_image(Path(path).read_bytes()), size) for path in sys.argv[3:]]))
+fitting = encoder.model.config.preprocessing.fitting
+found = encoder.encode_images(np.stack([to_pixels(open_image(Path(path).read_bytes()), fitting) for path in sys.argv[3:]]))
 for vector, tokens in zip(found.vectors, found.regions):
     print(zlib.crc32(vector.astype("<f2").tobytes() + token_blob(tokens)))
 """
@@ -168,10 +173,10 @@ for vector, tokens in zip(found.vectors, found.regions):
 def test_on_one_processor_what_is_stored_is_the_same_to_the_bit(shipped: Encoder, threads: str) -> None:
     """In another process, with other threads, beside other photographs."""
     paths = sorted(PHOTOS.glob("*.jpg"))[:3]
-    size = shipped.model.config.preprocessing.size
+    fitting = shipped.model.config.preprocessing.fitting
     expected = []
     for path in paths:
-        found = shipped.encode_images(to_pixels(open_image(path.read_bytes()), size)[None])
+        found = shipped.encode_images(to_pixels(open_image(path.read_bytes()), fitting)[None])
         expected.append(zlib.crc32(found.vectors[0].astype("<f2").tobytes() + token_blob(found.regions[0])))
     command = [sys.executable, "-c", STORED, str(ModelFolder.open(shipped_model()).path), threads, *map(str, paths)]
     environment = os.environ | {"OMP_NUM_THREADS": threads}

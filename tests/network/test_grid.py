@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from aladin.network.grid import NETWORKS, GridNetwork, cell_geometry, cell_pooling, class_names, cut, grid_network, top_classes
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.pixels import open_image, to_pixels
 from tests.tiny_learning import SIZE, picture, revive
 
@@ -143,7 +144,7 @@ def test_the_top_classes_are_the_most_likely_ones_best_first() -> None:
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_a_photograph_gets_a_sensible_class_first(photo: str, sensible: set[str], name: str) -> None:
-    pixels = torch.tensor(to_pixels(open_image(PHOTOS / photo), 224))[None]
+    pixels = torch.tensor(to_pixels(open_image(PHOTOS / photo), Fitting(224)))[None]
     network = grid_network([name])
     with torch.no_grad():
         best = top_classes(network.class_logits(network.maps(pixels)), 1)

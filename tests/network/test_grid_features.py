@@ -14,10 +14,12 @@ from aladin.datasets import Dataset, FileOnDisk, read_dataset
 from aladin.errors import DataError
 from aladin.network.grid import GridNetwork, grid_network
 from aladin.network.grid_features import GridFeatures, cache_name, cached_features, view_pixels
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.pixels import open_image, to_pixels
 from tests.tiny_learning import SIZE, revive, trunk, write_pictures
 
 # Progress is recorded every 1,024 pictures, so there have to be more of them.
+FITTING = Fitting(SIZE)
 PICTURES, VIEWS, TAGS = 16, 70, 2
 TOTAL = PICTURES * VIEWS
 
@@ -40,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset, network: G
     """A complete cache."""
     folder = tmp_path_factory.mktemp("cache")
     told: list[tuple[int, int]] = []
-    cached_features(dataset, network, SIZE, TAGS, VIEWS, folder, lambda done, total: told.append((done, total)))
+    cached_features(dataset, network, FITTING, TAGS, VIEWS, folder, lambda done, total: told.append((done, total)))
     assert told[-1] == (TOTAL, TOTAL)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     return folder
@@ -48,7 +50,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset, network: G
 
 @pytest.fixture(scope="module")
 def features(cache: Path, dataset: Dataset, network: GridNetwork) -> GridFeatures:
-    return cached_features(dataset, network, SIZE, TAGS, VIEWS, cache)
+    return cached_features(dataset, network, FITTING, TAGS, VIEWS, cache)
 
 
 def refuse(done: int, total: int) -> None:
@@ -57,7 +59,7 @@ def refuse(done: int, total: int) -> None:
 
 def pixels(dataset: Dataset, view: int) -> np.ndarray:
     images = [open_image(example.source.read()) for example in dataset.examples]
-    return np.stack([view_pixels(image, SIZE, view, seed=row) for row, image in enumerate(images)])
+    return np.stack([view_pixels(image, FITTING, view, seed=row) for row, image in enumerate(images)])
 
 
 @pytest.mark.slow
@@ -80,7 +82,7 @@ def test_cached_features_are_what_torch_computes_from_the_pixels(
 def test_what_is_in_the_cache_is_not_computed_again(
     cache: Path, features: GridFeatures, dataset: Dataset, network: GridNetwork
 ) -> None:
-    again = cached_features(dataset, network, SIZE, TAGS, VIEWS, cache, refuse)
+    again = cached_features(dataset, network, FITTING, TAGS, VIEWS, cache, refuse)
     assert np.array_equal(again.maps, features.maps)
     assert np.array_equal(again.tags, features.tags)
 
@@ -94,9 +96,9 @@ def test_an_interrupted_build_goes_on_and_ends_as_a_clean_one(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached_features(dataset, network, SIZE, TAGS, VIEWS, tmp_path, stop_late)
+        cached_features(dataset, network, FITTING, TAGS, VIEWS, tmp_path, stop_late)
     told: list[int] = []
-    resumed = cached_features(dataset, network, SIZE, TAGS, VIEWS, tmp_path, lambda done, total: told.append(done))
+    resumed = cached_features(dataset, network, FITTING, TAGS, VIEWS, tmp_path, lambda done, total: told.append(done))
     assert told[0] > 1024
     assert told[-1] == TOTAL
     assert np.array_equal(resumed.maps, features.maps)
@@ -107,12 +109,12 @@ def test_an_interrupted_build_goes_on_and_ends_as_a_clean_one(
 def test_fewer_views_are_the_beginning_of_more(
     tmp_path: Path, cache: Path, features: GridFeatures, dataset: Dataset, network: GridNetwork
 ) -> None:
-    fewer = cached_features(dataset, network, SIZE, TAGS, 2, cache, refuse)
+    fewer = cached_features(dataset, network, FITTING, TAGS, 2, cache, refuse)
     assert np.array_equal(fewer.maps, features.maps[:2])
     assert np.array_equal(fewer.tags, features.tags[:2])
     told: list[int] = []
     for views in (1, 3):
-        grown = cached_features(dataset, network, SIZE, TAGS, views, tmp_path, lambda done, total: told.append(done))
+        grown = cached_features(dataset, network, FITTING, TAGS, views, tmp_path, lambda done, total: told.append(done))
         assert np.array_equal(grown.maps, features.maps[:views])
     assert len(told) == len(set(told))  # no picture was read twice
 
@@ -121,7 +123,7 @@ def test_fewer_views_are_the_beginning_of_more(
 def test_a_cache_whose_arrays_were_damaged_is_refused_and_never_read_as_zeros(
     tmp_path: Path, dataset: Dataset, network: GridNetwork, damage: str
 ) -> None:
-    folder = tmp_path / cache_name(dataset, network, SIZE, TAGS)
+    folder = tmp_path / cache_name(dataset, network, FITTING, TAGS)
     folder.mkdir()
     (folder / "tags.int16").write_bytes(bytes(2 * PICTURES * TAGS))
     match damage:
@@ -131,7 +133,7 @@ def test_a_cache_whose_arrays_were_damaged_is_refused_and_never_read_as_zeros(
             (folder / "maps.float16").write_bytes(bytes(2 * PICTURES * 112 * (SIZE // 16) ** 2 - 1))
     (folder / "done.json").write_text(str(PICTURES))
     with pytest.raises(DataError, match=r"maps\.float16 .*delete"):
-        cached_features(dataset, network, SIZE, TAGS, 1, tmp_path)
+        cached_features(dataset, network, FITTING, TAGS, 1, tmp_path)
 
 
 def test_other_data_or_another_reading_of_it_has_a_cache_of_its_own(
@@ -144,29 +146,29 @@ def test_other_data_or_another_reading_of_it_has_a_cache_of_its_own(
     moved = Dataset((dataclasses.replace(dataset.examples[0], source=FileOnDisk(tmp_path / "0.png")), *dataset.examples[1:]))
     (tmp_path / "0.png").write_bytes(dataset.examples[0].source.read())
     names = [
-        cache_name(dataset, network, SIZE, TAGS),
-        cache_name(dataset, network, SIZE, TAGS - 1),
-        cache_name(dataset, network, SIZE + 32, TAGS),
-        cache_name(dataset, other_trunk, SIZE, TAGS),
-        cache_name(some, network, SIZE, TAGS),
-        cache_name(moved, network, SIZE, TAGS),
+        cache_name(dataset, network, FITTING, TAGS),
+        cache_name(dataset, network, FITTING, TAGS - 1),
+        cache_name(dataset, network, Fitting(SIZE + 32), TAGS),
+        cache_name(dataset, other_trunk, FITTING, TAGS),
+        cache_name(some, network, FITTING, TAGS),
+        cache_name(moved, network, FITTING, TAGS),
     ]
     assert len(set(names)) == len(names)
     # What learns is not cached, so it may change.
-    assert cache_name(dataset, other_tail, SIZE, TAGS) == names[0]
+    assert cache_name(dataset, other_tail, FITTING, TAGS) == names[0]
     # Captions are not part of an image.
     silent = Dataset(tuple(dataclasses.replace(example, captions=("no",)) for example in dataset.examples))
-    assert cache_name(silent, network, SIZE, TAGS) == names[0]
+    assert cache_name(silent, network, FITTING, TAGS) == names[0]
 
 
 def test_another_picture_in_the_same_place_has_a_cache_of_its_own(tmp_path: Path, network: GridNetwork) -> None:
     folder = write_pictures(tmp_path / "pictures", 2)
-    before = cache_name(read_dataset(folder), network, SIZE, TAGS)
-    assert cache_name(read_dataset(folder), network, SIZE, TAGS) == before
+    before = cache_name(read_dataset(folder), network, FITTING, TAGS)
+    assert cache_name(read_dataset(folder), network, FITTING, TAGS) == before
     stat = (folder / "0.png").stat()
     (folder / "0.png").write_bytes((folder / "1.png").read_bytes())
     os.utime(folder / "0.png", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert cache_name(read_dataset(folder), network, SIZE, TAGS) != before
+    assert cache_name(read_dataset(folder), network, FITTING, TAGS) != before
 
 
 @pytest.mark.slow
@@ -174,7 +176,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, network: GridN
     folder = write_pictures(tmp_path / "pictures", 2)
     (folder / "1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"1\.png is not an image"):
-        cached_features(read_dataset(folder), network, SIZE, TAGS, 1, tmp_path / "cache")
+        cached_features(read_dataset(folder), network, FITTING, TAGS, 1, tmp_path / "cache")
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -185,14 +187,14 @@ def gradient(width: int, height: int) -> Image.Image:
 
 def test_view_0_is_the_whole_picture() -> None:
     picture = gradient(90, 60)
-    assert np.array_equal(view_pixels(picture, SIZE, 0, seed=3), to_pixels(picture, SIZE))
+    assert np.array_equal(view_pixels(picture, FITTING, 0, seed=3), to_pixels(picture, FITTING))
 
 
 def test_other_views_are_upright_crops_of_at_least_two_fifths_of_the_area_mirrored_half_of_the_time() -> None:
     picture = gradient(256, 256)
     mirrored = 0
     for view in range(1, 101):
-        pixels = view_pixels(picture, SIZE, view, seed=view).astype(float)
+        pixels = view_pixels(picture, FITTING, view, seed=view).astype(float)
         left, right = pixels[:, 0, 0].mean(), pixels[:, -1, 0].mean()
         top, bottom = pixels[0, :, 1].mean(), pixels[-1, :, 1].mean()
         assert bottom > top
@@ -203,8 +205,8 @@ def test_other_views_are_upright_crops_of_at_least_two_fifths_of_the_area_mirror
 
 def test_a_view_is_always_the_same_and_unlike_the_others() -> None:
     picture = gradient(100, 80)
-    assert np.array_equal(view_pixels(picture, SIZE, 5, seed=1), view_pixels(picture, SIZE, 5, seed=1))
-    views = [view_pixels(picture, SIZE, view, seed).tobytes() for view in range(1, 5) for seed in range(3)]
+    assert np.array_equal(view_pixels(picture, FITTING, 5, seed=1), view_pixels(picture, FITTING, 5, seed=1))
+    views = [view_pixels(picture, FITTING, view, seed).tobytes() for view in range(1, 5) for seed in range(3)]
     assert len(set(views)) == len(views)
 
 
@@ -212,7 +214,7 @@ def test_a_view_is_always_the_same_and_unlike_the_others() -> None:
 def test_every_picture_has_views_however_thin(size: tuple[int, int]) -> None:
     picture = Image.new("RGB", size, "orange")
     for view in range(20):
-        assert view_pixels(picture, SIZE, view, seed=0).shape == (SIZE, SIZE, 3)
+        assert view_pixels(picture, FITTING, view, seed=0).shape == (SIZE, SIZE, 3)
 
 
 @contextmanager
@@ -233,14 +235,14 @@ def test_a_disk_that_turns_out_to_be_full_is_one_sentence_and_what_was_there_sta
     one_view = 2 * PICTURES * 112 * (SIZE // 16) ** 2
     expected = r"need 57\.4 kB more in .*, where .* are free \(File too large\); .* by --cache$"
     with files_no_longer_than(one_view - 1), pytest.raises(DataError, match=expected):
-        cached_features(dataset, network, SIZE, TAGS, 1, tmp_path / "cache")
+        cached_features(dataset, network, FITTING, TAGS, 1, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
-    first = cached_features(dataset, network, SIZE, TAGS, 1, tmp_path / "cache")
+    first = cached_features(dataset, network, FITTING, TAGS, 1, tmp_path / "cache")
     files = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     with files_no_longer_than(one_view), pytest.raises(DataError, match=r"or train with fewer views than 2$"):
-        cached_features(dataset, network, SIZE, TAGS, 2, tmp_path / "cache")
+        cached_features(dataset, network, FITTING, TAGS, 2, tmp_path / "cache")
     assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()} == files
-    again = cached_features(dataset, network, SIZE, TAGS, 1, tmp_path / "cache", refuse)
+    again = cached_features(dataset, network, FITTING, TAGS, 1, tmp_path / "cache", refuse)
     assert np.array_equal(again.maps, first.maps)
 
 
@@ -252,6 +254,6 @@ def test_the_arrays_have_no_holes_that_a_full_disk_could_not_fill(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached_features(dataset, network, SIZE, TAGS, 9, tmp_path, stop)
+        cached_features(dataset, network, FITTING, TAGS, 9, tmp_path, stop)
     for path in tmp_path.rglob("*16"):
         assert path.stat().st_blocks * 512 >= path.stat().st_size > 0

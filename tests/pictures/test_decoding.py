@@ -14,6 +14,7 @@ from PIL import Image
 from aladin.collection.settings import IndexConfig
 from aladin.errors import ConfigError, DataError
 from aladin.pictures.decoding import Decoders
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.limits import ENCODING_MB, MIN_DECODE_MB, DecodingLimits
 from aladin.pictures.listing import FileState
 from aladin.pictures.opening import open_image
@@ -39,7 +40,7 @@ def suspicious() -> Iterator[Decoders]:
 
 
 def read(pool: Decoders, path: Path) -> Decoded | Unreadable:
-    return pool.submit(path.parent, FileState(path.name, 1, 1), SIZE).result()
+    return pool.submit(path.parent, FileState(path.name, 1, 1), Fitting(SIZE)).result()
 
 
 def read_bytes(pool: Decoders, scratch: Path, content: bytes, name: str = "a.jpg") -> Decoded | Unreadable:
@@ -56,7 +57,7 @@ def test_a_process_decodes_as_this_one_does(decoders: Decoders, tmp_path: Path, 
     content = fifteen_formats()[name]
     found = read_bytes(decoders, tmp_path, content, name)
     assert isinstance(found, Decoded)
-    np.testing.assert_array_equal(found.pixels, to_pixels(open_image(content, draft_size=SIZE), SIZE))
+    np.testing.assert_array_equal(found.pixels, to_pixels(open_image(content, draft_size=SIZE), Fitting(SIZE)))
     assert (found.photograph.width, found.photograph.height) == ((32, 48) if name == "baseline.jpg" else (48, 32))
 
 
@@ -73,7 +74,7 @@ def test_no_process_starts_before_there_is_a_file() -> None:
 
 def test_no_process_is_left(tmp_path: Path) -> None:
     with Decoders(DecodingLimits(2, 5.0, 512)) as pool:
-        futures = [pool.submit(tmp_path, FileState(f"{n}.jpg", 1, 1), SIZE) for n in range(8)]
+        futures = [pool.submit(tmp_path, FileState(f"{n}.jpg", 1, 1), Fitting(SIZE)) for n in range(8)]
         assert all(future.result() for future in futures)
         started = [process for process in processes_of(pool) if process]
         assert started
@@ -85,7 +86,8 @@ def test_a_decoder_ends_with_its_parent(tmp_path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from aladin.pictures.decoding import *\n"
         "from aladin.pictures.listing import FileState\n"
-        "pool = Decoders(DecodingLimits(1, 5.0, 512)); pool.submit(Path(sys.argv[1]), FileState('a.png', 1, 1), 16).result()\n"
+        "pool = Decoders(DecodingLimits(1, 5.0, 512))\n"
+        "pool.submit(Path(sys.argv[1]), FileState('a.png', 1, 1), Fitting(16)).result()\n"
         "print(pool.children.all[0].process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     child = int(subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, check=False).stdout)

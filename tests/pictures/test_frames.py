@@ -24,6 +24,7 @@ from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
 from aladin.pictures.decoding import Decoders
+from aladin.pictures.fitting import Fitting
 from aladin.pictures.frames import (
     chosen_frames,
     named_picture,
@@ -205,7 +206,7 @@ def test_pictures_that_need_too_much_memory_cost_no_more_than_themselves(tmp_pat
     huge = Image.new("1", (11_000, 11_000))
     Image.new("1", (20, 20)).save(tmp_path / "a.tif", save_all=True, append_images=[huge], compression="group4")
     with Decoders(DecodingLimits(1, 60.0, 200), frames=10) as decoders:
-        read = decoders.submit(tmp_path, FileState("a.tif", 1, 1), 16).result()
+        read = decoders.submit(tmp_path, FileState("a.tif", 1, 1), Fitting(16)).result()
     assert isinstance(read, Decoded)
     assert (read.photograph.width, len(read.further)) == (20, 0)
 
@@ -225,7 +226,7 @@ def test_a_file_whose_further_pictures_break_the_decoder_is_read_for_its_first(
     monkeypatch.setattr("aladin.pictures.decoding.WORKER", breaking)
     several(tmp_path / "film.gif", "red", "blue")
     with Decoders(DecodingLimits(1, 3.0, 512), frames=10) as decoders:
-        read = decoders.submit(tmp_path, FileState("film.gif", 1, 1), 16).result()
+        read = decoders.submit(tmp_path, FileState("film.gif", 1, 1), Fitting(16)).result()
     assert isinstance(read, Decoded)
     assert (read.photograph.width, len(read.further)) == (32, 0)
 

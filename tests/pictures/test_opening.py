@@ -10,7 +10,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
-from aladin.pictures.opening import exif_facts, open_image, resized, sidecar_facts, upright_size
+from aladin.pictures.fitting import Fitting, fitted
+from aladin.pictures.opening import exif_facts, open_image, sidecar_facts, upright_size
 from aladin.pictures.pixels import to_pixels
 from tests.hostile_images import encoded, picture
 from tests.tiny_model import SIZE
@@ -48,7 +49,7 @@ def test_an_orientation_gives_the_vector_of_the_upright_picture(encoder: Encoder
     content = encoded(turned(upright, orientation), kind, exif=exif, **options)
     found = open_image(content, draft_size=SIZE)
     assert found.size == upright.size == upright_size(content)
-    pixels = np.stack([to_pixels(image, SIZE) for image in (found, upright)])
+    pixels = np.stack([to_pixels(image, Fitting(SIZE)) for image in (found, upright)])
     rows = encoder.encode_images(pixels)
     for vectors in (rows.vectors, rows.regions.reshape(2, -1)):
         cosine = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
@@ -143,7 +144,7 @@ def test_every_mode_and_shape_becomes_pixels(mode: str, size: tuple[int, int]) -
     image = picture(size).convert(mode)
     for kind in ("JPEG",) if mode == "YCbCr" else ("TIFF",):
         found = open_image(encoded(image, kind), draft_size=SIZE)
-        assert to_pixels(found, SIZE).shape == (SIZE, SIZE, 3)
+        assert to_pixels(found, Fitting(SIZE)).shape == (SIZE, SIZE, 3)
 
 
 def test_colour_profiles_change_nothing() -> None:
@@ -172,7 +173,7 @@ def test_a_film_behind_a_photograph_is_passed_over() -> None:
 def test_a_resized_picture_is_squashed_not_cropped() -> None:
     image = Image.new("RGB", (100, 10), "red")
     image.paste("blue", (50, 0, 100, 10))
-    found = np.asarray(resized(image, 10))
+    found = np.asarray(fitted(image, Fitting(10)))
     assert (found[:, 0] == [255, 0, 0]).all()
     assert (found[:, -1] == [0, 0, 255]).all()
 

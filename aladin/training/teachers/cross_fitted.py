@@ -18,6 +18,7 @@ from aladin.network.detections import RegionSet
 from aladin.network.grid import SHRINKAGE, GridNetwork, grid_network
 from aladin.network.grid_features import GridFeatures, PhotographReader
 from aladin.network.minilm import minilm
+from aladin.pictures.fitting import Fitting
 from aladin.training.batches import Step
 from aladin.training.caption_similarity import check_minilm_pieces
 from aladin.training.cross_fitting import CrossFittedScores, CrossFitting, fold_of_each, pictures_read, sentences_read
@@ -69,7 +70,7 @@ class CrossFittedTeacher(Teacher):
     def readers(self) -> tuple[Reader, ...]:
         if self._network is None:
             return ()
-        return (Reader(PhotographReader(self._network, self.settings.size, TAGS), name="the cross-fitted teacher"),)
+        return (Reader(PhotographReader(self._network, Fitting(self.settings.size), TAGS), name="the cross-fitted teacher"),)
 
     def folds(self, images: int) -> Int[np.ndarray, " images"]:
         return fold_of_each(images, self.settings.folds, self._seed)
