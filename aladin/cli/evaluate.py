@@ -1,7 +1,6 @@
 """`aladin evaluate`: Measure a model's retrieval on images with captions."""
 
 import json
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +11,15 @@ import click
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line, print_lines, printable
-from aladin.cli.values import PATH
+from aladin.cli.values import PATH, memory_size
 from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
     from aladin.measures.gate import Baseline
     from aladin.measures.report import Report
 
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 HARDEST = 20  # queries on the page, in each direction
 PLAIN_WIDTH = 200  # characters of a line where there is no terminal
-
-
-def memory_size(text: str) -> int:
-    """Bytes from text such as 64M or 2G; a bare number is megabytes."""
-    found = re.fullmatch(r"([1-9][0-9]*)([KMG]?)B?", text.upper())
-    if found is None:
-        raise click.BadParameter(f"{text!r} is no size; write it as 256M or 2G")
-    return int(found[1]) * UNITS[found[2] or "M"]
 
 
 @click.command

@@ -1,6 +1,5 @@
 """What the commands on a folder and its collection share: their options, and bringing the collection up to date."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -21,14 +20,6 @@ FOLDER = click.argument("folder", type=PATH)
 PLACE = click.option("--collection", type=PATH, help="The collection's file.  [default: FOLDER/.aladin/collection.sqlite]")
 MODEL = click.option("--model", type=PATH, help="Model folder.  [default: the one that comes with aladin]")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
-
-
-def megabytes(text: str) -> int:
-    """Megabytes from text such as 800M or 2G; a bare number is megabytes."""
-    found = re.fullmatch(r"([1-9][0-9]{0,9})([MG]?)B?", text.upper())
-    if not found:
-        raise click.BadParameter(f"{text!r} is no size; expected such as 800M or 2G")
-    return int(found[1]) * (1024 if found[2] == "G" else 1)
 
 
 def brought_up_to_date(

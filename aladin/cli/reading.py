@@ -4,10 +4,8 @@ from pathlib import Path
 
 import click
 
-from aladin.cli.folder import (
-    megabytes,
-)
 from aladin.cli.terminal import print_line
+from aladin.cli.values import memory_size
 from aladin.collection.indexing import IndexReport
 from aladin.collection.opening import open_store
 from aladin.collection.settings import IndexConfig
@@ -20,7 +18,7 @@ SHOWN_FAILURES = 20  # files named on stderr; all are in the collection
 
 def ceiling(text: str) -> int:
     """Megabytes that leave room for reading images."""
-    size = megabytes(text)
+    size = memory_size(text) >> 20
     try:
         IndexConfig(max_memory_mb=size)
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """What arguments and options may be: a path that says something, a finite number, one form of output of several."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,15 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def memory_size(text: str) -> int:
+    """Bytes from text such as 64M or 2G; a bare number is megabytes."""
+    found = re.fullmatch(r"([1-9][0-9]{0,9})([KMG]?)B?", text.upper())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no size; write it as 256M or 2G")
+    return int(found[1]) * UNITS[found[2] or "M"]
+
+
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 PATH = _NamedPath(path_type=Path)
 PATH_AS_TYPED = _NamedPath()
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

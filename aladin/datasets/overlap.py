@@ -28,7 +28,7 @@ def shared_images(one: Dataset, other: Dataset) -> list[Example]:
     under the same file name. Nothing is read but files of the same name and size, so a copy under another name, in a
     folder or a tar, is not found; paths alone say nothing, since every data set may have its 1.jpg.
     """
-    places = {_where(example) for example in one.examples}
+    sources = {_where(example) for example in one.examples}
     contents = {checksum for example in one.examples if (checksum := _checksum(example))}
     names = {_name(example) for example in other.examples}
     named: dict[Hashable, list[Example]] = defaultdict(list)
@@ -37,7 +37,7 @@ def shared_images(one: Dataset, other: Dataset) -> list[Example]:
             named[_name(example), byte_count(example.source)].append(example)
 
     def known(example: Example) -> bool:
-        if _where(example) in places or _checksum(example) in contents:
+        if _where(example) in sources or _checksum(example) in contents:
             return True
         alike = named.get((_name(example), byte_count(example.source)), ())
         return any(example.source.read() == same.source.read() for same in alike)

@@ -61,8 +61,8 @@ def quantized(graph: onnx.ModelProto) -> onnx.ModelProto:
     stored: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
-        place, kept_axis = SCALED_AXIS.get(node.op_type, (0, 0))
-        name = node.input[place] if node.op_type in SCALED_AXIS else ""
+        position, kept_axis = SCALED_AXIS.get(node.op_type, (0, 0))
+        name = node.input[position] if node.op_type in SCALED_AXIS else ""
         if name in weights and name not in stored:
             result.graph.initializer.remove(weights[name])
             steps = CONVOLUTION_STEPS if node.op_type == "Conv" else STEPS
@@ -162,17 +162,17 @@ def _restored_rows(gather: onnx.NodeProto, scaled: bool) -> list[onnx.NodeProto]
 
 def write_graphs(graphs: dict[str, onnx.ModelProto], folder: Path) -> None:
     """Each graph as `folder`/name, all their large weights once in weights.bin: text and images share a transformer."""
-    places: dict[bytes, tuple[int, int]] = {}
+    written: dict[bytes, tuple[int, int]] = {}
     with (folder / WEIGHTS).open("wb") as file:
         for graph in graphs.values():
             for tensor in graph.graph.initializer:
                 if len(tensor.raw_data) >= MIN_SHARED_BYTES:
                     key = hashlib.sha256(tensor.raw_data).digest()
-                    if key not in places:
+                    if key not in written:
                         file.write(bytes(-file.tell() % ALIGNMENT))
-                        places[key] = (file.tell(), len(tensor.raw_data))
+                        written[key] = (file.tell(), len(tensor.raw_data))
                         file.write(tensor.raw_data)
-                    _refer(tensor, *places[key])
+                    _refer(tensor, *written[key])
     for name, graph in graphs.items():
         (folder / name).write_bytes(graph.SerializeToString())
 

@@ -51,14 +51,14 @@ def restored_model(folder: Path) -> Aladin:
     return model.eval()
 
 
-def _weight(place: StoredWeight | None, stored: Mapping[str, Weights]) -> Float[np.ndarray, "..."] | None:
+def _weight(name: StoredWeight | None, stored: Mapping[str, Weights]) -> Float[np.ndarray, "..."] | None:
     """A weight as the model has it, or None where the graphs do not."""
-    weights = stored.get(place.graph, {}) if place else {}
-    if place is None or place.initializer not in weights or (place.times and place.times not in weights):
+    weights = stored.get(name.graph, {}) if name else {}
+    if name is None or name.initializer not in weights or (name.times and name.times not in weights):
         return None
-    weight = weights[place.initializer]
-    weight = weight.T if place.transposed else weight
-    return np.ascontiguousarray(weight * weights[place.times] if place.times else weight)
+    weight = weights[name.initializer]
+    weight = weight.T if name.transposed else weight
+    return np.ascontiguousarray(weight * weights[name.times] if name.times else weight)
 
 
 def _in_full(path: Path) -> Weights:

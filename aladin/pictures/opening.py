@@ -123,7 +123,7 @@ def exif_facts(data: bytes) -> dict[str, Any]:
             exif = header.getexif()
             if not exif:
                 return facts
-            details, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
+            details, gps = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
         base = ExifTags.Base
         facts["taken"] = _iso_time(details.get(base.DateTimeOriginal) or exif.get(base.DateTime))
         facts["camera"] = _camera(_text(exif.get(base.Make)), _text(exif.get(base.Model)))
@@ -133,8 +133,8 @@ def exif_facts(data: bytes) -> dict[str, Any]:
         facts["f_number"] = _number(details.get(base.FNumber))
         facts["exposure_s"] = _number(details.get(base.ExposureTime))
         facts["focal_mm"] = _number(details.get(base.FocalLength))
-        facts["latitude"] = _degrees(place.get(ExifTags.GPS.GPSLatitude), place.get(ExifTags.GPS.GPSLatitudeRef), "S", 90.0)
-        facts["longitude"] = _degrees(place.get(ExifTags.GPS.GPSLongitude), place.get(ExifTags.GPS.GPSLongitudeRef), "W", 180.0)
+        facts["latitude"] = _degrees(gps.get(ExifTags.GPS.GPSLatitude), gps.get(ExifTags.GPS.GPSLatitudeRef), "S", 90.0)
+        facts["longitude"] = _degrees(gps.get(ExifTags.GPS.GPSLongitude), gps.get(ExifTags.GPS.GPSLongitudeRef), "W", 180.0)
     except DECODER_FAILURES:
         pass  # what was read until then stands
     return {key: value for key, value in facts.items() if value is not None}
@@ -279,13 +279,13 @@ def _degrees(parts: Any, side: object, negative: str, most: float) -> float | No
 
 def _takeout(content: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    time, place = content.get("photoTakenTime"), content.get("geoData")
+    time, position = content.get("photoTakenTime"), content.get("geoData")
     if isinstance(time, dict) and str(time.get("timestamp", "")).isdigit():
         seconds = int(time["timestamp"])
         if seconds < 2**33:
             facts["taken"] = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
-    if isinstance(place, dict):
-        latitude, longitude = _number(place.get("latitude")), _number(place.get("longitude"))
+    if isinstance(position, dict):
+        latitude, longitude = _number(position.get("latitude")), _number(position.get("longitude"))
         if latitude and longitude and abs(latitude) <= 90 and abs(longitude) <= 180:
             facts |= {"latitude": latitude, "longitude": longitude}
     if _text(content.get("description")):

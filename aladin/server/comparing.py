@@ -118,10 +118,10 @@ def embeddings(engine: Engine, body: EmbeddingsIn) -> bytes:
     texts = [body.input] if isinstance(body.input, str) else body.input
     encoded = [_encoded(engine, text) for text in texts]
     data = []
-    for place, query in enumerate(encoded):
+    for position, query in enumerate(encoded):
         vector = query.parts[0].vector.astype("<f4")
         as_text = base64.b64encode(vector.tobytes()).decode() if body.encoding_format == "base64" else vector.tolist()
-        data.append(EmbeddingOut(index=place, embedding=as_text))
+        data.append(EmbeddingOut(index=position, embedding=as_text))
     pieces = sum(len(query.parts[0].tokens) for query in encoded)
     usage = UsageOut(prompt_tokens=pieces, total_tokens=pieces)
     return _json(EmbeddingsOut(data=data, model=engine.encoder.model.name, usage=usage))
@@ -132,7 +132,7 @@ def reranked(engine: Engine, body: RerankIn) -> bytes:
     ids = engine.encoded(body.documents)
     found = align(engine.collection, _encoded(engine, body.query), np.array(ids, dtype=np.int64)).scores
     order = np.argsort(-found, kind="stable")[: body.top_n].tolist()
-    results = [RerankedOut(index=place, relevance_score=float(found[place])) for place in order]
+    results = [RerankedOut(index=position, relevance_score=float(found[position])) for position in order]
     return _json(RerankOut(id=secrets.token_hex(8), results=results))
 
 

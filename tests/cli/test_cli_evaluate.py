@@ -11,7 +11,7 @@ import pytest
 import aladin
 from aladin import __version__
 from aladin.cli import main
-from aladin.cli.evaluate import memory_size
+from aladin.cli.values import memory_size
 from aladin.encoder.folder import ModelFolder
 from aladin.evaluation import evaluate
 from aladin.measures.protocols import PROTOCOLS
