@@ -10,6 +10,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Container
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -137,7 +138,7 @@ def _nested(section: str, key: str) -> str:
 def at_least(least: int, section: Any, *names: str) -> None:
     """ConfigError unless these settings of a section have at least that value."""
     for name in names:
-        if getattr(section, name) < least:
+        if not getattr(section, name) >= least:  # as of NaN, which no comparison finds
             raise ConfigError(f"{name} is {getattr(section, name)}; expected at least {least}")
 
 
@@ -151,5 +152,31 @@ def shares(section: Any, *names: str) -> None:
 def above_zero(section: Any, *names: str) -> None:
     """ConfigError unless these settings of a section are above 0."""
     for name in names:
-        if getattr(section, name) <= 0:
+        if not getattr(section, name) > 0:
             raise ConfigError(f"{name} is {getattr(section, name)}; expected more than 0")
+
+
+def finite(section: Any, *names: str) -> None:
+    """ConfigError unless these settings of a section are finite numbers."""
+    for name in names:
+        if not is_finite(getattr(section, name)):
+            raise ConfigError(f"{name} is {getattr(section, name)!r}; expected a finite number")
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a number, and neither NaN nor infinite."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> None:
+    """ConfigError unless the argument `name` of a function is a whole number of at least `least`, and at most `most`."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name} is {value!r}; expected a whole number {bound}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """ConfigError unless the argument `name` of a function is one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")

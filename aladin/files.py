@@ -43,6 +43,23 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def path_of(name: str, value: object) -> Path:
+    """The path that a caller gives as the argument `name`; ConfigError for what is none."""
+    if isinstance(value, str | os.PathLike) and str(value):
+        return Path(value)
+    raise ConfigError(f"{name} is {value!r:.80}; expected a path, as text or as a Path")
+
+
+def check_folder(name: str, path: Path) -> None:
+    """ConfigError where `path`, the argument `name` of a function, is no folder and cannot become one."""
+    nearest = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
+    if nearest.is_dir() or not os.path.lexists(nearest):
+        return
+    if nearest == path:
+        raise ConfigError(f"{name} is {path}, which is no folder; give the path of a folder, a new one or one to go on in")
+    raise ConfigError(f"{name} is {path}, but {nearest} is no folder; give a path inside folders")
+
+
 @contextmanager
 def kept_or_temporary(cache: str | Path | None) -> Iterator[Path]:
     """The folder asked for, made where there is none; without one a folder that is gone afterwards."""

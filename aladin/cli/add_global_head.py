@@ -47,8 +47,11 @@ def add_global_head(
     \b
     aladin add-global-head runs/lite/best runs/whole --data train.zip
     """
-    from aladin.training.adding_global_head import add_global_head as add
+    from aladin.training import adding_global_head
 
+    adding_global_head.check_model(model, out)  # said before the data are read
     dataset = read_captioned(data, split, images, skip_bad)
-    added = add(model, out, dataset, dim=dim, share=share, epochs=epochs, seed=seed, cache=cache, progress=TerminalSteps())
+    added = adding_global_head.add_global_head(
+        model, out, dataset, dim=dim, share=share, epochs=epochs, seed=seed, cache=cache, progress=TerminalSteps()
+    )
     print_line(f"{out}: a global head of {dim} numbers, from {added.images:,} images and {added.captions:,} captions")

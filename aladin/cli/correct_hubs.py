@@ -9,7 +9,6 @@ from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import with_options
 from aladin.encoder.config import HeadsConfig
-from aladin.encoder.folder import model_config
 
 
 @click.command("correct-hubs")
@@ -40,9 +39,8 @@ def correct_hubs(
     aladin correct-hubs runs/lite/best runs/corrected --data train.zip
     """
     from aladin.exporting import hub_correction
-    from aladin.network.variants import check_addable
 
-    check_addable(model_config(model))  # said before the data are read
+    hub_correction.check_model(model, out)  # said before the data are read
     dataset = read_captioned(data, split, images, skip_bad)
     done = hub_correction.correct_hubs(
         model, out, dataset, centres=centres, scale=scale, weight=weight, cache=cache, progress=TerminalSteps()

@@ -40,6 +40,7 @@ def export(
     """
     from aladin.exporting import export as exporting
 
+    exporting.check_model(model, out)  # said before the data are read
     data = read_captioned(val, split, images, skip_bad)
     text = exporting.NO_NOTES if notes is None else notes.read()
     report, parity = exporting.export(model, out, data, precision=precision, notes=text, cache=cache, progress=TerminalSteps())

@@ -28,7 +28,7 @@ from aladin.cli.values import PATH
 @click.option("--val-split", help="Split of the validation data to use, where the data names splits.")
 @click.option("--train-images", type=PATH, help="Folder of the training images, if not beside their captions.")
 @click.option("--val-images", type=PATH, help="Folder of the validation images, if not beside their captions.")
-@click.option("--seed", type=int, help="Instead of the recipe's.")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's.")
 @SKIP_BAD
 def train(
     recipe: Path,
@@ -51,18 +51,14 @@ def train(
     the scores of a cross-fitted teacher, if the recipe has one), and in OUT/best the model folder of the epoch with the
     best validation rsum. No image may be in both --train and --val.
     """
-    import dataclasses
-
     from aladin.training.recipe import read_recipe
     from aladin.training.train import train as learn
 
     settings = read_recipe(recipe)
-    if seed is not None:
-        settings = dataclasses.replace(settings, seed=seed)
     train_data = read_captioned(train_path, train_split, train_images, skip_bad)
     val_data = read_captioned(val_path, val_split, val_images, skip_bad)
     result = learn(
-        settings, train_data, val_data, out, start=start, teachers=folders_by_kind(teachers), cache=cache,
+        settings, train_data, val_data, out, seed=seed, start=start, teachers=folders_by_kind(teachers), cache=cache,
         progress=TrainingShown(),
     )  # fmt: skip
     print_line(f"best validation rsum of the {result.head} head: {result.rsum:.1f}; the model is in {result.folder}")

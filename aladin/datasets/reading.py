@@ -13,6 +13,7 @@ from aladin.datasets.rows import SPLITS, Gathering
 from aladin.datasets.sources import ImageSources, image_sources, open_zip, zip_members
 from aladin.datasets.webdataset import Shards
 from aladin.errors import ConfigError, DataError
+from aladin.files import path_of
 
 CAPTIONS = "captions.jsonl"
 Data = Dataset | str | Path  # images with captions, or where they are
@@ -38,7 +39,7 @@ def read_dataset(
     """
     if split is not None and split not in SPLITS.values():
         raise ConfigError(f"there is no split {split!r}; choose train, val or test")
-    path, images = Path(path), None if images is None else Path(images)
+    path, images = path_of("data", path), None if images is None else path_of("images", images)
     try:
         dataset = _read(path, split, images, skip_bad)
     except FileNotFoundError:

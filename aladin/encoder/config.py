@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aladin.config import above_zero, at_least, shares
+from aladin.config import above_zero, at_least, finite, shares
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
@@ -72,6 +72,7 @@ class HeadsConfig:
         at_least(1, self, "token_dim", "matching_layers", "matching_heads", "matching_feed_forward")
         at_least(1, self, "global_axes", "global_hidden")
         at_least(0, self, "post_layers", "alignment_layers", "added_feed_forward", "global_dim", "hub_centres", "hub_weight")
+        finite(self, "global_share", "hub_scale", "hub_weight")
         above_zero(self, "hub_scale")
         if not 0 < self.global_share < 1:
             raise ConfigError(f"global_share is {self.global_share}; expected more than 0 and less than 1")

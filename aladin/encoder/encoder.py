@@ -109,11 +109,31 @@ class Encoder:
             try:
                 found: list[np.ndarray] = session.run(list(outputs), feed)
             except Exception as error:  # ONNX Runtime's errors have no common base
-                path = self.model.path / graph
-                raise ModelError(f"{path} failed: {_first_line(error)}; export the model again") from None
+                raise ModelError(self._failure(graph, feed, error)) from None
             return found
 
         return list(map(one, feeds) if len(feeds) == 1 else self._pool.map(one, feeds))
+
+    def _failure(self, graph: str, feed: dict[str, np.ndarray], error: Exception) -> str:
+        """Why a graph failed, in a sentence."""
+        config, settings = self.model.config, self.model.path / "model.toml"
+        positions = config.backbone.positions
+        if "pieces" in feed and feed["pieces"].shape[1] > positions:
+            return (
+                f"caption_pieces in [preprocessing] of {settings} is {config.preprocessing.caption_pieces}, but {graph} has "
+                f"positions for {positions} pieces; set it to at most {positions}"
+            )
+        return f"{self.model.path / graph} failed: {_first_line(error)}; export the model again"
+
+    def _check_size(self, session: Any) -> None:
+        """ModelError where model.toml states another size of pictures than image.onnx was made for."""
+        size, settings = self.model.config.preprocessing.size, self.model.path / "model.toml"
+        wanted = [side for side in session.get_inputs()[0].shape[1:3] if isinstance(side, int)]  # others are left open
+        if any(side != size for side in wanted):
+            raise ModelError(
+                f"size in [preprocessing] of {settings} is {size} px, 224 if it is left out, but image.onnx takes pictures of "
+                f"{' x '.join(map(str, wanted))} px; write size = {wanted[0]} there"
+            )
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -129,7 +149,9 @@ class Encoder:
 
     @cached_property
     def _image_session(self) -> Any:
-        return _session(self.model.path / "image.onnx", *IMAGE_GRAPH)
+        session = _session(self.model.path / "image.onnx", *IMAGE_GRAPH)
+        self._check_size(session)
+        return session
 
 
 def _session(path: Path, inputs: set[str], outputs: tuple[str, ...]) -> Any:

@@ -38,11 +38,16 @@ class ModelFolder:
 
     @classmethod
     def open(cls, path: Path) -> "ModelFolder":
-        """The folder at `path`; ModelError when a file is missing or model.toml does not describe a model."""
+        """The folder at `path`; ModelError when a file is missing or model.toml does not describe a model that searches."""
         missing = [name for name in ("model.toml", *FILES) if not (path / name).is_file()]
         if missing:
             raise ModelError(f"{path} is not a model folder: it has no {missing[0]}; give a folder that `aladin export` wrote")
-        return cls(path, model_config(path))
+        config = model_config(path)
+        try:
+            config.preprocessing.check_normalisation()  # it stands inside the graph, whatever model.toml says
+        except ConfigError as error:
+            raise ModelError(f"{path / 'model.toml'} describes another model than its graphs are: {error}") from None
+        return cls(path, config)
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from aladin import __version__
+from aladin.config import at_least, check_choice
 from aladin.datasets import Data, Dataset, dataset_of
 from aladin.errors import ConfigError
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder, has_cross_encoder
@@ -22,7 +23,7 @@ from aladin.evaluation.hardest import hardest_queries
 from aladin.evaluation.heads import agreements, evaluate_heads
 from aladin.evaluation.ranking import CrossEncoderStage
 from aladin.evaluation.scoring import MEMORY
-from aladin.files import kept_or_temporary
+from aladin.files import kept_or_temporary, path_of
 from aladin.measures.gate import Baseline, check_same_queries
 from aladin.measures.html_report import HardQuery
 from aladin.measures.judgements import Judgements, read_judgements
@@ -56,6 +57,10 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"there is no protocol {self.protocol!r}; choose {', '.join(PROTOCOLS)}")
+        if self.precision is not None:
+            check_choice("precision", self.precision, ("fp32", "bf16"))
+        at_least(0, self, "rerank", "hardest", *(() if self.cross_encoder is None else ("cross_encoder",)))
+        at_least(1, self, "memory")
         if self.cross_encoder and self.cross_encoder > self.rerank:
             raise ConfigError(
                 f"--cross-encoder is {self.cross_encoder} and --rerank {self.rerank}; a cross-encoder reads what alignment has "
@@ -90,7 +95,7 @@ def evaluate(
     ConfigError for settings that contradict each other, DataError for data that the protocol does not fit, ModelError for a
     folder that cannot be evaluated; all of that before anything is encoded.
     """
-    folder = Path(model)
+    folder = path_of("model", model)
     check_model(folder, config)
     dataset = chosen(dataset_of(data), PROTOCOLS[config.protocol])
     subject = _subject(folder, dataset, config)

@@ -18,7 +18,7 @@ from aladin.datasets import Data, Dataset, Example, FileOnDisk, ImageSource, dat
 from aladin.datasets.vinvl import FeatureFolder
 from aladin.errors import DataError
 from aladin.evaluation.encoding import encode_dataset
-from aladin.files import kept_or_temporary
+from aladin.files import kept_or_temporary, path_of
 from aladin.progress import SILENT, Steps
 
 
@@ -68,7 +68,7 @@ def score(model: str | Path, image: str | Path, texts: Sequence[str], *, feature
         raise DataError(f"there is {'a blank text' if blank else 'no text'}; give texts of at least a word")
     example = Example(str(image), tuple(text.strip() for text in texts), "", _source(image, features))
     with kept_or_temporary(None) as cache:
-        encoded = encode_dataset(Path(model), Dataset((example,)), "fp32", cache, SILENT)
+        encoded = encode_dataset(path_of("model", model), Dataset((example,)), "fp32", cache, SILENT)
     captions = np.arange(len(texts))
     images = np.zeros_like(captions)
     pairs = zip(texts, encoded.matching_of_pairs(images, captions), encoded.alignment_of_pairs(images, captions), strict=True)
@@ -79,7 +79,7 @@ def encode(model: str | Path, data: Data, *, cache: str | Path | None = None, pr
     """The vectors of a data set, by a trained or an exported model. Image features are kept in `cache`."""
     dataset = dataset_of(data)
     with kept_or_temporary(cache) as folder:
-        encoded = encode_dataset(Path(model), dataset, "fp32", folder, progress)
+        encoded = encode_dataset(path_of("model", model), dataset, "fp32", folder, progress)
     return Vectors(
         tuple(example.id for example in dataset.examples),
         encoded.images.vectors.numpy(),

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import onnx
 import tomli_w
@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from aladin import __version__
-from aladin.config import to_table
+from aladin.config import check_choice, to_table
 from aladin.datasets import Data, Dataset, dataset_of
+from aladin.encoder.folder import model_config
 from aladin.errors import ModelError
 from aladin.evaluation.encoding import EncodedData, encode_dataset
 from aladin.evaluation.heads import evaluate_heads
@@ -24,10 +25,10 @@ from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
 from aladin.exporting.smoothing import smoothed
 from aladin.exporting.weight_names import stored_weights, write_names
-from aladin.files import kept_or_temporary
+from aladin.files import kept_or_temporary, path_of
 from aladin.measures.protocols import digest
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
-from aladin.network.checkpoints import fingerprint, load_model, provenance
+from aladin.network.checkpoints import check_out, fingerprint, load_model, provenance
 from aladin.network.model import Aladin
 from aladin.network.onnx_graph import to_onnx
 from aladin.progress import SILENT, Steps, TimedSteps
@@ -63,10 +64,20 @@ def export(
 
     Gate: vectors of the fp32 graphs have a cosine of at least 0.999 with PyTorch's, and the written graphs lose at most 0.5
     of either head's rsum. ModelError with the figure otherwise; `out` is then left as it was. `notes` (Markdown) become part
-    of the card, and where the model is from, part of card and model.toml. Image features are kept in `cache`.
+    of the card, and where the model is from, part of card and model.toml. Image features are kept in `cache`. ConfigError
+    where `out` is `model`, and for another precision than these, before anything is read or written.
     """
+    model, out = path_of("model", model), path_of("out", out)
+    check_choice("precision", precision, get_args(Precision))
+    check_model(model, out)
     with kept_or_temporary(cache) as folder:
-        return _exported(Path(model), Path(out), dataset_of(data), precision, notes, folder, progress)
+        return _exported(model, out, dataset_of(data), precision, notes, folder, progress)
+
+
+def check_model(model: Path, out: Path) -> None:
+    """An error unless the folder `model` is a model's, and `out` one that an export can be written to."""
+    check_out(model, out)
+    model_config(model)
 
 
 def _exported(

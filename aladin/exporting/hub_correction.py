@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aladin.config import check_whole_number
 from aladin.datasets import Data, DataOrigin, Dataset, dataset_of
-from aladin.encoder.config import HeadsConfig
+from aladin.encoder.config import HeadsConfig, ModelConfig
 from aladin.encoder.folder import model_config
 from aladin.errors import ConfigError
 from aladin.evaluation.encoding import encode_dataset
-from aladin.files import kept_or_temporary
-from aladin.network.checkpoints import load_model, named_model, provenance, save_model
+from aladin.files import kept_or_temporary, path_of
+from aladin.network.checkpoints import check_not_exported, check_out, load_model, named_model, provenance, save_model
 from aladin.network.variants import check_addable, with_hub_correction
 from aladin.processes import keep_freed_memory
 from aladin.progress import SILENT, Steps
@@ -41,13 +42,13 @@ def correct_hubs(
     """Write to the folder `out` the trained model of a folder with its hubs corrected, by training data.
 
     Nothing is trained; to train on, start from `model`. `scale` is the inverse temperature of nearness, `weight`
-    what it counts in scores; image features are kept in `cache`. ConfigError where the model cannot have a correction, or there
-    are fewer images or captions than centres: said before anything is encoded.
+    what it counts in scores; image features are kept in `cache`. ConfigError where the model cannot have a correction, `out`
+    is `model`, or there are fewer images or captions than centres: said before anything is encoded.
     """
     keep_freed_memory()
-    model, out = Path(model), Path(out)
-    config = model_config(model)
-    check_addable(config)
+    model, out = path_of("model", model), path_of("out", out)
+    check_whole_number("centres", centres, 1)
+    config = check_model(model, out)
     heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
     used = _sample(dataset_of(data))
     with kept_or_temporary(cache) as folder:
@@ -58,6 +59,15 @@ def correct_hubs(
     details = provenance(model) | {"hub_correction": {"model": named_model(model), "data": origin.table()}}
     save_model(corrected, model / "tokenizer.json", out, details)
     return Correction(centres, origin.images, origin.captions)
+
+
+def check_model(model: Path, out: Path) -> ModelConfig:
+    """The settings of the model of a folder, if its hubs can be corrected and the result written to `out`; an error if not."""
+    check_out(model, out)
+    check_not_exported(out)
+    config = model_config(model)
+    check_addable(config)
+    return config
 
 
 def _check_centres(data: Dataset, centres: int) -> None:

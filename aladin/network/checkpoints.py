@@ -12,7 +12,7 @@ from aladin.config import read_toml, to_table
 from aladin.encoder.config import ModelConfig
 from aladin.encoder.folder import ModelFolder, model_config
 from aladin.errors import ConfigError, ModelError
-from aladin.files import write_whole
+from aladin.files import check_folder, write_whole
 from aladin.network.backbones import new_backbone
 from aladin.network.model import Aladin
 from aladin.network.weights import fill, read_weights, save_weights, weights_fingerprint
@@ -75,6 +75,13 @@ def check_not_exported(folder: Path) -> None:
     """ModelError for a folder in which a trained model cannot be written, since it has an exported one."""
     if is_exported(folder):
         raise ModelError(f"{folder} holds an exported model, which nothing replaces but another export; give another folder")
+
+
+def check_out(model: Path, out: Path) -> None:
+    """ConfigError unless `out` can be the folder for what is made of the model of a folder; that one itself it cannot be."""
+    check_folder("out", out)
+    if out.resolve() == model.resolve():
+        raise ConfigError(f"out is {out}, the folder of the model itself, which stays as it is; give another folder")
 
 
 def fingerprint(folder: Path) -> str:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from aladin.encoder.preprocessing import DEVIATION, MEAN
 from aladin.errors import ConfigError
 
 GRID_CHANNELS = 1280  # of one network
-MEAN, DEVIATION = 127.0, 128.0  # by which the networks' pixels were normalised when they were trained
 SHRINKAGE = 32  # px of the image a side for one cell of a network's last map
 MAP_SHRINKAGE = 16  # px of the image a side for one cell of the cached maps
 

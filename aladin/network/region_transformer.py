@@ -16,9 +16,7 @@ from aladin.network import official
 from aladin.network.backbone import Backbone, ImageReader, ImageSet, ParameterGroup
 from aladin.network.detections import DetectionReader, RegionSet
 from aladin.network.grid import (
-    DEVIATION,
     GRID_CHANNELS,
-    MEAN,
     SHRINKAGE,
     GridNetwork,
     cell_geometry,
@@ -188,11 +186,7 @@ def _check_sizes(config: ModelConfig) -> None:
             f"size in [preprocessing] is {size} and grid in [image] is {image.grid}; expected a multiple of {SHRINKAGE}, at "
             f"least {SHRINKAGE} x grid"
         )
-    if (preprocessing.mean, preprocessing.deviation) != ((MEAN,) * 3, (DEVIATION,) * 3):
-        raise ConfigError(
-            f"mean and deviation in [preprocessing] are {list(preprocessing.mean)} and {list(preprocessing.deviation)}; the "
-            f"image networks were trained with {MEAN} and {DEVIATION} for every colour"
-        )
+    preprocessing.check_normalisation()
     features = GRID_CHANNELS * len(image.networks)
     if (backbone.region_features, backbone.region_geometry) != (features, 6):
         raise ConfigError(

@@ -143,11 +143,17 @@ def as_trained(model: Aladin) -> Aladin:
     """The model without what was added after training, global head and correction of hubs: both are another model's, once
     it learns on or is averaged.
     """
-    none = HeadsConfig()
-    added = [name for name in to_table(none) if name.startswith(("global_", "hub_"))]
-    new = _with_heads(model, dataclasses.replace(model.config.heads, **{name: getattr(none, name) for name in added}))
+    new = _with_heads(model, config_as_trained(model.config).heads)
     new.global_head = new.hub_correction = None
     return new
+
+
+def config_as_trained(config: ModelConfig) -> ModelConfig:
+    """The settings of `as_trained`."""
+    none = HeadsConfig()
+    added = [name for name in to_table(none) if name.startswith(("global_", "hub_"))]
+    heads = dataclasses.replace(config.heads, **{name: getattr(none, name) for name in added})
+    return dataclasses.replace(config, heads=heads)
 
 
 def widened(model: Aladin, image: ImageConfig, size: int) -> Aladin:

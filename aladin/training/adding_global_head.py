@@ -9,21 +9,23 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from aladin.config import check_whole_number, is_finite
 from aladin.datasets import Data, DataOrigin, Dataset, dataset_of
 from aladin.encoder.config import HeadsConfig
+from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import WordPieces
-from aladin.errors import DataError
+from aladin.errors import ConfigError, DataError
 from aladin.exporting.restoring import model_that_learns
-from aladin.files import kept_or_temporary
-from aladin.network.checkpoints import check_not_exported, named_model, provenance_as_trained, save_model
+from aladin.files import kept_or_temporary, path_of
+from aladin.network.checkpoints import check_not_exported, check_out, named_model, provenance_as_trained, save_model
 from aladin.network.minilm import minilm as minilm_of
 from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin
-from aladin.network.variants import as_trained, check_addable
+from aladin.network.variants import as_trained, check_addable, config_as_trained
 from aladin.processes import keep_freed_memory
 from aladin.progress import SILENT, Steps
 from aladin.training.caption_similarity import CaptionSimilarity
-from aladin.training.global_learning import Lesson, pooled_pictures, pooled_sentences, with_learned_global_head
+from aladin.training.global_learning import MAX_DIM, Lesson, pooled_pictures, pooled_sentences, with_learned_global_head
 from aladin.training.learning_set import check_captions, learning_set
 
 
@@ -53,15 +55,15 @@ def add_global_head(
     """Write to `out` the trained or exported model of a folder with a global head that has learned from `data`.
 
     `share` is that of the head in every score. Image features are kept in `cache`, if there is one. `minilm` is a folder with
-    MiniLM-L6 instead of its package. ConfigError for a model that cannot have such a head, DataError for too little data,
-    ModelError if `out` holds an exported model.
+    MiniLM-L6 instead of its package. ConfigError for a setting out of range, a model that cannot have such a head, and where
+    `out` is `model`; DataError for too little data, ModelError if `out` holds an exported model.
     """
     keep_freed_memory()
-    model, out = Path(model), Path(out)
+    model, out = path_of("model", model), path_of("out", out)
+    _check_settings(dim, share, epochs, seed)
+    check_model(model, out)
     with kept_or_temporary(cache) as folder:
-        check_not_exported(out)
         begin = as_trained(model_that_learns(model))
-        check_addable(begin.config)
         dataset = dataset_of(data)
         _check_enough(dataset, dim)
         lesson = _lesson(begin, model / "tokenizer.json", dataset, folder, None if minilm is None else Path(minilm), progress)
@@ -71,6 +73,21 @@ def add_global_head(
     record = {"model": named_model(model), "data": origin.table(), "epochs": epochs, "seed": seed}
     save_model(headed, model / "tokenizer.json", out, provenance_as_trained(model) | {"global_head": record})
     return AddedGlobalHead(out, dim, origin.images, origin.captions)
+
+
+def check_model(model: Path, out: Path) -> None:
+    """An error unless the model of a folder can have a global head, in place of what was added, and `out` can receive it."""
+    check_out(model, out)
+    check_not_exported(out)
+    check_addable(config_as_trained(model_config(model)))
+
+
+def _check_settings(dim: int, share: float, epochs: int, seed: int) -> None:
+    check_whole_number("dim", dim, 1, MAX_DIM)
+    check_whole_number("epochs", epochs, 1)
+    check_whole_number("seed", seed, 0)
+    if not is_finite(share) or not 0 < share < 1:
+        raise ConfigError(f"share is {share!r}; expected a number of more than 0 and less than 1")
 
 
 def _lesson(begin: Aladin, tokenizer: Path, dataset: Dataset, cache: Path, minilm: Path | None, progress: Steps) -> Lesson:

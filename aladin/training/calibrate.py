@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aladin.datasets import Data, dataset_of
+from aladin.files import path_of
 from aladin.measures.reliability import Reliability, reliability
 from aladin.progress import SILENT, Steps
 from aladin.search.probability import Calibration
@@ -42,7 +43,7 @@ def calibrate(
 
     `minilm` is a folder with MiniLM-L6 instead of its package. DataError for data of which no word is common.
     """
-    model = Path(model)
+    model = path_of("model", model)
     dataset = dataset_of(data)
     judged = judged_queries(model, dataset, progress, None if minilm is None else Path(minilm))
     trial = learned(judged, 0, dataset.name)

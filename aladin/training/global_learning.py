@@ -33,6 +33,7 @@ from aladin.training.losses import infonce_loss, listnet_loss
 
 BATCH = 64  # images read at once, and four times as many captions
 HIDDEN, DIM = HeadsConfig.global_hidden, 384
+MAX_DIM = DIM  # of a global head, whose vectors are cut from those that are learned
 STEP_IMAGES = 960  # large lists are what these models learn best from
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
 DROPPED_FEATURES = {"pictures": 0.3, "sentences": 0.1}

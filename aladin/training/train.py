@@ -11,10 +11,12 @@ True
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aladin.config import check_whole_number
 from aladin.datasets import Data, DataOrigin, Dataset, check_apart, dataset_of
+from aladin.files import check_folder, path_of
 from aladin.network.backbone import ImageSet
 from aladin.network.grid_features import check_room, readable_bytes
 from aladin.processes import keep_freed_memory
@@ -41,6 +43,7 @@ def train(
     val_data: Data,
     out: str | Path,
     *,
+    seed: int | None = None,
     start: str | Path | None = None,
     teachers: Mapping[str, Sequence[str | Path]] | None = None,
     cache: str | Path | None = None,
@@ -49,16 +52,21 @@ def train(
 ) -> Trained:
     """Train by a recipe, a TOML file or a value, in the folder `out`; a run that was stopped there goes on.
 
-    `start` is a model folder, trained or exported; without it the run starts from MiniLM-L6 and ImageNet. `teachers` gives
-    model folders for the recipe's teachers, by kind, instead of the recipe's own. Image features are kept in `cache`,
-    `out`/features without it. `minilm` is a folder with MiniLM-L6 (model.safetensors, tokenizer.json) instead of its package.
+    `seed` stands instead of the recipe's. `start` is a model folder, trained or exported; without it the run starts from
+    MiniLM-L6 and ImageNet. `teachers` gives model folders for the recipe's teachers, by kind, instead of the recipe's own.
+    Image features are kept in `cache`, `out`/features without it. `minilm` is a folder with MiniLM-L6 (model.safetensors,
+    tokenizer.json) instead of its package.
 
     ConfigError for settings that contradict each other or the run in `out`, DataError for data that cannot be learned from,
     such as an image in both sets; all of that before features are computed. TrainingError when a loss is no number.
     """
     keep_freed_memory()
-    out = Path(out)
-    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    out = path_of("out", out)
+    check_folder("out", out)
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(path_of("recipe", recipe))
+    if seed is not None:
+        check_whole_number("seed", seed, 0)
+        recipe = replace(recipe, seed=seed)
     recipe = recipe.taught_by({kind: [Path(folder) for folder in folders] for kind, folders in (teachers or {}).items()})
     train_data, val_data = dataset_of(train_data), dataset_of(val_data)
     check_apart(train_data, val_data)

@@ -295,6 +295,27 @@ def test_an_option_left_out_or_unknown_is_wrong_usage(files: Path, tmp_path: Pat
     assert exit_code([*arguments(files, tmp_path), "--epochs", "3"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "option"), [("add-global-head", "--data"), ("correct-hubs", "--data"), ("export", "--val")]
+)
+def test_what_is_wrong_with_the_models_folder_or_out_is_said_before_the_data_are_looked_for(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, option: str
+) -> None:
+    nowhere, out = str(tmp_path / "nowhere"), tmp_path / "out"
+    said = failure([command, nowhere, str(out), option, nowhere], capsys)
+    assert f"{nowhere} is not a model folder: it has no model.toml" in said
+    model = str(files / "model")
+    said = failure([command, model, model, option, nowhere], capsys)
+    assert said == f"aladin: out is {model}, the folder of the model itself, which stays as it is; give another folder"
+    assert f"there is no file or folder {nowhere}" in failure([command, model, str(out), option, nowhere], capsys)
+    assert not out.exists()
+
+
+def test_a_seed_below_zero_is_wrong_usage(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code([*arguments(files, tmp_path / "run"), "--seed", "-1"]) == 2
+    assert "-1 is not in the range x>=0" in capsys.readouterr().err
+
+
 def test_help_names_every_file_that_a_run_leaves(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())

@@ -3,11 +3,14 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from aladin.config import from_table, to_table
 from aladin.encoder.config import ModelConfig
+from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder, model_config
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.word_pieces import WordPieces
@@ -59,6 +62,54 @@ def test_a_setting_in_both_places_is_refused(folder: Path) -> None:
         ModelError, match=r"'size' in \[image\], its old place, and in \[preprocessing\]; leave the old one out"
     ):
         model_config(both)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"size": 0}, "size is 0; expected at least 1"),
+        ({"size": 4097}, "size is 4097; expected at most 4096"),
+        ({"caption_pieces": 1}, "caption_pieces is 1; expected at least 2"),
+        ({"caption_pieces": 10**9}, "caption_pieces is 1000000000; expected at most 4096"),
+        ({"mean": (127.0, 127.0)}, r"mean is \[127\.0, 127\.0\]; expected three finite numbers, of red, green and blue"),
+        ({"mean": (127.0, 127.0, float("nan"))}, r"mean is \[.*nan\]; expected three finite numbers"),
+        ({"deviation": ()}, r"deviation is \[\]; expected three finite numbers"),
+        ({"deviation": (128.0, float("inf"), 128.0)}, r"deviation is \[.*inf.*\]; expected three finite numbers"),
+        ({"deviation": (128.0, 0.0, 128.0)}, r"deviation is \[128\.0, 0\.0, 128\.0\]; expected three numbers of more than 0"),
+        ({"first_piece": ""}, r"first_piece is ''; expected a piece of the tokenizer, such as \[CLS\]"),
+        ({"last_piece": " "}, "last_piece is ' '; expected a piece of the tokenizer"),
+    ],
+)
+def test_what_no_network_can_read_is_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Preprocessing(**change)
+
+
+@pytest.mark.parametrize("setting", ["mean = [0.0, 0.0, 0.0]", "deviation = [128.0, 128.0, 1.0]"])
+def test_an_exported_model_of_another_mean_or_deviation_than_its_graph_is_not_opened(folder: Path, setting: str) -> None:
+    other = rewritten(folder, "[card]", f"[preprocessing]\n{setting}\n[card]")
+    with pytest.raises(
+        ModelError,
+        match=r"model\.toml describes another model than its graphs are: mean and deviation in \[preprocessing\] are .*, but "
+        r"the image networks were trained with 127\.0 and 128\.0 for every colour; set them to these, or leave them out$",
+    ):
+        ModelFolder.open(other)
+
+
+@pytest.mark.parametrize("table", ["[preprocessing]\nsize = 32", "[preprocesing]\nsize = 16", "[other]"])
+def test_a_size_that_the_graph_does_not_take_is_named_with_the_one_that_it_takes(folder: Path, table: str) -> None:
+    other = rewritten(folder, f"size = {SIZE}\n", "")
+    settings = other / "model.toml"
+    settings.write_text(settings.read_text() + f"{table}\n")
+    size = model_config(other).preprocessing.size
+    with pytest.raises(ModelError) as caught:
+        Encoder.load(other).encode_images(np.zeros((1, size, size, 3), dtype=np.uint8))
+    assert str(caught.value) == (
+        f"size in [preprocessing] of {settings} is {size} px, 224 if it is left out, but image.onnx takes pictures of "
+        f"{SIZE} x {SIZE} px; write size = {SIZE} there"
+    )
+    settings.write_text(settings.read_text().replace(table, f"[preprocessing]\nsize = {SIZE}"))  # as it says
+    assert len(Encoder.load(other).encode_images(np.ones((1, SIZE, SIZE, 3), dtype=np.uint8)).vectors) == 1
 
 
 @pytest.mark.parametrize(("key", "value"), [("fit", "crop"), ("resampling", "nearest")])

@@ -98,5 +98,9 @@ def test_a_config_that_cannot_be_is_refused() -> None:
         EvaluationConfig(protocol="coco")
     with pytest.raises(ConfigError, match="--cross-encoder is 5 and --rerank 4"):
         EvaluationConfig(cross_encoder=5, rerank=4)
+    with pytest.raises(ConfigError, match="rerank is -1; expected at least 0"):
+        EvaluationConfig(rerank=-1)
+    with pytest.raises(ConfigError, match="memory is 0; expected at least 1"):
+        EvaluationConfig(memory=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         EvaluationConfig().rerank = 3  # type: ignore[misc]

@@ -267,6 +267,20 @@ def test_the_command_writes_the_folder_and_says_its_size(folder: Path, tmp_path:
     }  # fmt: skip
 
 
+def test_more_caption_pieces_than_the_text_graph_has_positions_for_are_named(exported: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    settings = copy / "model.toml"
+    settings.write_text(settings.read_text().replace("caption_pieces = 12", "caption_pieces = 30"))
+    encoder = Encoder.load(copy)
+    assert len(encoder.encode_texts(["red " * 14]).vectors) == 1  # as long as it goes
+    with pytest.raises(ModelError) as caught:
+        encoder.encode_texts(["red " * 15])
+    assert str(caught.value) == (
+        f"caption_pieces in [preprocessing] of {settings} is 30, but text.onnx has positions for 16 pieces; "
+        "set it to at most 16"
+    )
+
+
 def test_an_export_over_a_model_in_use_leaves_the_files_that_are_open_alone(
     exported: Path, folder: Path, tmp_path: Path
 ) -> None:

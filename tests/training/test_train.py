@@ -1,5 +1,6 @@
 """`aladin.train`: a recipe and data to a trained model, in one call."""
 
+import dataclasses
 import doctest
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +106,25 @@ def test_a_model_for_a_teacher_that_the_recipe_has_not_is_refused(
             recipe(EnsembleSettings(matching=1.0)), files / "pictures", files / "others", tmp_path / "run",
             start=files / "model", teachers={kind: [files / "model"]},
         )  # fmt: skip
+
+
+def test_a_seed_that_is_given_stands_instead_of_the_recipes(files: Path, tmp_path: Path) -> None:
+    data = files / "pictures", files / "others"
+    with pytest.raises(ConfigError, match="seed is -1; expected a whole number of at least 0"):
+        aladin.train(recipe(), *data, tmp_path / "run", seed=-1)
+    assert not (tmp_path / "run").exists()
+    once = dataclasses.replace(recipe(), epochs=1)
+    made = aladin.train(once, *data, tmp_path / "run", seed=7, start=files / "model", cache=files / "cache")
+    assert provenance(made.folder)["training"]["recipe"]["seed"] == 7
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("file", "which is no folder; give"), ("file/run", "but .*file is no folder")])
+def test_a_file_in_the_place_of_the_runs_folder_is_named_as_out(files: Path, tmp_path: Path, name: str, sentence: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=f"^out is {tmp_path / name}, {sentence}") as caught:
+        aladin.train(recipe(), files / "pictures", files / "others", tmp_path / name, start=files / "model")
+    assert "--cache" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_model_for_a_teacher_that_reads_none_is_refused() -> None:
