@@ -48,6 +48,15 @@ def _sound_metadata(text: object) -> str:
     return "{}"
 
 
+def take_again(connection: sqlite3.Connection, row: Row) -> bool:
+    """Put a damaged row in to be read again, or where that cannot be, let the file at its path be; whether the row is in."""
+    mended = to_read_again(row)
+    if mended is not None and insert(connection, mended):
+        return True
+    read_again_at(connection, row["path"])
+    return False
+
+
 def read_again_at(connection: sqlite3.Connection, path: object) -> None:
     """Let the file at a path be read again by the next `index`, since one of its pictures may have been lost."""
     connection.execute("UPDATE images SET mtime_ns = -1 WHERE path = ?", (path,))

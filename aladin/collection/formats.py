@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from aladin.collection.damaged_rows import Row, insert, read_again_at, to_read_again
+from aladin.collection.damaged_rows import take_again
 from aladin.collection.database import Database, Values, any_text, failures_named
 from aladin.collection.schema import (
     APPLICATION_ID,
@@ -155,20 +155,13 @@ def migrate(database: Database, version: int) -> list[int]:
     for index in INDEXES:
         database.execute(index)
     for row in refused:
-        _take_again(database, dict(zip(CHECKED, row, strict=True)))
+        for table in BLOBS:
+            database.execute(f"DELETE FROM {table} WHERE id = ?", (row[0],))
+        take_again(database.connection, dict(zip(CHECKED, row, strict=True)))
     database.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (SCHEMA_VERSION,))
     if version == 1:
         _forget_sections_of_the_model(database)
     return sorted(set(damaged) - {row[0] for row in refused})
-
-
-def _take_again(database: Database, row: Row) -> None:
-    """Read again what a row was of that the tables have refused: its file or, where it has another row's name, that one's."""
-    for table in BLOBS:
-        database.execute(f"DELETE FROM {table} WHERE id = ?", (row["id"],))
-    mended = to_read_again(row)
-    if mended is None or not insert(database.connection, mended):
-        read_again_at(database.connection, row["path"])
 
 
 def _forget_sections_of_the_model(database: Database) -> None:

@@ -6,7 +6,7 @@ read goes into a new file, and the damaged one stays beside it.
 
 from pathlib import Path
 
-from aladin.collection.damaged_rows import insert, read_again_at, to_read_again, values_of
+from aladin.collection.damaged_rows import take_again, values_of
 from aladin.collection.database import any_text
 from aladin.collection.salvage import Repair, salvage
 from aladin.collection.schema import BLOBS
@@ -48,8 +48,6 @@ def _mend(collection: CollectionWriter, found: Verification) -> Repair:
             with any_text(connection):
                 row = values_of(connection, image_id)
             collection.database.execute("DELETE FROM images WHERE id = ?", (image_id,))
-            mended = to_read_again(row) if row else None
-            if mended is None or not insert(connection, mended | {"generation": collection.generation}):
+            if row is None or not take_again(connection, row | {"generation": collection.generation}):
                 lost += 1
-                read_again_at(connection, row and row["path"])
     return Repair(found.rows - len(damaged), len(damaged) - lost, lost, None)

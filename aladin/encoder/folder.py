@@ -23,8 +23,7 @@ MINDED = {
     "[heads] pooling": ("heads", "pooling"),
     "[limits] caption_pieces": ("preprocessing", "caption_pieces"),
 }
-# Of these, the names of today where they are others, for people.
-PRESENT = {"[image] size": "[preprocessing] size", "[limits] caption_pieces": "[preprocessing] caption_pieces"}
+PRESENT = {name: f"[{section}] {key}" for name, (section, key) in MINDED.items()}  # how people find them in model.toml
 MINDED_IF_CHANGED = ("fit", "resampling", "first_piece", "last_piece")  # of [preprocessing]; collections were made before them
 SHIPPED = Path(__file__).parents[1] / "models" / "lite"
 

@@ -18,7 +18,7 @@ from aladin.datasets import Data, Dataset, Example, FileOnDisk, ImageSource, dat
 from aladin.datasets.vinvl import FeatureFolder
 from aladin.errors import DataError
 from aladin.evaluation.encoding import encode_dataset
-from aladin.files import kept_or_temporary, path_of
+from aladin.files import kept_or_temporary, path_of, replacing
 from aladin.progress import SILENT, Steps
 
 
@@ -44,7 +44,7 @@ class Vectors:
     def save(self, path: Path) -> None:
         """As an .npz file with an array for each of these; DataError where it cannot be written."""
         try:
-            with path.open("wb") as file:
+            with replacing(path) as draft, draft.open("wb") as file:
                 np.savez(
                     file,
                     images=np.array(self.images),

@@ -54,6 +54,17 @@ class Aladin(nn.Module):
         return GlobalHead(heads, self.backbone.image_dim, self.state_dim)
 
     @property
+    def after_backbone(self) -> tuple[nn.Module, ...]:
+        """The parts read by what the backbone is trained for, which learn with it; in an order that checkpoints count on."""
+        parts = (self.post_layers, self.alignment_depth, self.alignment_layers, self.image_alignment_layers)
+        return tuple(part for part in parts if part is not None)
+
+    @property
+    def matching_parts(self) -> tuple[nn.Module, ...]:
+        """The matching head and what it alone reads, in an order that checkpoints count on."""
+        return tuple(part for part in (self.matching_depth, self.matching_head) if part is not None)
+
+    @property
     def never_learned(self) -> tuple[str, ...]:
         """How names of weights begin that training leaves as they are."""
         return tuple(f"backbone.{start}" for start in self.backbone.never_learned)

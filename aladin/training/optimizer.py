@@ -58,16 +58,14 @@ def _groups(recipe: Recipe, model: Aladin) -> list[Group]:
     new = rates.new_learning_rate
     groups = model.backbone.parameter_groups()
     fresh, tails = (tuple(p for group in groups if group.pace == pace for p in group.parameters) for pace in ("new", "image"))
-    # Both are read by what the backbone is trained for; none of these modules has weights unless the settings ask for it.
-    added = (model.post_layers, model.alignment_depth, model.alignment_layers, model.image_alignment_layers)
-    after = [weight for part in added if part is not None for weight in part.parameters()]
+    # None of these has weights unless the settings ask for it.
+    after = [weight for part in model.after_backbone for weight in part.parameters()]
     pretrained = [
         Group("backbone" in train, rates.learning_rate * rates.layer_decay**group.below_top, tuple(group.parameters))
         for group in groups
         if group.pace == "pretrained"
     ]
-    depth = () if model.matching_depth is None else tuple(model.matching_depth.parameters())
-    matching = (*depth, *model.matching_head.parameters())
+    matching = tuple(weight for part in model.matching_parts for weight in part.parameters())
     projection = tuple(model.alignment_head.parameters())
     if "projection" in train and not projection:
         raise ConfigError('train names "projection", but token_dim is that of the backbone, so there is none; leave it out')

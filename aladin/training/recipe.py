@@ -196,7 +196,7 @@ class Recipe:
     @property
     def model_settings(self) -> dict[str, Any]:
         """The settings of [model] asked for, such as "heads.pooling": those stated, and those unlike their defaults."""
-        asked, usual = _flat(to_table(self.model)), _flat(to_table(ModelConfig()))
+        asked, usual = settings_by_name(self.model), settings_by_name(ModelConfig())
         return {name: value for name, value in asked.items() if name in self.stated or value != usual[name]}
 
     def without_paths(self) -> "Recipe":
@@ -216,9 +216,9 @@ class Recipe:
         return dataclasses.replace(self, teacher=tuple(given))
 
 
-def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    """Settings by their names with those of their sections."""
-    return {f"{section}.{name}": value for section, settings in table.items() for name, value in settings.items()}
+def settings_by_name(config: ModelConfig) -> dict[str, Any]:
+    """A model's settings by names such as "heads.pooling", as plain values."""
+    return {f"{section}.{name}": value for section, settings in to_table(config).items() for name, value in settings.items()}
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from aladin.config import to_table
 from aladin.encoder.config import HeadsConfig, ModelConfig
 from aladin.errors import ConfigError
 from aladin.network.model import Aladin
@@ -17,7 +16,7 @@ from aladin.network.variants import (
     with_projection,
     with_settings,
 )
-from aladin.training.recipe import Recipe
+from aladin.training.recipe import Recipe, settings_by_name
 
 # What no weight depends on: how much is read, how scores are computed, and which of the original's quirks there are.
 APPLICABLE = frozenset(
@@ -57,8 +56,9 @@ def as_the_recipe_begins(model: Aladin, recipe: Recipe) -> Aladin:
 
 
 def _check_agrees(config: ModelConfig, asked: Mapping[str, Any]) -> None:
+    settings = settings_by_name(config)
     for name, value in asked.items():
-        found = _value(config, name)
+        found = settings[name]
         if value == found or name.startswith(("heads.global_", "heads.hub_")):  # nothing that training makes
             continue
         section, key = name.split(".")
@@ -66,11 +66,6 @@ def _check_agrees(config: ModelConfig, asked: Mapping[str, Any]) -> None:
         if name in OF_A_FRESH_HEAD:
             advice = "set fresh_matching_head to true, or leave it out"
         raise ConfigError(f"{key} in [model.{section}] is {value!r}, but the model to start from has {found!r}; {advice}")
-
-
-def _value(config: ModelConfig, name: str) -> Any:
-    section, key = name.split(".")
-    return to_table(config)[section][key]
 
 
 def _replaced(config: ModelConfig, changed: Mapping[str, Any]) -> ModelConfig:

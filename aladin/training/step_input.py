@@ -19,6 +19,8 @@ class StepInput:
     def __init__(self, recipe: Recipe, model: Aladin, data: LearningSet) -> None:
         self._recipe, self._model, self._data = recipe, model, data
         self.bank: StateBank | None = None
+        groups = model.backbone.parameter_groups()
+        self._image_weights = [weight for group in groups if group.part == "image_network" for weight in group.parameters]
 
     def states(self, step: Step) -> tuple[Tokens, Tokens]:
         """The transformer's states of images and of captions."""
@@ -38,8 +40,6 @@ class StepInput:
     def images(self, step: Step) -> ImageInput:
         """What the backbone reads of the images; its image network learns from its epoch on."""
         learns = "image_network" in self._recipe.train and step.epoch >= self._recipe.image_network_from_epoch
-        for group in self._model.backbone.parameter_groups():
-            if group.part == "image_network":
-                for weight in group.parameters:
-                    weight.requires_grad_(learns)
+        for weight in self._image_weights:
+            weight.requires_grad_(learns)
         return self._model.backbone.batch(self._data.images, step.images, step.views, step.keep)

@@ -193,14 +193,10 @@ class Trainer:
         if self.recipe.frozen_dropout:
             return
         model = self.model
-        with_backbone = (
-            *(model.backbone, model.post_layers, model.alignment_depth),
-            *(model.alignment_layers, model.image_alignment_layers),
-        )
-        for part, parts in (("backbone", with_backbone), ("matching_head", (model.matching_head, model.matching_depth))):
-            for module in parts:
-                if module is not None:
-                    module.train(part in self.recipe.train)
+        learn_together = {"backbone": (model.backbone, *model.after_backbone), "matching_head": model.matching_parts}
+        for part, modules in learn_together.items():
+            for module in modules:
+                module.train(part in self.recipe.train)
 
     def _keep_best(self, epoch: int, rsum: float) -> None:
         if rsum > self.best_rsum:

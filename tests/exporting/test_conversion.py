@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from aladin.config import read_toml, to_table
 from aladin.datasets import Dataset, read_dataset
@@ -29,6 +29,7 @@ from aladin.network.tensors import ImageInput, Tokens
 from aladin.training.cross_fitting import pictures_seen
 from aladin.training.losses import infonce_loss
 from tests import official_reference
+from tests.bert import bert_config
 from tests.tiny_official import (
     TINY,
     VOCABULARY,
@@ -122,15 +123,7 @@ class Given(nn.Module):
 
 @pytest.fixture(scope="module")
 def bert(weights: dict[str, Tensor]) -> BertModel:
-    config = BertConfig(
-        vocab_size=TINY.vocabulary,
-        hidden_size=TINY.dim,
-        num_hidden_layers=TINY.layers,
-        num_attention_heads=TINY.heads,
-        intermediate_size=TINY.feed_forward,
-        max_position_embeddings=TINY.positions,
-        layer_norm_eps=1e-12,
-    )
+    config = bert_config(TINY)
     network = BertModel(config).eval()
     own = {key.removeprefix(f"{VINVL}bert."): weight for key, weight in weights.items() if key.startswith(f"{VINVL}bert.")}
     regions = {key for key in own if key.startswith(("img_embedding.", "LayerNorm."))}

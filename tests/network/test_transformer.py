@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from aladin.encoder.config import BackboneConfig
 from aladin.network.tensors import Regions
 from aladin.network.transformer import Transformer
+from tests.bert import bert_config
 from tests.tiny_learning import few_examples
 
 CONFIG = BackboneConfig(
@@ -39,15 +40,7 @@ def backbone() -> Transformer:
 @pytest.fixture(scope="module")
 def bert(backbone: Transformer) -> BertModel:
     """The transformers library's network with the same weights."""
-    config = BertConfig(
-        vocab_size=CONFIG.vocabulary,
-        hidden_size=CONFIG.dim,
-        num_hidden_layers=CONFIG.layers,
-        num_attention_heads=CONFIG.heads,
-        intermediate_size=CONFIG.feed_forward,
-        max_position_embeddings=CONFIG.positions,
-        layer_norm_eps=CONFIG.layer_norm_eps,
-    )
+    config = bert_config(CONFIG, CONFIG.layer_norm_eps)
     network = BertModel(config, add_pooling_layer=False).eval()
     own = {name: weight for name, weight in backbone.state_dict().items() if not name.startswith("region_embedding.")}
     renamed = {bert_name(name): weight for name, weight in own.items()}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertModel, BertTokenizer
 
 from aladin.datasets import read_dataset
 from aladin.exporting.conversion import convert_checkpoint
@@ -26,6 +26,7 @@ from aladin.training.recipe import read_recipe
 from aladin.training.start import Start
 from aladin.training.trainer import Trainer
 from tests import official_reference
+from tests.bert import bert_config
 from tests.tiny_official import (
     TINY,
     Image,
@@ -89,17 +90,7 @@ class Original(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = BertConfig(
-            vocab_size=TINY.vocabulary,
-            hidden_size=TINY.dim,
-            num_hidden_layers=TINY.layers,
-            num_attention_heads=TINY.heads,
-            intermediate_size=TINY.feed_forward,
-            max_position_embeddings=TINY.positions,
-            layer_norm_eps=1e-12,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
+        config = bert_config(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         bert = BertModel(config)
         bert.img_embedding = nn.Linear(TINY.region, TINY.dim)
         bert.LayerNorm = nn.LayerNorm(TINY.dim, eps=1e-12)
