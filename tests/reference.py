@@ -138,9 +138,9 @@ def relevance_by_score(scores: Sequence[float], relevance: Sequence[float]) -> l
 
 
 def rouge_l(caption: str, references: Sequence[str]) -> float:
-    """ROUGE-L with beta 1.2; precision and recall are each the best over the references."""
-    words = caption.lower().split()
-    common = [(longest_common_subsequence(words, some.lower().split()), len(some.split())) for some in references]
+    """ROUGE-L with beta 1.2; precision and recall are each the best over the references. Words are parted by single spaces."""
+    words = caption.lower().split(" ")
+    common = [(longest_common_subsequence(words, some.lower().split(" ")), len(some.split(" "))) for some in references]
     precision = max(length / len(words) for length, _ in common)
     recall = max(length / size for length, size in common)
     return (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision) if precision else 0.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aladin.datasets.bad_rows import BadRow
-from aladin.datasets.rows import Gathering, caption_text, expect, first_of, image_name
+from aladin.datasets.rows import Gathering, caption_as_written, expect, first_of, image_name
 from aladin.errors import DataError
 
 KINDS = {bool: "a truth value", int: "a number", float: "a fraction", str: "text", list: "a list", dict: "an object"}  # of JSON
@@ -32,7 +32,7 @@ def read_coco(images: list[Any], annotations: list[Any], path: Path, gathering: 
             image_id = _id(expect(annotation, dict, "this"), "image_id")
             if image_id not in names:
                 raise BadRow("unknown image id", f"there is no image of id {image_id!r}", "add it to 'images', remove this,")
-            captions[image_id].append(caption_text(names[image_id][1], first_of(annotation, ["caption"])))
+            captions[image_id].append(caption_as_written(names[image_id][1], first_of(annotation, ["caption"])))
     for image_id, (position, name) in names.items():
         with gathering.row(position):
             gathering.add_image(name, captions[image_id], None)

@@ -18,6 +18,7 @@ class Example:
     split: str  # "train", "val", "test" or ""; Karpathy's "restval" counts as "train"
     source: ImageSource
     position: str = field(default="", compare=False)  # where the data first name the image: "captions.jsonl, line 3"
+    untrimmed: tuple[str, ...] = field(default=(), compare=False)  # the captions with white space around; () where none has any
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Dataset:
     def captions(self) -> tuple[str, ...]:
         """The captions of the first image, then those of the second, and so on."""
         return tuple(caption for example in self.examples for caption in example.captions)
+
+    @property
+    def captions_as_written(self) -> tuple[str, ...]:
+        """The same with the white space around them that the data have."""
+        return tuple(caption for example in self.examples for caption in example.untrimmed or example.captions)
 
     @property
     def caption_count(self) -> int:

@@ -27,7 +27,7 @@ class Gathering:
         self._splits: dict[str, str] = {}  # of every image, in whatever split
         self._sources: dict[str, ImageSource] = {}
         self._names: dict[str, str] = {}  # of images, by the rows of features that they meet
-        self._captions: dict[str, list[str]] = {}
+        self._captions: dict[str, list[str]] = {}  # with white space around them
         self._row = ""  # the position of the row that is being read
         self._positions: dict[str, str] = {}
 
@@ -44,17 +44,17 @@ class Gathering:
         if not self._wanted(image, split):
             return
         texts = _caption_list(image, captions)
-        if self._captions.get(image, texts) != texts:
+        if _trimmed(self._captions.get(image, texts)) != _trimmed(texts):
             raise BadRow("image is repeated", f"image {image!r} came before with other captions", "keep one of the two")
         self._locate(image)
-        self._captions[image] = texts
+        self._captions.setdefault(image, texts)
 
     def add_pair(self, name: Any, caption: Any, split: Any) -> None:
         """One more caption of an image, which may be new."""
         image = image_name(name)
         if not self._wanted(image, split):
             return
-        text = caption_text(image, caption)
+        text = caption_as_written(image, caption)
         self._locate(image)
         self._captions.setdefault(image, []).append(text)
 
@@ -62,11 +62,13 @@ class Gathering:
         """What was gathered; DataError if that is nothing."""
         if not self._captions:
             raise DataError(f"{path}{self._why_empty()}")
-        examples = (
-            Example(image, tuple(captions), self._splits[image], self._sources[image], self._positions[image])
-            for image, captions in self._captions.items()
-        )
-        return Dataset(tuple(examples), dict(self._bad.counts))
+        return Dataset(tuple(map(self._example, self._captions)), dict(self._bad.counts))
+
+    def _example(self, image: str) -> Example:
+        written = tuple(self._captions[image])
+        captions = tuple(_trimmed(written))
+        untrimmed = written if written != captions else ()
+        return Example(image, captions, self._splits[image], self._sources[image], self._positions[image], untrimmed)
 
     def _wanted(self, image: str, value: Any) -> bool:
         split = _split_name(image, value)
@@ -113,12 +115,12 @@ def image_name(value: Any) -> str:
     return "/".join(parts)
 
 
-def caption_text(image: str, value: Any) -> str:
-    """The caption without white space around it."""
+def caption_as_written(image: str, value: Any) -> str:
+    """The caption with the white space around it, once it is sure to hold more than that."""
     if value is None:
         raise BadRow("no captions", f"image {image!r} has no captions", "add at least one")
-    text: str = expect(value, str, f"a caption of image {image!r}").strip()
-    if not text:
+    text: str = expect(value, str, f"a caption of image {image!r}")
+    if not text.strip():
         raise BadRow("blank caption", f"image {image!r} has a blank caption", "write it or remove it,")
     return text
 
@@ -162,7 +164,11 @@ def _caption_list(image: str, value: Any) -> list[str]:
     if value is None or value == []:
         raise BadRow("no captions", f"image {image!r} has no captions", "add at least one")
     captions = expect(value, list, f"'captions' of image {image!r}")
-    return [caption_text(image, caption) for caption in captions]
+    return [caption_as_written(image, caption) for caption in captions]
+
+
+def _trimmed(captions: Iterable[str]) -> list[str]:
+    return [caption.strip() for caption in captions]
 
 
 def _split_name(image: str, value: Any) -> str:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from aladin.datasets import Dataset
+from aladin.datasets import Dataset, Example
 from aladin.errors import DataError
 
 
@@ -60,8 +60,12 @@ def chosen(dataset: Dataset, protocol: Protocol) -> Dataset:
                     f"image {example.id!r} has {len(example.captions)} captions where the protocol {protocol.name} expects "
                     f"{protocol.captions} of each image; complete the data, or choose --protocol full"
                 )
-        examples = tuple(replace(example, captions=example.captions[: protocol.captions]) for example in examples)
+        examples = tuple(_with_captions(example, protocol.captions) for example in examples)
     return replace(dataset, examples=examples)
+
+
+def _with_captions(example: Example, count: int) -> Example:
+    return replace(example, captions=example.captions[:count], untrimmed=example.untrimmed[:count])
 
 
 def folds(captions_of_each: Sequence[int], protocol: Protocol) -> list[Fold]:

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aladin.datasets import Dataset, Example, FileOnDisk
+from aladin.datasets import Dataset, Example, FileOnDisk, read_dataset
 from aladin.errors import ConfigError, DataError
 from aladin.measures.graded import AveragePrecisionAtR, GradedRPrecision, RPrecision
 from aladin.measures.judging import Orders, judged_values
-from aladin.measures.protocols import PROTOCOLS, Fold, Protocol, folds
+from aladin.measures.protocols import PROTOCOLS, Fold, Protocol, chosen, folds
 from aladin.measures.recalls import DIRECTIONS, RECALLS, Direction, Recall, right_answer_ranks
 from aladin.measures.relevance.coco import CocoIds, PlausibleMatch, coco_ids, plausible_match, read_sets, shipped_sets
 from aladin.measures.relevance.matrices import RelevanceMatrix, computed_matrix, read_matrix
@@ -65,6 +65,48 @@ def test_rouge_l_of_a_case_worked_out_by_hand() -> None:
     """'the dog runs' and 'a dog runs fast': 2 words of 3 and of 4 in common, so P 2/3, R 1/2, F 2.44 P R / (R + 1.44 P)."""
     found = RougeL(["The dog runs", "a dog runs fast"], np.array([0, 1])).rows(slice(0, 1))
     assert found[0] == pytest.approx([1.0, 2.44 * (2 / 3) * 0.5 / (0.5 + 1.44 * 2 / 3)])
+
+
+SPACED = [
+    "a dog  runs",
+    "a dog runs ",
+    " a dog runs",
+    "a\tdog runs",
+    "a dog\u00a0runs",
+    "a dog\nruns",
+    "a dog runs",
+    "A Dog\tRuns",
+]
+
+
+def test_only_single_spaces_part_words_of_rouge_l_as_in_the_original() -> None:
+    """'a dog runs' has 3 words, 'a dog  runs' and 'a dog runs ' have 4 of which one is empty, 'a\\tdog runs' has 2."""
+    expected = [[reference.rouge_l(caption, [other]) for other in SPACED] for caption in SPACED]
+    found = RougeL(SPACED, np.arange(len(SPACED))).rows(slice(0, len(SPACED)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def f(precision: float, recall: float) -> float:
+        return 2.44 * precision * recall / (recall + 1.44 * precision)
+
+    assert found[6, :2] == pytest.approx([f(1, 3 / 4), f(1, 3 / 4)])
+    assert found[0, 1] == pytest.approx(f(3 / 4, 3 / 4))  # the empty words stand elsewhere
+    assert found[6, 3:6] == pytest.approx([f(1 / 3, 1 / 2)] * 3)
+    assert (found[7, 3], found[7, 6]) == pytest.approx((0, f(1 / 2, 1 / 3)))
+
+
+def test_a_captions_spaces_at_its_ends_are_read_for_rouge_l_and_nothing_else(tmp_path: Path) -> None:
+    rows = [{"image": f"{number}.png", "captions": [f"{end}a dog{end}", "a cat"]} for number, end in enumerate(("", " ", "\t"))]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for number in range(3):
+        (tmp_path / f"{number}.png").touch()
+    data = read_dataset(tmp_path / "data.jsonl")
+    assert data.captions == ("a dog", "a cat") * 3
+    assert data.captions_as_written == ("a dog", "a cat", " a dog ", "a cat", "\ta dog\t", "a cat")
+    first = chosen(data, dataclasses.replace(PROTOCOLS["full"], captions=1))
+    assert first.captions_as_written == ("a dog", " a dog ", "\ta dog\t")
+    judging = Judging(data, PROTOCOLS["full"], None, tmp_path, 2**20, lambda name: nullcontext(lambda *_: None), print)
+    found = named_judge("ndcg-rouge", judging).relevances.rows("text_to_image", np.arange(6), slice(0, 3))
+    assert found[0, 1] == pytest.approx(2.44 * 1 * 0.5 / (0.5 + 1.44))  # two words of two, of four
 
 
 def test_words_beyond_sixty_four_count() -> None:

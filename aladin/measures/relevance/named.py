@@ -1,5 +1,7 @@
 """From the names that `aladin evaluate --measure` takes to what judges by them."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from aladin.measures.relevance.spice import Spice, SpiceProgram
 from aladin.progress import Progress
 
 Step = Callable[[str], AbstractContextManager[Progress]]
+ROUGE_WORDS = "words parted by single spaces"  # earlier versions parted them by any white space
 PAIR_BYTES = 16  # of a caption and a caption while ROUGE-L is computed
 
 
@@ -44,10 +47,12 @@ def named_judge(text: str, judging: Judging) -> Judge:
 
 def _rouge(judging: Judging, file: Path | None) -> Judge:
     def compute() -> tuple[Matrix, str]:
-        captions = judging.dataset.captions
+        captions = judging.dataset.captions_as_written  # a space at the end is a word there
         scorer = RougeL(captions, judging.dataset.owners)
         block = max(1, judging.memory // (PAIR_BYTES * len(captions)))
-        return _kept_matrix(judging, "rouge-l", scorer.rows, block), "ROUGE-L of the data's captions"
+        content = json.dumps([ROUGE_WORDS, digest(judging.dataset), *captions])
+        key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        return _kept_matrix(judging, "rouge-l", key, scorer.rows, block), f"ROUGE-L of the data's captions, {ROUGE_WORDS}"
 
     return _ndcg(judging, "ROUGE-L", file, compute)
 
@@ -56,7 +61,9 @@ def _spice(judging: Judging, file: Path | None) -> Judge:
     def compute() -> tuple[Matrix, str]:
         program = SpiceProgram.find()
         scorer = Spice(program, judging.dataset.captions, judging.dataset.owners, judging.cache / "spice-graphs")
-        return _kept_matrix(judging, "spice", scorer.rows, scorer.block), "SPICE of the data's captions"
+        return _kept_matrix(
+            judging, "spice", digest(judging.dataset), scorer.rows, scorer.block
+        ), "SPICE of the data's captions"
 
     return _ndcg(judging, "SPICE", file, compute)
 
@@ -70,8 +77,8 @@ def _ndcg(judging: Judging, method: str, file: Path | None, compute: Callable[[]
     return Judge(origin, RelevanceMatrix(matrix), {f"{Ndcg()} ({method})": Ndcg()})
 
 
-def _kept_matrix(judging: Judging, method: str, compute: Callable[[slice], Matrix], block: int) -> Matrix:
-    path = judging.cache / f"{method}-{digest(judging.dataset)[:16]}.npy"
+def _kept_matrix(judging: Judging, method: str, key: str, compute: Callable[[slice], Matrix], block: int) -> Matrix:
+    path = judging.cache / f"{method}-{key[:16]}.npy"
     with judging.step(method) as progress:
         return computed_matrix(compute, _shape(judging.dataset), block, path, progress)
 

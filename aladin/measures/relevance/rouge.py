@@ -14,8 +14,10 @@ FIRST_LETTER = 0x10000  # beyond the surrogates; Python strings hold a million l
 class RougeL:
     """ROUGE-L F of a caption against the captions of an image: the longest common subsequence of their words.
 
-    Words are lower-cased and parted by white space, as in the paper's code (spec section 4.2). Precision is the best over the
-    image's captions, recall is the best over them, and F = (1 + b^2) P R / (R + b^2 P) with b = 1.2.
+    Words are lower-cased and parted by single spaces, as in the code of the paper and of the COCO caption evaluation. So two
+    spaces have an empty word between them, a space at an end has one beyond it, and a tab is part of a word.
+    Precision is the best over the image's captions, recall is the best over them, and F = (1 + b^2) P R / (R + b^2 P) with
+    b = 1.2.
     `owners` is each caption's image row, ascending, and every image has captions.
     """
 
@@ -23,7 +25,7 @@ class RougeL:
         words: dict[str, str] = {}
         # A word becomes one letter, so that the library compares captions as it compares strings.
         self._captions = [
-            "".join(words.setdefault(word, chr(FIRST_LETTER + len(words))) for word in caption.lower().split())
+            "".join(words.setdefault(word, chr(FIRST_LETTER + len(words))) for word in caption.lower().split(" "))
             for caption in captions
         ]
         self._lengths = np.array([len(caption) for caption in self._captions], dtype=np.float32)
