@@ -192,3 +192,24 @@ def predictions_row(image: Image) -> bytes:
     if int(image.id) % 2:
         objects = {"image_h": 480, "image_w": 640, "objects": objects}
     return f"{image.id}\t{json.dumps(objects)}\n".encode()
+
+
+def write_detector_output(path: Path, images: list[Image], number_type: str = "<f4") -> Path:
+    """A predictions.tsv as VinVL's detector writes it: of each box its class, rectangle, confidence and feature."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = 480, 640
+    rows = []
+    for image in images:
+        objects = [
+            {
+                "class": image.classes[number % len(image.classes)],
+                "rect": (box[-6:-2] * np.array([width, height, width, height])).tolist(),
+                "conf": 0.5,
+                "feature": base64.b64encode(box[:-6].astype(number_type).tobytes()).decode(),
+            }
+            for number, box in enumerate(image.boxes.astype(np.float64))
+        ]
+        value = {"image_h": height, "image_w": width, "objects": objects}
+        rows.append(f"{image.id}\t{json.dumps(value)}\n".encode())
+    path.write_bytes(b"".join(rows))
+    return path

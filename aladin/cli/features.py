@@ -18,8 +18,10 @@ from aladin.datasets.vinvl import (
     GeometryOrder,
     Problem,
     check_folder,
+    detector_output,
     is_feature_folder,
     npz_detections,
+    output_detections,
     read_keys,
     write_npz,
 )
@@ -28,6 +30,7 @@ from aladin.errors import ConfigError, DataError
 from aladin.files import write_whole
 
 CAPTIONS = "captions.jsonl"
+VAL, MINIVAL = "val_captions.pt", "minival_captions.pt"
 
 
 @click.group()
@@ -43,6 +46,8 @@ def features() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Counts and problems as one JSON object.")
 def check(folder: Path, numbers: int, as_json: bool) -> int:
     """Read all of DIR, features.tsv and what stands beside it, and list every problem.
+
+    DIR may also be a detector's own output, a predictions.tsv whose objects carry their features, or its folder.
 
     It also says in which order width and height stand in the boxes, since public converters write both. Exits with 1 if there
     are problems.
@@ -65,14 +70,21 @@ def check(folder: Path, numbers: int, as_json: bool) -> int:
 @click.argument("source", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--keys", type=PATH, help="File of image ids: only these images, in this order (captions only).")
-def convert_features(source: Path, out: Path, keys: Path | None) -> None:
+@click.option(
+    "--numbers", type=click.IntRange(7), help="Of a box, with 6 of geometry (a predictions.tsv with features of other sizes)."
+)
+def convert_features(source: Path, out: Path, keys: Path | None, numbers: int | None) -> None:
     """Write SOURCE in another form to OUT.
 
     \b
     A folder of .npz files, one an image   -> a folder in the layout of VinVL
+    a predictions.tsv whose objects carry  -> a folder in the layout of VinVL
+      "feature", or its folder
     a folder in the layout of VinVL        -> a folder of .npz files
     a {split}_captions.pt, or a folder     -> captions.jsonl in the folder OUT,
       of them                                 or the file OUT if it ends in .jsonl
+
+    Of a folder with minival_captions.pt, val_captions.pt is left out: the original validates on minival alone.
 
     docs/official.md says what the .npz files hold.
     """
@@ -82,6 +94,8 @@ def convert_features(source: Path, out: Path, keys: Path | None) -> None:
         _write_captions(_caption_files(source), out if out.suffix == ".jsonl" else out / CAPTIONS, keys)
     elif is_feature_folder(source):
         _write_npz(source, out)
+    elif table := detector_output(source):
+        _write_output(table, out, numbers)
     elif npz_files(source):
         _write_features(source, out)
     else:
@@ -101,11 +115,13 @@ def _caption_files(source: Path) -> list[Path]:
     return [source] if source.suffix == ".pt" else []
 
 
-def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> None:
+def _write_captions(files: Sequence[Path], out: Path, keys: Path | None) -> None:
     from aladin.exporting.conversion import caption_lines
 
     if out.exists():
         raise DataError(f"{out} exists; give another name or delete it")
+    # The images of minival are among those of val, and the original validates on them alone.
+    sources = [file for file in files if file.name != VAL or file.with_name(MINIVAL) not in files]
     chosen = None if keys is None else read_keys(keys)
     if chosen is not None and len(sources) > 1:
         raise ConfigError(
@@ -117,6 +133,8 @@ def _write_captions(sources: Sequence[Path], out: Path, keys: Path | None) -> No
         write_whole(out, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}; give another name") from None
+    for file in set(files) - set(sources):
+        print_line(f"{file} is left out, since {MINIVAL} is there")
     print_line(f"{out}: {len(lines):,} images")
 
 
@@ -138,3 +156,12 @@ def _write_features(source: Path, out: Path) -> None:
             writer.add(detections)
             progress(number, total)
     print_line(f"{out}: {total:,} images")
+
+
+def _write_output(table: Path, out: Path, numbers: int | None) -> None:
+    with progress_shown("bytes read", quiet=False) as progress, FeatureWriter(out) as writer:
+        count = 0
+        for detections in output_detections(table, numbers, progress):
+            writer.add(detections)
+            count += 1
+    print_line(f"{out}: {count:,} images")

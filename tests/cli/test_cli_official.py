@@ -16,6 +16,7 @@ from tests.tiny_official import (
     aladin_shapes,
     random_images,
     random_weights,
+    write_detector_output,
     write_features,
     write_vinvl,
 )
@@ -99,6 +100,41 @@ def test_a_folder_of_caption_files_becomes_one_file_of_lines(run: Run, tmp_path:
     assert run("features", "convert", tmp_path / "data", tmp_path / "out")[0] == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "captions.jsonl").read_text().splitlines()]
     assert {line["image"]: line["split"] for line in lines} == {"0": "train", "1": "val", "2": "test"}
+
+
+def test_val_captions_are_left_out_beside_minivals_on_which_alone_the_original_validates(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split, images in (("train", [1]), ("val", [2, 3, 4]), ("minival", [3, 2])):
+        torch.save({number: ["a"] for number in images}, tmp_path / "data" / f"{split}_captions.pt")
+    code, output, _ = run("features", "convert", tmp_path / "data", tmp_path / "all.jsonl")
+    left_out = f"{tmp_path / 'data' / 'val_captions.pt'} is left out, since minival_captions.pt is there\n"
+    assert (code, output) == (0, f"{left_out}{tmp_path / 'all.jsonl'}: 3 images\n")
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [(line["image"], line["split"]) for line in lines] == [("3", "val"), ("2", "val"), ("1", "train")]
+    code, output, _ = run("features", "convert", tmp_path / "data" / "val_captions.pt", tmp_path / "val.jsonl")
+    assert (code, output) == (0, f"{tmp_path / 'val.jsonl'}: 3 images\n")
+
+
+def test_a_detectors_own_output_is_named_and_converted(run: Run, model: Path, tmp_path: Path) -> None:
+    table = write_detector_output(tmp_path / "detector" / "predictions.tsv", random_images(COUNTS))
+    code, output, _ = run("features", "check", table.parent, "--numbers", TINY.region)
+    assert code == 1
+    assert output.splitlines() == [
+        f"{table.parent}: boxes end in width, height in 4 images",
+        "features.tsv: missing file: no such file, but 'feature' in the objects of predictions.tsv; expected one row an image; "
+        f"`aladin features convert {table} DIR` writes a folder with one",
+        f"{table.parent}: 1 problems: missing file (1)",
+    ]
+    for source in (table, table.parent):
+        out = tmp_path / f"from-{source.name}"
+        assert run("features", "convert", source, out)[:2] == (0, f"{out}: 4 images\n")
+        assert run("features", "check", out, "--numbers", TINY.region)[0] == 0
+    code, output, _ = run("score", model, "100", "red", "--features", out, "--json")
+    assert (code, len(json.loads(output))) == (0, 1)
+    before = table.read_bytes()
+    code, _, errors = run("features", "convert", table, table.parent)
+    assert (code, table.read_bytes()) == (1, before)
+    assert errors == f"aladin: {table.parent} has a predictions.tsv already; give another folder or delete that one\n"
 
 
 def test_features_go_to_npz_and_back_unchanged(run: Run, folder: Path, tmp_path: Path) -> None:

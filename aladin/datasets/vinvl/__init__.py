@@ -13,6 +13,7 @@ Without the last three rows are found by reading the whole file.
 
 from aladin.datasets.vinvl.checking import Problem, check_folder
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, Detections, GeometryOrder, Objects, with_geometry
+from aladin.datasets.vinvl.detector_output import detector_output, output_detections
 from aladin.datasets.vinvl.folder import FeatureFolder, FeatureRow, is_feature_folder
 from aladin.datasets.vinvl.npz import npz_detections, write_npz
 from aladin.datasets.vinvl.tables import read_keys
@@ -28,8 +29,10 @@ __all__ = [
     "Objects",
     "Problem",
     "check_folder",
+    "detector_output",
     "is_feature_folder",
     "npz_detections",
+    "output_detections",
     "read_keys",
     "with_geometry",
     "write_npz",

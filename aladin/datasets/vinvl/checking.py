@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aladin.datasets.bad_rows import BadRow, Reason
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, GeometryOrder, geometry_order, image_of, read_boxes, read_objects
+from aladin.datasets.vinvl.detector_output import FEATURE, detector_output, read_output_row
 from aladin.datasets.vinvl.folder import FEATURES, PREDICTIONS, ROWS, read_row_numbers
 from aladin.datasets.vinvl.tables import columns_of, read_offsets
 from aladin.errors import DataError
@@ -38,16 +39,19 @@ def check_folder(
 ) -> Iterator[Problem]:
     """All problems of a folder whose boxes should have `numbers` numbers each, by file, in the order of the lines.
 
+    It may be a detector's own output too (detector_output), whose first problem is that it is not converted.
     `progress` counts the bytes of both tables, `orders` the images by the order of width and height in their boxes. DataError
     when there is no folder, or it cannot be read.
     """
+    orders = Counter() if orders is None else orders
+    if output := detector_output(path):
+        yield from _output_problems(output, numbers, progress, orders)
+        return
     if not path.is_dir():
         raise DataError(f"there is no folder {path}; give one with {FEATURES} and {PREDICTIONS}")
     sizes = [(path / name).stat().st_size if (path / name).is_file() else 0 for name in (FEATURES, PREDICTIONS)]
     total = sum(sizes)
     features, predictions = _Reading(path / FEATURES), _Reading(path / PREDICTIONS)
-
-    orders = Counter() if orders is None else orders
 
     def check_boxes(columns: list[bytes]) -> None:
         orders[geometry_order(read_boxes(columns, numbers))] += 1
@@ -62,6 +66,19 @@ def check_folder(
     if features.lines and predictions.lines:
         yield from _missing(features, predictions)
         yield from _missing(predictions, features)
+
+
+def _output_problems(table: Path, numbers: int, progress: Progress, orders: Counter[GeometryOrder]) -> Iterator[Problem]:
+    """What is wrong with a detector's own output; first of all, that models do not read it as it is."""
+    found, expected = f"no such file, but {FEATURE!r} in the objects of {table.name}", "one row an image"
+    remedy = f"`aladin features convert {table} DIR` writes a folder with one"
+    yield Problem(FEATURES, None, None, "missing file", found, expected, remedy)
+    total = table.stat().st_size
+
+    def check(columns: list[bytes]) -> None:
+        orders[geometry_order(read_output_row(columns, numbers).boxes)] += 1
+
+    yield from _Reading(table).problems(check, lambda done: progress(done, total))
 
 
 class _Reading:

@@ -4,7 +4,6 @@ import ast
 import base64
 import binascii
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ BOX_NUMBERS = 2054  # VinVL's: 2,048 features and six of geometry
 GEOMETRY = 6  # x1/W, y1/H, x2/W, y2/H, w/W, h/H
 GeometryOrder = Literal["width, height", "height, width", "either"]
 SLACK = 0.02  # how far geometry may be off: detectors differ in whether a box's last pixel counts
+LARGEST = float(np.finfo(np.float32).max)
 BARE_SIZE = (600.0, 800.0)  # height and width of an image whose objects are a bare list
 APPEND = "append x1/W, y1/H, x2/W, y2/H, w/W, h/H of the box"
 
@@ -120,6 +120,11 @@ def is_python_text(content: bytes) -> bool:
 
 def read_objects(columns: list[bytes]) -> Objects:
     """The objects of a row of predictions.tsv: a bare list of them, or an object with the image's size."""
+    return parsed_objects(*objects_value(columns))
+
+
+def objects_value(columns: list[bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The JSON of such a row: what stands beside the objects, nothing for a bare list, and the objects."""
     if len(columns) < 2:
         raise BadRow("wrong columns", "1 column", "write the row again", "an image id and JSON")
     try:
@@ -129,16 +134,19 @@ def read_objects(columns: list[bytes]) -> Objects:
             found = "text as Python prints it, with single quotes"
             raise BadRow("not JSON", found, "write the row by json.dumps", "JSON in the second column") from None
         raise BadRow("not JSON", f"no JSON ({error})", "copy the row again", "JSON in the second column") from None
-    height, width = BARE_SIZE
-    if isinstance(value, dict):
-        height, width = _size(value, "image_h", height), _size(value, "image_w", width)
-        value = value.get("objects")
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    beside, items = (value, value.get("objects")) if isinstance(value, dict) else ({}, value)
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise BadRow("not JSON", "something else", "write the row again", 'a list of objects, or one under "objects"')
-    names = [item.get("class") for item in value]
+    return beside, items
+
+
+def parsed_objects(beside: dict[str, Any], items: list[dict[str, Any]]) -> Objects:
+    """The objects, with the image's size where it stands beside them."""
+    height, width = (_size(beside, key, default) for key, default in zip(("image_h", "image_w"), BARE_SIZE, strict=True))
+    names = [item.get("class") for item in items]
     if not all(isinstance(name, str) for name in names):
         raise BadRow("not JSON", "an object without a name", "write the row again", '"class" with text in every object')
-    return Objects(tuple(map(str, names)), height, width, *_rects_and_confidences(value))
+    return Objects(tuple(map(str, names)), height, width, *_rects_and_confidences(items))
 
 
 def features_row(detections: Detections) -> bytes:
@@ -185,7 +193,7 @@ def _whole(text: bytes) -> int:
 
 def _size(value: dict[str, Any], key: str, default: float) -> float:
     size = value.get(key, default)
-    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
+    if not _is_number(size) or not size > 0:
         raise BadRow("not JSON", f"{key} {size!r}", "write the row again", "a number above 0")
     return float(size)
 
@@ -205,4 +213,5 @@ def _rects_and_confidences(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a finite number, as float32 too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

@@ -18,8 +18,9 @@ class FeatureWriter:
     """Writes a new feature folder: the context of `add`. The files get their names when all is written, or not at all."""
 
     def __init__(self, folder: Path) -> None:
-        if (folder / FEATURES).exists():
-            raise DataError(f"{folder} has a {FEATURES} already; give another folder or delete that one")
+        for name in (FEATURES, PREDICTIONS):
+            if (folder / name).exists():
+                raise DataError(f"{folder} has a {name} already; give another folder or delete that one")
         self.folder = folder
         self._numbers: int | None = None  # of a box
         self._rows: dict[str, int] = {}
