@@ -167,7 +167,12 @@ class Recorder:
 
 
 def trainer(
-    recipe: Recipe, folder: Path, model: Aladin | None = None, pictures: int = 8, fresh_projection: bool = False
+    recipe: Recipe,
+    folder: Path,
+    model: Aladin | None = None,
+    pictures: int = 8,
+    fresh_projection: bool = False,
+    trackers: tuple[str, ...] = (),
 ) -> Trainer:
     """A run in `folder`/run on the first pictures, from `model` or from random weights."""
     tokenizer, minilm = write_tokenizer(folder), write_minilm(folder / "minilm")
@@ -175,7 +180,7 @@ def trainer(
     train, val = (learning_set(model, tokenizer, pictures, views) for views in (recipe.views, 1))
     teachers = teachers_of(recipe, model, tokenizer, minilm)
     start = Start(model, tokenizer, teachers, fresh_projection, minilm=minilm)
-    return Trainer(recipe, start, train, val, folder / "run", lambda reader: seen_by(reader, pictures))
+    return Trainer(recipe, start, train, val, folder / "run", lambda reader: seen_by(reader, pictures), trackers=trackers)
 
 
 def losses(out: Path) -> dict[int, dict[str, float]]:

@@ -29,6 +29,8 @@ from aladin.cli.values import PATH
 @click.option("--train-images", type=PATH, help="Folder of the training images, if not beside their captions.")
 @click.option("--val-images", type=PATH, help="Folder of the validation images, if not beside their captions.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's.")
+@click.option("--wandb", is_flag=True, help="Log to Weights & Biases too, whose package must be installed.")
+@click.option("--mlflow", is_flag=True, help="Log to MLflow too, whose package must be installed.")
 @SKIP_BAD
 def train(
     recipe: Path,
@@ -43,6 +45,8 @@ def train(
     train_images: Path | None,
     val_images: Path | None,
     seed: int | None,
+    wandb: bool,
+    mlflow: bool,
     skip_bad: bool,
 ) -> None:
     """Train by the RECIPE, a TOML file such as those in recipes/.
@@ -55,11 +59,12 @@ def train(
     from aladin.training.train import train as learn
 
     settings = read_recipe(recipe)
+    trackers = [name for name, asked in (("wandb", wandb), ("mlflow", mlflow)) if asked]
     train_data = read_captioned(train_path, train_split, train_images, skip_bad)
     val_data = read_captioned(val_path, val_split, val_images, skip_bad)
     result = learn(
         settings, train_data, val_data, out, seed=seed, start=start, teachers=folders_by_kind(teachers), cache=cache,
-        progress=TrainingShown(),
+        trackers=trackers, progress=TrainingShown(),
     )  # fmt: skip
     print_line(f"best validation rsum of the {result.head} head: {result.rsum:.1f}; the model is in {result.folder}")
 

@@ -13,17 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aladin.config import to_table
+from aladin.config import read_toml, to_table
 from aladin.datasets import DataOrigin
 from aladin.errors import ConfigError, ModelError
 from aladin.files import write_whole
+from aladin.measures.run_logs import Record, record_of
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin
 from aladin.network.weights import save_weights
 from aladin.old_names import present_origins
 from aladin.training.recipe import Recipe, recipe_of
-
-Record = Mapping[str, int | float]  # one line of the log
+from aladin.training.trackers import TrackedRun, tracked
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class RunFolder:
     path: Path
     recipe: Recipe
     origins: Mapping[str, Any]
+    trackers: tuple[str, ...] = ()  # that follow the run beside TensorBoard: names of aladin.training.trackers
 
     @property
     def checkpoint(self) -> Path:
@@ -43,33 +44,33 @@ class RunFolder:
         """The model folder of the epoch that was best so far."""
         return self.path / "best"
 
-    def begin(self, model: Aladin) -> None:
-        """Make the folder, and write what the run is: settings.toml."""
+    def begin(self, model: Aladin, plan: Mapping[str, int | str]) -> None:
+        """Make the folder, and write what the run is: settings.toml. `plan` is what follows from recipe and data."""
         import tomli_w
 
         self.path.mkdir(parents=True, exist_ok=True)
         settings = {"commit": commit()} | to_table(self.recipe) | {"model": to_table(model.config)}
-        settings["training"] = dict(self.origins)
+        settings |= {"plan": dict(plan), "training": dict(self.origins)}
         write_whole(self.path / "settings.toml", tomli_w.dumps(settings))
 
     @contextlib.contextmanager
-    def log(self, next_step: int) -> Iterator[Callable[[Record], None]]:
-        """Writes one record a line to log.jsonl, and its numbers to TensorBoard's event file, from a step on.
+    def log(self, next_step: int, note: Callable[[str], None]) -> Iterator[Callable[[Record], None]]:
+        """Writes one record a line to log.jsonl, and its numbers to TensorBoard and other trackers, from a step on.
 
         What a killed run logged after its last checkpoint is forgotten, since it is done again.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
         path = self.path / "log.jsonl"
-        _forget_steps(path, next_step)
-        board_writer = SummaryWriter(str(self.path), purge_step=next_step)
-        with path.open("a", encoding="utf-8") as file, board_writer as board:
+        logged = _forget_steps(path, next_step)
+        # Trackers may be anybody's: they get the names of teachers' folders, not their paths.
+        settings = read_toml(self.path / "settings.toml")
+        settings |= {"teacher": to_table(self.recipe.without_paths())["teacher"]}
+        run = TrackedRun(self.path, settings, next_step, note)
+        with path.open("a", encoding="utf-8") as file, tracked(run, self.trackers, logged) as track:
 
             def write(record: Record) -> None:
                 file.write(json.dumps(record) + "\n")
                 file.flush()
-                for name in record.keys() - {"step", "epoch"}:
-                    board.add_scalar(name.replace(" ", "_"), record[name], int(record["step"]))
+                track(record)
 
             yield write
 
@@ -144,12 +145,15 @@ def _anew(out: Path) -> str:
     return f"give another --out, or delete {out} to start anew"
 
 
-def _forget_steps(log: Path, start: int) -> None:
+def _forget_steps(log: Path, start: int) -> list[Record]:
+    """Leaves out of the log what follows step `start`; what stays."""
     if not log.exists():
-        return
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-    write_whole(log, "".join(kept))
+        return []
+    lines = log.read_bytes().splitlines(keepends=True)
+    found = [(line, record_of(line)) for line in lines if line.endswith(b"\n")]
+    kept = [(line, record) for line, record in found if record is not None and record["step"] < start]
+    write_whole(log, b"".join(line for line, _ in kept).decode())
+    return [record for _, record in kept]
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from aladin.training.learning_set import Reader, check_captions, learning_set
 from aladin.training.recipe import Recipe, read_recipe
 from aladin.training.run_folder import check_same_run, origins_of
 from aladin.training.start import Start, start_model
+from aladin.training.trackers import check_trackers
 from aladin.training.trainer import Trainer, folds_of
 from aladin.training.training_progress import SILENT_TRAINING, TrainingProgress
 
@@ -48,6 +49,7 @@ def train(
     teachers: Mapping[str, Sequence[str | Path]] | None = None,
     cache: str | Path | None = None,
     minilm: str | Path | None = None,
+    trackers: Sequence[str] = (),
     progress: TrainingProgress = SILENT_TRAINING,
 ) -> Trained:
     """Train by a recipe, a TOML file or a value, in the folder `out`; a run that was stopped there goes on.
@@ -55,12 +57,13 @@ def train(
     `seed` stands instead of the recipe's. `start` is a model folder, trained or exported; without it the run starts from
     MiniLM-L6 and ImageNet. `teachers` gives model folders for the recipe's teachers, by kind, instead of the recipe's own.
     Image features are kept in `cache`, `out`/features without it. `minilm` is a folder with MiniLM-L6 (model.safetensors,
-    tokenizer.json) instead of its package.
+    tokenizer.json) instead of its package. `trackers`, of "wandb" and "mlflow", follow the run beside TensorBoard.
 
     ConfigError for settings that contradict each other or the run in `out`, DataError for data that cannot be learned from,
     such as an image in both sets; all of that before features are computed. TrainingError when a loss is no number.
     """
     keep_freed_memory()
+    check_trackers(trackers)
     out = path_of("out", out)
     check_folder("out", out)
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(path_of("recipe", recipe))
@@ -88,7 +91,7 @@ def train(
         with progress.step(f"training images, for {reader.name}") as watched:
             return reader.images(train_data, features, watched)
 
-    trainer = Trainer(recipe, begin, learn, judged, out, images)
+    trainer = Trainer(recipe, begin, learn, judged, out, images, trackers=tuple(trackers))
     trainer.run(progress)
     return Trained(trainer.folder.best, trainer.judged_head, trainer.best_rsum)
 

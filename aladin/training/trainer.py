@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aladin.errors import TrainingError
+from aladin.measures.run_logs import Record
 from aladin.network.backbone import ImageSet
 from aladin.network.minilm import minilm
 from aladin.network.model import Aladin
@@ -31,7 +32,7 @@ from aladin.training.optimizer import optimizer_of, set_rates, share_of_rates
 from aladin.training.projection import AXES_STEPS, begin_projection
 from aladin.training.recipe import Recipe
 from aladin.training.run import Run
-from aladin.training.run_folder import Record, RunFolder, origins_of
+from aladin.training.run_folder import RunFolder, origins_of
 from aladin.training.start import Start
 from aladin.training.state_bank import StateBank
 from aladin.training.step_input import StepInput
@@ -59,13 +60,14 @@ class Trainer:
         out: Path,
         images: ImagesSeen = nobody_else,
         run: Run | None = None,
+        trackers: tuple[str, ...] = (),
     ) -> None:
         """`images` gives the training images as readers of the start's teachers see them."""
         assert [teacher.kind for teacher in recipe.teacher] == list(start.teachers), "the start is that of another recipe"
         self.recipe, self.start, self.train_set, self.val_set = recipe, start, train, val
         self.process = run or Run(recipe.precision)
         self.model = start.model.to(self.process.device)
-        self.folder = RunFolder(out, recipe, origins_of(start.origins, train.origin, val.origin))
+        self.folder = RunFolder(out, recipe, origins_of(start.origins, train.origin, val.origin), trackers)
         self._images = images
         self.plan = _plan(recipe, start, train)
         self.reads = StepInput(recipe, self.model, train)
@@ -98,10 +100,10 @@ class Trainer:
     def run(self, progress: TrainingProgress) -> None:
         """Train to the end, from the last checkpoint of the folder if there is one."""
         self._resume()
-        self.folder.begin(self.model)
+        self.folder.begin(self.model, {"steps": self.total_steps, "judged_head": self.judged_head})
         if self.next_step < self.total_steps:
             self._prepare(progress)
-        with self.folder.log(self.next_step) as log:
+        with self.folder.log(self.next_step, progress.note) as log:
             while self.next_step < self.total_steps:
                 self._epoch(log, progress)
 

@@ -380,6 +380,7 @@ def test_a_run_leaves_a_model_its_settings_and_its_logs(tmp_path: Path) -> None:
     assert details["epoch"] in (1, 3)
     settings = read_toml(run.folder.path / "settings.toml")
     made_of = {"training": {"data": {}}}  # of data and a start that say nothing of themselves
+    made_of |= {"plan": {"steps": 8, "judged_head": "matching"}}
     assert settings == {"commit": details["commit"], **to_table(recipe), "model": to_table(run.model.config), **made_of}
     records = [json.loads(line) for line in (run.folder.path / "log.jsonl").read_text().splitlines()]
     validations = [record for record in records if "matching rsum" in record]
