@@ -28,6 +28,10 @@ class TrainingError(AladinError):
     """A training run that cannot go on, such as one whose loss is not a number."""
 
 
+class MemoryFull(AladinError):
+    """Memory of the machine or of its GPU that does not suffice."""
+
+
 class Regression(AladinError):
     """A model that is significantly worse than the baseline of a gate."""
 

@@ -40,6 +40,7 @@ from aladin.evaluation.ranking import CrossEncoderStage
 from aladin.evaluation.scoring import MEMORY
 from aladin.measures.report import head_figures
 from aladin.network.heads import AlignmentHead, CrossEncoderHead, MatchingHead
+from aladin.network.run import Run
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Regions, Tokens
 from aladin.network.transformer import Transformer
@@ -172,15 +173,15 @@ def judged(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         cache, steps = arguments.cache or Path(name), TimedSteps()
         if arguments.triplet:
-            encoded = encode_dataset(arguments.triplet, dataset, arguments.precision, cache, steps)
+            encoded = encode_dataset(arguments.triplet, dataset, Run(arguments.precision), cache, steps)
             found["matching, triplet alone"] = head_figures(
                 evaluate_heads(encoded, 0, MEMORY, steps).ranks["matching"]
             ).rsum.value
         if arguments.distilled:
-            encoded = encode_dataset(arguments.distilled, dataset, arguments.precision, cache, steps)
+            encoded = encode_dataset(arguments.distilled, dataset, Run(arguments.precision), cache, steps)
             stage = None
             if arguments.cross_encoder:
-                reader = CrossEncoder.load(arguments.cross_encoder, dataset, arguments.precision, cache, steps)
+                reader = CrossEncoder.load(arguments.cross_encoder, dataset, Run(arguments.precision), cache, steps)
                 stage = CrossEncoderStage(arguments.pairs, reader.scores)
             for k in DEPTHS:
                 ranks = evaluate_heads(encoded, k, MEMORY, steps, cross_encoder=stage if k == RERANK else None).ranks

@@ -26,6 +26,7 @@ from aladin.evaluation.encoding import EncodedData, EncodedSet, encode_dataset
 from aladin.evaluation.scoring import alignment_matrix
 from aladin.measures.recalls import right_answer_ranks, rsum_of_each
 from aladin.network.principal_axes import principal_axes
+from aladin.network.run import Run
 from aladin.network.scores import matching_scores
 from aladin.network.tensors import Tokens
 from aladin.progress import SILENT
@@ -122,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         sets: list[EncodedData] = []
         for dataset in (read_dataset(arguments.val), first_images(read_dataset(arguments.train), AXES_FROM)):
-            sets.append(encode_dataset(arguments.model, dataset, "fp32", Path(cache), SILENT))
+            sets.append(encode_dataset(arguments.model, dataset, Run(), Path(cache), SILENT))
     data, training = sets
     dim, (_, count, token_dim) = data.images.vectors.shape[1], data.images.tokens.states.shape
     rows: list[dict[str, object]] = []

@@ -7,7 +7,7 @@ import click
 from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
-from aladin.cli.values import FiniteRange, with_options
+from aladin.cli.values import DEVICE, FiniteRange, with_options
 from aladin.encoder.config import HeadsConfig
 
 
@@ -23,6 +23,7 @@ from aladin.encoder.config import HeadsConfig
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=160, show_default=True, help="Of its learning.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of its learning.")
+@DEVICE
 @CACHE
 @SKIP_BAD
 def add_global_head(
@@ -35,6 +36,7 @@ def add_global_head(
     share: float,
     epochs: int,
     seed: int,
+    device: str,
     cache: Path | None,
     skip_bad: bool,
 ) -> None:
@@ -52,6 +54,15 @@ def add_global_head(
     adding_global_head.check_model(model, out)  # said before the data are read
     dataset = read_captioned(data, split, images, skip_bad)
     added = adding_global_head.add_global_head(
-        model, out, dataset, dim=dim, share=share, epochs=epochs, seed=seed, cache=cache, progress=TerminalSteps()
+        model,
+        out,
+        dataset,
+        dim=dim,
+        share=share,
+        epochs=epochs,
+        seed=seed,
+        cache=cache,
+        device=device,
+        progress=TerminalSteps(),
     )
     print_line(f"{out}: a global head of {dim} numbers, from {added.images:,} images and {added.captions:,} captions")

@@ -8,7 +8,7 @@ import click
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_lines
-from aladin.cli.values import PATH
+from aladin.cli.values import DEVICE, PATH
 
 
 @click.command
@@ -18,9 +18,17 @@ from aladin.cli.values import PATH
 @click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
 @click.option("--json", "as_json", is_flag=True, help="The constants and how they fare, as one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Do not write to MODEL.")
+@DEVICE
 @SKIP_BAD
 def calibrate(
-    model: Path, data: Path, split: str | None, images: Path | None, as_json: bool, dry_run: bool, skip_bad: bool
+    model: Path,
+    data: Path,
+    split: str | None,
+    images: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    device: str,
+    skip_bad: bool,
 ) -> None:
     """Learn on DATA, images with captions, how likely a hit of MODEL is right, and write that to MODEL/model.toml.
 
@@ -35,7 +43,8 @@ def calibrate(
     from aladin.search.search import LIKELY
     from aladin.training.calibrate import calibrate as learn
 
-    found = learn(model, read_captioned(data, split, images, skip_bad), write=not dry_run, progress=TerminalSteps())
+    dataset = read_captioned(data, split, images, skip_bad)
+    found = learn(model, dataset, write=not dry_run, device=device, progress=TerminalSteps())
     if as_json:
         report = {kind: asdict(value) | {"answered": found.answered[kind]} for kind, value in found.reliability.items()}
         print_lines(json.dumps({"calibration": asdict(found.calibration), "other_half": report}, indent=2))

@@ -7,7 +7,7 @@ import click
 from aladin.cli.captioned import CACHE, SKIP_BAD, TRAINED_WITH_DATA, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
-from aladin.cli.values import with_options
+from aladin.cli.values import DEVICE, with_options
 from aladin.encoder.config import HeadsConfig
 
 
@@ -16,6 +16,7 @@ from aladin.encoder.config import HeadsConfig
 @click.option("--centres", type=click.IntRange(min=1), default=500, show_default=True, help="In the bank of each side.")
 @click.option("--scale", type=float, default=HeadsConfig.hub_scale, show_default=True, help="Inverse temperature of nearness.")
 @click.option("--weight", type=float, default=HeadsConfig.hub_weight, show_default=True, help="Of nearness in scores.")
+@DEVICE
 @CACHE
 @SKIP_BAD
 def correct_hubs(
@@ -27,6 +28,7 @@ def correct_hubs(
     centres: int,
     scale: float,
     weight: float,
+    device: str,
     cache: Path | None,
     skip_bad: bool,
 ) -> None:
@@ -43,6 +45,6 @@ def correct_hubs(
     hub_correction.check_model(model, out)  # said before the data are read
     dataset = read_captioned(data, split, images, skip_bad)
     done = hub_correction.correct_hubs(
-        model, out, dataset, centres=centres, scale=scale, weight=weight, cache=cache, progress=TerminalSteps()
+        model, out, dataset, centres=centres, scale=scale, weight=weight, cache=cache, device=device, progress=TerminalSteps()
     )
     print_line(f"{out}: {done.centres} centres a side, of {done.images:,} images and {done.captions:,} captions")

@@ -7,7 +7,7 @@ import click
 from aladin.cli.captioned import CACHE, SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
-from aladin.cli.values import PATH
+from aladin.cli.values import DEVICE, PATH
 from aladin.errors import ConfigError
 
 
@@ -17,10 +17,18 @@ from aladin.errors import ConfigError
 @click.argument("out", type=PATH)
 @click.option("--split", help="Split of the data to use, where it names splits.")
 @click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")
+@DEVICE
 @CACHE
 @SKIP_BAD
 def encode(
-    model: Path, data: Path, out: Path, split: str | None, images: Path | None, cache: Path | None, skip_bad: bool
+    model: Path,
+    data: Path,
+    out: Path,
+    split: str | None,
+    images: Path | None,
+    device: str,
+    cache: Path | None,
+    skip_bad: bool,
 ) -> None:
     """Write the vectors of DATA, images with captions, by the model folder MODEL to OUT, an .npz file.
 
@@ -33,6 +41,6 @@ def encode(
 
     if out.exists():
         raise ConfigError(f"{out} exists; give another path or delete it")
-    found = encoded(model, read_captioned(data, split, images, skip_bad), cache=cache, progress=TerminalSteps())
+    found = encoded(model, read_captioned(data, split, images, skip_bad), cache=cache, device=device, progress=TerminalSteps())
     found.save(out)
     print_line(f"{out}: vectors of {len(found.images):,} images and {len(found.captions):,} captions")

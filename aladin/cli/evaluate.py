@@ -11,7 +11,7 @@ import click
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line, print_lines, printable
-from aladin.cli.values import PATH, memory_size
+from aladin.cli.values import DEVICE, PATH, memory_size
 from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ PLAIN_WIDTH = 200  # characters of a line where there is no terminal
     "[default: 20, with a cross-encoder]",
 )
 @click.option("--cross-encoder-model", type=PATH, help="Model folder with the cross-encoder.  [default: MODEL]")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of encoding, for a trained model.  [default: fp32]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of encoding by a trained model.  [default: fp32]"
+)
+@DEVICE
 @click.option("--json", "form", flag_value="json", help="All figures, and the rank of every query, as one JSON object.")
 @click.option("--markdown", "form", flag_value="markdown", help="The tables as Markdown.")
 @click.option("--html", type=PATH, help="Also write a page with plots and the hardest queries here.")

@@ -8,7 +8,7 @@ import click
 from aladin.cli.captioned import CACHE, SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
-from aladin.cli.values import PATH
+from aladin.cli.values import DEVICE, PATH
 
 
 @click.command()
@@ -21,6 +21,7 @@ from aladin.cli.values import PATH
     "--precision", type=click.Choice(["int8", "fp16", "fp32"]), default="int8", show_default=True, help="Of the weights."
 )
 @click.option("--notes", type=click.File(encoding="utf-8"), help="Markdown for the card: training data, its terms, limits.")
+@DEVICE
 @CACHE
 @SKIP_BAD
 def export(
@@ -31,6 +32,7 @@ def export(
     images: Path | None,
     precision: Literal["int8", "fp16", "fp32"],
     notes: TextIO | None,
+    device: str,
     cache: Path | None,
     skip_bad: bool,
 ) -> None:
@@ -43,7 +45,9 @@ def export(
     exporting.check_model(model, out)  # said before the data are read
     data = read_captioned(val, split, images, skip_bad)
     text = exporting.NO_NOTES if notes is None else notes.read()
-    report, parity = exporting.export(model, out, data, precision=precision, notes=text, cache=cache, progress=TerminalSteps())
+    report, parity = exporting.export(
+        model, out, data, precision=precision, notes=text, cache=cache, device=device, progress=TerminalSteps()
+    )
     if parity.remark:
         print_line(f"aladin: {parity.remark}", err=True)
     print_line(f"least cosine {parity.cosine:.6f}, rsum lost (below 0: gained): {parity.losses}", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from aladin.cli.terminal import print_line, print_lines, printable
-from aladin.cli.values import PATH
+from aladin.cli.values import DEVICE, PATH
 
 
 @click.command
@@ -15,8 +15,9 @@ from aladin.cli.values import PATH
 @click.argument("image")
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
 @click.option("--features", type=PATH, help="Folder of a detector's features; IMAGE is then an id there.")
+@DEVICE
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, one a text.")
-def score(model: Path, image: str, texts: tuple[str, ...], features: Path | None, as_json: bool) -> None:
+def score(model: Path, image: str, texts: tuple[str, ...], features: Path | None, device: str, as_json: bool) -> None:
     """Print how well each TEXT fits IMAGE by the model folder MODEL, trained or exported: by both of its heads.
 
     \b
@@ -25,7 +26,7 @@ def score(model: Path, image: str, texts: tuple[str, ...], features: Path | None
     """
     from aladin.evaluation.vectors import score as scored
 
-    pairs = scored(model, image, texts, features=features)
+    pairs = scored(model, image, texts, features=features, device=device)
     if as_json:
         print_lines(json.dumps([asdict(pair) for pair in pairs], indent=2, ensure_ascii=False))
         return

@@ -1,5 +1,6 @@
 """`aladin train`: Train a model by a recipe."""
 
+import os
 from pathlib import Path
 
 import click
@@ -7,7 +8,7 @@ import click
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
-from aladin.cli.values import PATH
+from aladin.cli.values import DEVICE, PATH
 
 
 @click.command()
@@ -23,6 +24,7 @@ from aladin.cli.values import PATH
     metavar="KIND=FOLDER",
     help="Model folder for the recipe's teacher of that kind, instead of the recipe's own; may be given several times.",
 )
+@DEVICE
 @click.option("--cache", type=PATH, help="Folder for image features; OUT/features without it.")
 @click.option("--train-split", help="Split of the training data to use, where the data names splits.")
 @click.option("--val-split", help="Split of the validation data to use, where the data names splits.")
@@ -39,6 +41,7 @@ def train(
     out: Path,
     start: Path | None,
     teachers: tuple[str, ...],
+    device: str,
     cache: Path | None,
     train_split: str | None,
     val_split: str | None,
@@ -54,6 +57,9 @@ def train(
     OUT receives log.jsonl, TensorBoard's events, settings.toml, a checkpoint to go on from after any interruption (with
     the scores of a cross-fitted teacher, if the recipe has one), and in OUT/best the model folder of the epoch with the
     best validation rsum. No image may be in both --train and --val.
+
+    \b
+    torchrun --nproc-per-node 4 -m aladin train RECIPE ...   on four GPUs
     """
     from aladin.training.recipe import read_recipe
     from aladin.training.train import train as learn
@@ -64,9 +70,10 @@ def train(
     val_data = read_captioned(val_path, val_split, val_images, skip_bad)
     result = learn(
         settings, train_data, val_data, out, seed=seed, start=start, teachers=folders_by_kind(teachers), cache=cache,
-        trackers=trackers, progress=TrainingShown(),
+        device=device, trackers=trackers, progress=TrainingShown(),
     )  # fmt: skip
-    print_line(f"best validation rsum of the {result.head} head: {result.rsum:.1f}; the model is in {result.folder}")
+    if int(os.environ.get("RANK", "0")) == 0:  # torchrun's other processes say the same
+        print_line(f"best validation rsum of the {result.head} head: {result.rsum:.1f}; the model is in {result.folder}")
 
 
 def folders_by_kind(given: tuple[str, ...]) -> dict[str, list[Path]]:

@@ -40,10 +40,26 @@ def memory_size(text: str) -> int:
     return int(found[1]) * UNITS[found[2] or "M"]
 
 
+def device_name(text: str) -> str:
+    """The name of a device, which may be there or not."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", text):
+        raise click.BadParameter(f"{text!r} is no device; write auto, cpu, cuda, cuda:0 (or another number) or mps")
+    return text
+
+
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 PATH = _NamedPath(path_type=Path)
 PATH_AS_TYPED = _NamedPath()
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+# Of a command that computes with PyTorch.
+DEVICE = click.option(
+    "--device",
+    type=device_name,
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N|mps",
+    help="What computes; auto takes a GPU if there is one.",
+)
 PATH_OR_STDIN = _NamedPath(path_type=Path, allow_dash=True)
 
 

@@ -11,11 +11,12 @@ from aladin.datasets import Dataset
 from aladin.encoder.folder import model_config
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ModelError
-from aladin.evaluation.encoding import precision_context, read_images
+from aladin.evaluation.encoding import read_images
 from aladin.network.backbone import ImageSet
 from aladin.network.checkpoints import load_model
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
+from aladin.network.run import Run
 from aladin.progress import SILENT, Progress, Steps
 
 IMAGES_AT_ONCE = 64  # whose regions are in memory: 32 MB at lite's sizes
@@ -42,16 +43,16 @@ class CrossEncoder:
     model: Aladin
     images: ImageSet
     captions: Pieces
-    precision: str
+    run: Run
 
     @classmethod
-    def load(cls, folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> "CrossEncoder":
+    def load(cls, folder: Path, dataset: Dataset, run: Run, cache: Path, steps: Steps) -> "CrossEncoder":
         """The model of a folder that passes `check_cross_encoder`. Photographs' features are kept in `cache`."""
-        model = load_model(folder)
+        model = load_model(folder).to(run.device)
         tokenizer = folder / "tokenizer.json"
         images = read_images(model, tokenizer, dataset, cache, steps)
         pieces = WordPieces.of(tokenizer, model.config.preprocessing).encode(list(dataset.captions))
-        return cls(model, images, pieces, precision)
+        return cls(model, images, pieces, run)
 
     @torch.inference_mode()
     def scores(
@@ -71,8 +72,8 @@ class CrossEncoder:
             def watched(within: int, total: int, before: int = before) -> None:
                 progress(before + within, len(images))
 
-            with precision_context(self.precision):
+            with self.run.context():
                 read = self.model.backbone.batch(self.images, wanted[start : start + IMAGES_AT_ONCE])
-                scores[some] = scored_pairs(self.model, read, self.captions, pairs, watched).float().numpy()
+                scores[some] = scored_pairs(self.model, read, self.captions, pairs, watched).float().cpu().numpy()
             done = int(last)
         return scores

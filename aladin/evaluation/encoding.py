@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from aladin.network.backbone import ImageSet
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.checkpoints import is_exported, load_model
 from aladin.network.detections import check_photographs
-from aladin.network.model import Aladin, Encoded
+from aladin.network.model import Aladin
+from aladin.network.run import ALONE, CPU, Run
 from aladin.network.scores import matching_scores
-from aladin.network.tensors import Tokens, concatenate
+from aladin.network.tensors import Tokens, concatenate, each_tensor
 from aladin.pictures.pixels import Pixels, open_image, to_pixels
 from aladin.progress import SILENT, Progress, Steps
 
@@ -48,12 +49,16 @@ class EncodedSet:
 
 @dataclass(frozen=True)
 class EncodedData:
-    """A data set as scores need it: `owners` is each caption's image row, `heads` what the model's heads are."""
+    """A data set as scores need it: `owners` is each caption's image row, `heads` what the model's heads are.
+
+    Scores of alignment are computed on `device`, a block after the other; all else stays with the processor.
+    """
 
     images: EncodedSet
     captions: EncodedSet
     owners: Int[np.ndarray, " captions"]
     heads: HeadsConfig
+    device: torch.device = CPU
 
     @property
     def pooling(self) -> Pooling:
@@ -77,7 +82,8 @@ class EncodedData:
     def part(self, fold: Fold) -> "EncodedData":
         """The images of a fold with their captions."""
         owners = self.owners[fold.captions] - fold.images.start
-        return EncodedData(self.images[fold.images], self.captions[fold.captions], owners, self.heads)
+        images, captions = self.images[fold.images], self.captions[fold.captions]
+        return dataclasses.replace(self, images=images, captions=captions, owners=owners)
 
     def matching_scores(self) -> Scores:
         """The score of every image with every caption by the matching head: a cosine."""
@@ -85,7 +91,8 @@ class EncodedData:
 
     def alignment_scores(self, memory: int = MEMORY, progress: Progress = SILENT) -> Scores:
         """The score of every image with every caption by the alignment head, with about `memory` bytes beside the result."""
-        return alignment_matrix(self.images.tokens, self.captions.tokens, self.pooling, memory, progress).numpy()
+        tokens = self.images.tokens, self.captions.tokens
+        return alignment_matrix(*tokens, self.pooling, memory, progress, self.device).numpy()
 
     def matching_of_pairs(
         self, images: Int[np.ndarray, " pairs"], captions: Int[np.ndarray, " pairs"]
@@ -98,33 +105,29 @@ class EncodedData:
     ) -> Float[np.ndarray, " pairs"]:
         """The alignment score of each pair of an image row and a caption row."""
         pairs = torch.from_numpy(images), torch.from_numpy(captions)
-        return alignment_of_pairs(self.images.tokens, self.captions.tokens, pairs, self.pooling, memory).numpy()
-
-
-def precision_context(precision: str) -> AbstractContextManager[object]:
-    """Matrix products in bfloat16 for "bf16", everything in full precision for "fp32"."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+        return alignment_of_pairs(self.images.tokens, self.captions.tokens, pairs, self.pooling, memory, self.device).numpy()
 
 
 @torch.inference_mode()
-def encode_images(model: Aladin, images: ImageSet, precision: str = "fp32", progress: Progress = SILENT) -> EncodedSet:
-    """Every image, of photographs the whole picture."""
+def encode_images(model: Aladin, images: ImageSet, run: Run = ALONE, progress: Progress = SILENT) -> EncodedSet:
+    """Every image, of photographs the whole picture, by a model on the run's device; what comes of it is the processor's."""
     parts = []
     for rows in blocks(len(images), BATCH):
-        with precision_context(precision):
+        with run.context():
             encoded = model.images(model.backbone.batch(images, np.arange(rows.start, rows.stop)))
-        parts.append(EncodedSet(encoded.vectors, encoded.tokens))  # and not its states
+        parts.append(each_tensor(EncodedSet(encoded.vectors, encoded.tokens), Tensor.cpu))  # and not its states
         progress(rows.stop, len(images))
     return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))
 
 
 @torch.inference_mode()
-def encode_captions(model: Aladin, pieces: Pieces, precision: str = "fp32") -> EncodedSet:
-    """Every caption; those of like length are encoded together, so that little padding is computed."""
+def encode_captions(model: Aladin, pieces: Pieces, run: Run = ALONE) -> EncodedSet:
+    """Every caption, likewise; those of like length are encoded together, so that little padding is computed."""
     whole: EncodedSet | None = None
     for block in caption_blocks(pieces, 2 * BATCH):
-        with precision_context(precision):
-            encoded = model.captions(block.ids, block.mask)
+        with run.context():
+            on_device = model.captions(run.put(block.ids), run.put(block.mask))
+        encoded = each_tensor(EncodedSet(on_device.vectors, on_device.tokens), Tensor.cpu)
         if whole is None:
             # Written in place: COCO's test captions take 4 GB at BERT-base sizes, and parts to be joined would take that twice.
             width = encoded.tokens.mask.shape[1] - block.ids.shape[1] + int(pieces.mask.sum(axis=1).max())
@@ -136,7 +139,7 @@ def encode_captions(model: Aladin, pieces: Pieces, precision: str = "fp32") -> E
     return whole
 
 
-def _nothing_yet(like: Encoded, rows: int, width: int) -> EncodedSet:
+def _nothing_yet(like: EncodedSet, rows: int, width: int) -> EncodedSet:
     """Zeros for so many rows of so many tokens."""
     states, vectors = like.tokens.states, like.vectors
     tokens = Tokens(states.new_zeros(rows, width, states.shape[2]), like.tokens.mask.new_zeros(rows, width))
@@ -149,39 +152,39 @@ def read_images(model: Aladin, tokenizer: Path, dataset: Dataset, cache: Path, s
         return model.backbone.image_reader(tokenizer).read(dataset, 1, cache, progress)
 
 
-def encode_dataset(folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> EncodedData:
+def encode_dataset(folder: Path, dataset: Dataset, run: Run, cache: Path, steps: Steps) -> EncodedData:
     """The data set by the model of a folder, which is a trained one or, without model.safetensors, an exported one.
 
     A trained model's image features are kept in `cache`. An exported one has the precision that it was exported with, and
-    encodes as search does.
+    encodes as search does, on the processor; its scores are those of the run's device.
     """
     if (folder / "model.safetensors").is_file():
-        return _by_trained_model(folder, dataset, precision, cache, steps)
+        return _by_trained_model(folder, dataset, run, cache, steps)
     if is_exported(folder):
-        return _by_exported_model(Encoder.load(folder), dataset, steps)
+        return _by_exported_model(Encoder.load(folder), dataset, run, steps)
     found = "has neither model.safetensors nor text.onnx" if folder.is_dir() else "is not a folder"
     raise ModelError(f"{folder} {found}; give a model folder that `aladin train` or `aladin export` wrote")
 
 
-def _by_trained_model(folder: Path, dataset: Dataset, precision: str, cache: Path, steps: Steps) -> EncodedData:
-    model = load_model(folder)
+def _by_trained_model(folder: Path, dataset: Dataset, run: Run, cache: Path, steps: Steps) -> EncodedData:
+    model = load_model(folder).to(run.device)
     config = model.config
     tokenizer = WordPieces.of(folder / "tokenizer.json", config.preprocessing)
     read = read_images(model, folder / "tokenizer.json", dataset, cache, steps)
     with steps.step("images") as progress:
-        images = encode_images(model, read, precision, progress)
+        images = encode_images(model, read, run, progress)
     with steps.step("captions"):
-        captions = encode_captions(model, tokenizer.encode(list(dataset.captions)), precision)
-    return EncodedData(images, captions, dataset.owners, config.heads)
+        captions = encode_captions(model, tokenizer.encode(list(dataset.captions)), run)
+    return EncodedData(images, captions, dataset.owners, config.heads, run.device)
 
 
-def _by_exported_model(encoder: Encoder, dataset: Dataset, steps: Steps) -> EncodedData:
+def _by_exported_model(encoder: Encoder, dataset: Dataset, run: Run, steps: Steps) -> EncodedData:
     check_photographs(dataset)
     with steps.step("images") as progress, placing_undecodable(dataset):
         images = _exported_images(encoder, dataset.examples, progress)
     with steps.step("captions") as progress:
         captions = _exported_captions(encoder, dataset.captions, progress)
-    return EncodedData(images, captions, dataset.owners, encoder.model.config.heads)
+    return EncodedData(images, captions, dataset.owners, encoder.model.config.heads, run.device)
 
 
 def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: Progress) -> EncodedSet:

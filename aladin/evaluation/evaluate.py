@@ -11,7 +11,6 @@ True
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from aladin import __version__
 from aladin.config import at_least, check_choice
@@ -33,6 +32,7 @@ from aladin.measures.relevance import Judge
 from aladin.measures.relevance.named import Judging, named_judge
 from aladin.measures.report import QueryValues, Report, Subject, full_report
 from aladin.network.checkpoints import fingerprint, is_exported
+from aladin.network.run import PRECISIONS, Precision, Run, chosen_device, memory_watched
 from aladin.progress import SILENT, Steps, TimedSteps
 
 CROSS_ENCODER_DEPTH = 20  # read by a cross-encoder where there is one and nothing else is asked for
@@ -49,7 +49,8 @@ class EvaluationConfig:
     rerank: int = 100  # how many of the matching head's best alignment puts in order again; 0: leave two-stage out
     cross_encoder: int | None = None  # how many of those a cross-encoder reads with the query; None: 20, if there is one
     cross_encoder_model: Path | None = None  # whose cross-encoder; None: the model's own
-    precision: Literal["fp32", "bf16"] | None = None  # of encoding by a trained model; None: fp32. An exported one has its own
+    precision: Precision | None = None  # of encoding by a trained model; None: fp32. An exported one has its own
+    device: str = "auto"  # a GPU if there is one; cpu, cuda, cuda:N or mps
     memory: int = MEMORY  # bytes for blocks of scores, beside the results
     skip_bad: bool = False  # rows of the judgements that cannot be read are left out and counted
     hardest: int = 0  # how many of the queries whose right answers stand furthest behind are listed, in each direction
@@ -58,7 +59,7 @@ class EvaluationConfig:
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"there is no protocol {self.protocol!r}; choose {', '.join(PROTOCOLS)}")
         if self.precision is not None:
-            check_choice("precision", self.precision, ("fp32", "bf16"))
+            check_choice("precision", self.precision, PRECISIONS)
         at_least(0, self, "rerank", "hardest", *(() if self.cross_encoder is None else ("cross_encoder",)))
         at_least(1, self, "memory")
         if self.cross_encoder and self.cross_encoder > self.rerank:
@@ -101,7 +102,7 @@ def evaluate(
     subject = _subject(folder, dataset, config)
     if baseline:
         check_same_queries(baseline, subject)
-    with kept_or_temporary(cache) as kept:
+    with kept_or_temporary(cache) as kept, memory_watched("lower --memory, or give --device cpu"):
         return _evaluated(_Work(folder, dataset, config, kept, TimedSteps(progress), warn), subject)
 
 
@@ -123,8 +124,8 @@ class _Work:
     warn: Callable[[str], None]
 
     @property
-    def precision(self) -> str:
-        return self.config.precision or "fp32"
+    def run(self) -> Run:
+        return Run(self.config.precision or "fp32", chosen_device(self.config.device))
 
     def judges(self) -> list[Judge]:
         protocol, ids, memory = PROTOCOLS[self.config.protocol], self.config.coco_ids, self.config.memory
@@ -145,7 +146,7 @@ class _Work:
         if not depth:
             return None
         folder = self.config.cross_encoder_model or self.folder
-        return CrossEncoderStage(depth, CrossEncoder.load(folder, self.dataset, self.precision, self.cache, self.steps).scores)
+        return CrossEncoderStage(depth, CrossEncoder.load(folder, self.dataset, self.run, self.cache, self.steps).scores)
 
 
 def _evaluated(work: _Work, subject: Subject) -> Evaluated:
@@ -153,7 +154,7 @@ def _evaluated(work: _Work, subject: Subject) -> Evaluated:
     captions_of_each = [len(example.captions) for example in dataset.examples]
     parts = folds(captions_of_each, PROTOCOLS[config.protocol])
     judgements, judges = work.judgements(), work.judges()
-    encoded = encode_dataset(work.folder, dataset, work.precision, work.cache, work.steps)
+    encoded = encode_dataset(work.folder, dataset, work.run, work.cache, work.steps)
     cross_encoder = work.cross_encoder(subject.cross_encoder)
     reader = fingerprint(config.cross_encoder_model or work.folder) if cross_encoder else ""
     subject = replace(subject, fingerprint=fingerprint(work.folder), cross_encoder_fingerprint=reader)

@@ -1,5 +1,6 @@
 """The queries whose right answers stand furthest behind, with what came first instead."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,7 +42,7 @@ def _first_caption(data: EncodedData, image: int, folds: Sequence[Fold]) -> int:
 
 def _first_image(data: EncodedData, caption: int, folds: Sequence[Fold]) -> int:
     fold: Fold = next(fold for fold in folds if fold.captions.start <= caption < fold.captions.stop)
-    asked = EncodedData(data.images, data.captions[caption : caption + 1], data.owners[[caption]], data.heads)
+    asked = dataclasses.replace(data, captions=data.captions[caption : caption + 1], owners=data.owners[[caption]])
     words = asked.asked("text_to_image").captions.tokens
     scores = alignment_matrix(data.images.tokens[fold.images], words, data.pooling)
     return int(scores[:, 0].argmax()) + int(fold.images.start)

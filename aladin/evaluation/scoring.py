@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from aladin.encoder.config import Pooling
 from aladin.encoder.pooling import POOLINGS
+from aladin.network.run import CPU
 from aladin.network.scores import alignment_scores
-from aladin.network.tensors import Tokens
+from aladin.network.tensors import Tokens, each_tensor
 from aladin.progress import SILENT, Progress
 
 MEMORY = 64 * 2**20  # bytes; blocks of scores gain no speed beyond
@@ -18,16 +20,24 @@ MEMORY = 64 * 2**20  # bytes; blocks of scores gain no speed beyond
 
 @torch.inference_mode()
 def alignment_matrix(
-    regions: Tokens, words: Tokens, pooling: Pooling, memory: int = MEMORY, progress: Progress = SILENT
+    regions: Tokens,
+    words: Tokens,
+    pooling: Pooling,
+    memory: int = MEMORY,
+    progress: Progress = SILENT,
+    device: torch.device = CPU,
 ) -> Float[Tensor, "images captions"]:
-    """`scores.alignment_scores` of all pairs, with at most about `memory` bytes beside the result."""
+    """`scores.alignment_scores` of all pairs, with at most about `memory` bytes beside the result.
+
+    Blocks are computed on `device`; tokens and result are the processor's.
+    """
     images, captions = len(regions), len(words)
     scores = torch.empty(images, captions)
     image_block, caption_block = _block_shape(regions, words, pooling, memory, images)
     for columns in blocks(captions, caption_block):
-        chosen = torch.arange(columns.start, columns.stop)
+        asked = CaptionWords.of(words[columns], pooling, device)
         for rows in blocks(images, image_block):
-            scores[rows, columns] = _block_scores(regions[rows], words, chosen, pooling)
+            scores[rows, columns] = asked.scores(regions[rows])
         progress(columns.stop, captions)
     return scores
 
@@ -39,6 +49,7 @@ def alignment_of_pairs(
     pairs: tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]],
     pooling: Pooling,
     memory: int = MEMORY,
+    device: torch.device = CPU,
 ) -> Float[Tensor, " pairs"]:
     """The alignment score of each pair, given as rows of images and of captions, in at most about `memory` bytes beside it."""
     images, captions = pairs
@@ -48,7 +59,7 @@ def alignment_of_pairs(
     for image, of_this in enumerate(of_image):
         for block in blocks(len(of_this), size):
             some = of_this[block]
-            scores[some] = _block_scores(regions[image : image + 1], words, captions[some], pooling)[0]
+            scores[some] = CaptionWords.of(words[captions[some]], pooling, device).scores(regions[image : image + 1])[0]
     return scores
 
 
@@ -62,24 +73,49 @@ def _block_shape(regions: Tokens, words: Tokens, pooling: Pooling, memory: int, 
     return image_block, max(1, min(pairs // image_block, memory // (2 * word_count * 4 * (dim + 16))))
 
 
-def _block_scores(
-    regions: Tokens, words: Tokens, captions: Int[Tensor, " chosen"], pooling: Pooling
-) -> Float[Tensor, "images chosen"]:
-    """`alignment_scores` of these images with the chosen rows of `words`.
+@dataclass(frozen=True)
+class CaptionWords:
+    """Captions that many images are compared with, on one device.
 
-    Where words add up, captions are laid end to end, so that no padded word is multiplied.
+    Where words add up they are laid end to end, so that no padded word is multiplied.
     """
-    mode = POOLINGS[pooling]
-    if not mode.words_add:
-        return alignment_scores(regions, words[captions], pooling)
-    owners, positions = words.mask[captions].nonzero(as_tuple=True)
-    cells = captions[owners] * words.mask.shape[1] + positions
-    flat = words.states.flatten(0, 1).index_select(0, cells).float()
-    similarity = (regions.states.float().flatten(0, 1) @ flat.T).view(*regions.mask.shape, len(flat))
-    best = similarity.masked_fill_(~regions.mask[:, :, None], -torch.inf).amax(dim=1)
-    scores = torch.zeros(len(regions), len(captions)).index_add_(1, owners, best)
-    scores *= mode.words
-    return scores / words.mask[captions].sum(dim=1).clamp(min=1) if mode.mean else scores
+
+    words: Tokens
+    pooling: Pooling
+
+    @classmethod
+    def of(cls, words: Tokens, pooling: Pooling, device: torch.device = CPU) -> "CaptionWords":
+        """Words that the processor has."""
+        if not POOLINGS[pooling].words_add:
+            return each_tensor(cls(words, pooling), lambda tensor: tensor.to(device))
+        owners, positions = words.mask.nonzero(as_tuple=True)
+        flat = words.states.flatten(0, 1).index_select(0, owners * words.mask.shape[1] + positions).float()
+        laid = LaidWords(words[:0], pooling, flat, owners, words.mask.sum(dim=1))
+        return each_tensor(laid, lambda tensor: tensor.to(device))
+
+    def scores(self, regions: Tokens) -> Float[Tensor, "images captions"]:
+        """`alignment_scores` of some images with these captions."""
+        return alignment_scores(self._here(regions), self.words, self.pooling)
+
+    def _here(self, tokens: Tokens) -> Tokens:
+        return each_tensor(tokens, lambda tensor: tensor.to(self.words.states.device))
+
+
+@dataclass(frozen=True)
+class LaidWords(CaptionWords):
+    """The words of all captions end to end."""
+
+    flat: Float[Tensor, "words dim"]
+    owners: Int[Tensor, " words"]  # the caption of each word
+    counts: Int[Tensor, " captions"]
+
+    def scores(self, regions: Tokens) -> Float[Tensor, "images captions"]:
+        mode, regions = POOLINGS[self.pooling], self._here(regions)
+        similarity = (regions.states.float().flatten(0, 1) @ self.flat.T).view(*regions.mask.shape, len(self.flat))
+        best = similarity.masked_fill_(~regions.mask[:, :, None], -torch.inf).amax(dim=1)
+        scores = best.new_zeros(len(regions), len(self.counts)).index_add_(1, self.owners, best)
+        scores *= mode.words
+        return scores / self.counts.clamp(min=1) if mode.mean else scores
 
 
 def blocks(total: int, size: int) -> Iterator[slice]:

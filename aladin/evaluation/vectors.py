@@ -19,6 +19,7 @@ from aladin.datasets.vinvl import FeatureFolder
 from aladin.errors import DataError
 from aladin.evaluation.encoding import encode_dataset
 from aladin.files import kept_or_temporary, path_of, replacing
+from aladin.network.run import Run, chosen_device
 from aladin.progress import SILENT, Steps
 
 
@@ -57,29 +58,34 @@ class Vectors:
             raise DataError(f"{path} cannot be written: {error.strerror}; give another path") from None
 
 
-def score(model: str | Path, image: str | Path, texts: Sequence[str], *, features: str | Path | None = None) -> list[PairScore]:
+def score(
+    model: str | Path, image: str | Path, texts: Sequence[str], *, features: str | Path | None = None, device: str = "auto"
+) -> list[PairScore]:
     """How well each text fits one image, by a trained or an exported model; in the order of the texts.
 
     `image` is a photograph's file or, with the `features` folder of a detector, an image's id there. DataError for an image
     that is not there, and for a blank text.
     """
+    run = Run(device=chosen_device(device))
     blank = [text for text in texts if not text.strip()]
     if blank or not texts:
         raise DataError(f"there is {'a blank text' if blank else 'no text'}; give texts of at least a word")
     example = Example(str(image), tuple(text.strip() for text in texts), "", _source(image, features))
     with kept_or_temporary(None) as cache:
-        encoded = encode_dataset(path_of("model", model), Dataset((example,)), "fp32", cache, SILENT)
+        encoded = encode_dataset(path_of("model", model), Dataset((example,)), run, cache, SILENT)
     captions = np.arange(len(texts))
     images = np.zeros_like(captions)
     pairs = zip(texts, encoded.matching_of_pairs(images, captions), encoded.alignment_of_pairs(images, captions), strict=True)
     return [PairScore(text, float(matching), float(alignment)) for text, matching, alignment in pairs]
 
 
-def encode(model: str | Path, data: Data, *, cache: str | Path | None = None, progress: Steps = SILENT) -> Vectors:
+def encode(
+    model: str | Path, data: Data, *, cache: str | Path | None = None, device: str = "auto", progress: Steps = SILENT
+) -> Vectors:
     """The vectors of a data set, by a trained or an exported model. Image features are kept in `cache`."""
-    dataset = dataset_of(data)
+    run, dataset = Run(device=chosen_device(device)), dataset_of(data)
     with kept_or_temporary(cache) as folder:
-        encoded = encode_dataset(path_of("model", model), dataset, "fp32", folder, progress)
+        encoded = encode_dataset(path_of("model", model), dataset, run, folder, progress)
     return Vectors(
         tuple(example.id for example in dataset.examples),
         encoded.images.vectors.numpy(),

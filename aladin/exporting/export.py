@@ -31,6 +31,7 @@ from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import check_out, fingerprint, load_model, provenance
 from aladin.network.model import Aladin
 from aladin.network.onnx_graph import to_onnx
+from aladin.network.run import Run, chosen_device
 from aladin.progress import SILENT, Steps, TimedSteps
 
 Precision = Literal["int8", "fp16", "fp32"]
@@ -58,20 +59,23 @@ def export(
     precision: Precision = "int8",
     notes: str = NO_NOTES,
     cache: str | Path | None = None,
+    device: str = "auto",
     progress: Steps = SILENT,
 ) -> Exported:
     """Write the searching half of a model folder to `out`, once the graphs have passed the gate on validation data.
 
     Gate: vectors of the fp32 graphs have a cosine of at least 0.999 with PyTorch's, and the written graphs lose at most 0.5
     of either head's rsum. ModelError with the figure otherwise; `out` is then left as it was. `notes` (Markdown) become part
-    of the card, and where the model is from, part of card and model.toml. Image features are kept in `cache`. ConfigError
+    of the card, and where the model is from, part of card and model.toml. Image features are kept in `cache`; the trained
+    model encodes on `device`. ConfigError
     where `out` is `model`, and for another precision than these, before anything is read or written.
     """
     model, out = path_of("model", model), path_of("out", out)
     check_choice("precision", precision, get_args(Precision))
     check_model(model, out)
+    run = Run(device=chosen_device(device))
     with kept_or_temporary(cache) as folder:
-        return _exported(model, out, dataset_of(data), precision, notes, folder, progress)
+        return _exported(model, out, dataset_of(data), precision, notes, folder, run, progress)
 
 
 def check_model(model: Path, out: Path) -> None:
@@ -81,14 +85,14 @@ def check_model(model: Path, out: Path) -> None:
 
 
 def _exported(
-    source: Path, out: Path, data: Dataset, precision: Precision, notes: str, cache: Path, progress: Steps
+    source: Path, out: Path, data: Dataset, precision: Precision, notes: str, cache: Path, run: Run, progress: Steps
 ) -> Exported:
     model, origin = load_model(source), provenance(source)
     if not model.backbone.reads_photographs:
         raise ModelError(
             f"{source} reads a detector's regions and search reads photographs, so it cannot be exported; evaluate it"
         )
-    trained = encode_dataset(source, data, "fp32", cache, progress)
+    trained = encode_dataset(source, data, run, cache, progress)
     with progress.step("graphs"):
         model = smoothed(model)
         graphs = {"text.onnx": text_graph(model), "image.onnx": image_graph(model)}
@@ -101,11 +105,11 @@ def _exported(
         (draft / "model.toml").write_text(tomli_w.dumps(to_table(model.config) | origin), encoding="utf-8")
         write_names(stored_weights(model, graphs), draft)
         write_graphs(copy.deepcopy(graphs), draft)
-        cosine = _least_cosine(trained, encode_dataset(draft, data, "fp32", cache, SILENT))
+        cosine = _least_cosine(trained, encode_dataset(draft, data, run, cache, SILENT))
         _gate(cosine >= MIN_COSINE, f"the fp32 graphs differ from PyTorch: cosine {cosine:.6f}, expected {MIN_COSINE} or more")
         if precision in SMALLER:
             write_graphs({name: SMALLER[precision](graph) for name, graph in graphs.items()}, draft)
-        report, parity = _measured(draft, data, trained, precision, cosine, progress)
+        report, parity = _measured(draft, data, trained, precision, cosine, run, progress)
         (draft / "README.md").write_text(model_card(report, parity, data, origin, notes), encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for file in draft.iterdir():
@@ -114,13 +118,13 @@ def _exported(
 
 
 def _measured(
-    draft: Path, data: Dataset, trained: EncodedData, precision: Precision, cosine: float, progress: Steps
+    draft: Path, data: Dataset, trained: EncodedData, precision: Precision, cosine: float, run: Run, progress: Steps
 ) -> tuple[Report, Parity]:
     """The figures of the written graphs, and what they lose; ModelError where that is too much."""
     captions = [len(example.captions) for example in data.examples]
     reference = evaluate_heads(trained, 0, MEMORY, TimedSteps())
     timed = TimedSteps(progress)
-    written = evaluate_heads(encode_dataset(draft, data, "fp32", draft, timed), RERANK, MEMORY, timed)
+    written = evaluate_heads(encode_dataset(draft, data, run, draft, timed), RERANK, MEMORY, timed)
     losses = {head: rsum_loss(ranks, written.ranks[head], captions) for head, ranks in reference.ranks.items()}
     parity = Parity(cosine, losses, _few_images(len(data)))
     worst = max(loss.value for loss in losses.values())

@@ -11,6 +11,7 @@ from aladin.errors import ConfigError
 from aladin.evaluation.encoding import encode_dataset
 from aladin.files import kept_or_temporary, path_of
 from aladin.network.checkpoints import check_not_exported, check_out, load_model, named_model, provenance, save_model
+from aladin.network.run import Run, chosen_device
 from aladin.network.variants import check_addable, with_hub_correction
 from aladin.processes import keep_freed_memory
 from aladin.progress import SILENT, Steps
@@ -37,23 +38,25 @@ def correct_hubs(
     scale: float = HeadsConfig.hub_scale,
     weight: float = HeadsConfig.hub_weight,
     cache: str | Path | None = None,
+    device: str = "auto",
     progress: Steps = SILENT,
 ) -> Correction:
     """Write to the folder `out` the trained model of a folder with its hubs corrected, by training data.
 
-    Nothing is trained; to train on, start from `model`. `scale` is the inverse temperature of nearness, `weight`
-    what it counts in scores; image features are kept in `cache`. ConfigError where the model cannot have a correction, `out`
-    is `model`, or there are fewer images or captions than centres: said before anything is encoded.
+    Nothing is trained; to train on, start from `model`. `scale` is the inverse temperature of nearness, `weight` what it
+    counts in scores; image features are kept in `cache`; the model encodes on `device`. ConfigError where the model cannot
+    have a correction, `out` is `model`, or there are fewer images or captions than centres: said before anything is encoded.
     """
     keep_freed_memory()
     model, out = path_of("model", model), path_of("out", out)
     check_whole_number("centres", centres, 1)
+    run = Run(device=chosen_device(device))
     config = check_model(model, out)
     heads = replace(config.heads, hub_centres=centres, hub_scale=scale, hub_weight=weight)
     used = _sample(dataset_of(data))
     with kept_or_temporary(cache) as folder:
         _check_centres(used, centres)
-        encoded = encode_dataset(model, used, "fp32", folder, progress)
+        encoded = encode_dataset(model, used, run, folder, progress)
     corrected = with_hub_correction(load_model(model), heads, encoded.images.vectors, encoded.captions.vectors)
     origin = DataOrigin.of(used)
     details = provenance(model) | {"hub_correction": {"model": named_model(model), "data": origin.table()}}

@@ -8,16 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from aladin.datasets import Dataset
 from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
-from aladin.network.tensors import ImageInput, Tokens
+from aladin.network.tensors import ImageInput, Tokens, each_tensor
 from aladin.progress import SILENT, Progress
 
 
@@ -30,6 +31,12 @@ class ImageSet(Protocol):
     @property
     def views(self) -> int:
         """How many looks at each image there are; the first is the whole image."""
+
+    def read(self, rows: Int[np.ndarray, " images"], views: int | Int[np.ndarray, " images"] = 0) -> Any:
+        """Some images by these views, as the backbone's `seen` takes them: a dataclass of tensors of the processor.
+
+        It may take long, and several threads may ask at once.
+        """
 
 
 @runtime_checkable
@@ -64,6 +71,7 @@ class Backbone(nn.Module, ABC):
     image_dim: int  # numbers of one region as it is read
     reads_photographs: bool  # or a detector's regions
     regions: int | None  # of every image; None where their number differs
+    recomputes = False  # layers' activations in the backward pass, instead of keeping them
     never_learned: tuple[str, ...] = ()  # how names of weights begin that stay as their maker left them
 
     @abstractmethod
@@ -85,14 +93,19 @@ class Backbone(nn.Module, ABC):
         """Who reads data sets' images for it; names of objects are spelt by `tokenizer`, a tokenizer.json."""
 
     @abstractmethod
+    def seen(self, read: Any, keep: Int[Tensor, "images kept"] | None = None) -> ImageInput:
+        """Images that a set has read, on the backbone's device; with `keep` only those regions of each, by number."""
+
     def batch(
-        self,
-        images: ImageSet,
-        rows: Int[np.ndarray, " images"],
-        views: int | Int[np.ndarray, " images"] = 0,
-        keep: Int[Tensor, "images kept"] | None = None,
+        self, images: ImageSet, rows: Int[np.ndarray, " images"], views: int | Int[np.ndarray, " images"] = 0
     ) -> ImageInput:
-        """Some images of a set by these views; with `keep` only those regions of each, by number."""
+        """Some images of a set by these views, on the backbone's device."""
+        return self.seen(each_tensor(images.read(rows, views), lambda tensor: tensor.to(self.device)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
 
     @abstractmethod
     def look(self, pixels: UInt8[Tensor, "images height width 3"]) -> ImageInput:

@@ -35,7 +35,7 @@ class RegionSet:
     def views(self) -> int:
         return 1
 
-    def batch(self, rows: Int[np.ndarray, " images"] | range) -> ImageInput:
+    def read(self, rows: Int[np.ndarray, " images"] | range, views: int | Int[np.ndarray, " images"] = 0) -> ImageInput:
         """The images of these rows: of each the first regions and the first word pieces of its object names, up to the limits.
 
         Both stay in the order of the file (spec, section 1.2).

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from jaxtyping import Float16, Int16
+from jaxtyping import Float16, Int, Int16
 from PIL import Image
 from torch import Tensor, nn
 
@@ -38,6 +38,14 @@ MIN_CROP = 0.4  # smallest share of the picture's area that a view shows
 
 
 @dataclass(frozen=True)
+class GridRows:
+    """Those of some images."""
+
+    maps: Float16[Tensor, "images channels rows columns"]
+    tags: Int16[Tensor, "images tags"]
+
+
+@dataclass(frozen=True)
 class GridFeatures:
     """Cached input of the network's trainable part, one row for each example of the data set."""
 
@@ -50,6 +58,9 @@ class GridFeatures:
     @property
     def views(self) -> int:
         return len(self.maps)
+
+    def read(self, rows: Int[np.ndarray, " images"], views: int | Int[np.ndarray, " images"] = 0) -> GridRows:
+        return GridRows(torch.from_numpy(self.maps[views, rows]), torch.from_numpy(self.tags[views, rows]))
 
 
 @dataclass(frozen=True)

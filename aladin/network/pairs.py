@@ -22,19 +22,26 @@ class Pairs:
     captions: Int[Tensor, " pairs"]
     positives: Bool[Tensor, " pairs"]
 
+    def __getitem__(self, rows: slice) -> "Pairs":
+        return Pairs(self.images[rows], self.captions[rows], self.positives[rows])
+
 
 def drawn_pairs(
-    positives: Bool[Tensor, "images captions"], similarity: Float[Tensor, "images captions"], scale: float
+    positives: Bool[Tensor, "images captions"],
+    similarity: Float[Tensor, "images captions"],
+    scale: float,
+    generator: torch.Generator | None = None,
 ) -> Pairs:
     """Each image with the first of its captions, with a caption of another image, and that caption with another image.
 
-    The others are drawn by torch's generator with odds exp(`scale` x similarity): a pair that nearly fits teaches most.
+    The others are drawn by the generator, else torch's own, with odds exp(`scale` x similarity): a pair that nearly fits
+    teaches most.
     """
     images = torch.arange(len(positives))
     captions = positives.int().argmax(dim=1)
     odds = (scale * similarity).masked_fill(positives, -torch.inf)
-    other_captions = odds.softmax(dim=1).multinomial(1)[:, 0]
-    other_images = odds[:, captions].T.softmax(dim=1).multinomial(1)[:, 0]
+    other_captions = odds.softmax(dim=1).multinomial(1, generator=generator)[:, 0]
+    other_images = odds[:, captions].T.softmax(dim=1).multinomial(1, generator=generator)[:, 0]
     return Pairs(
         torch.cat([images, images, other_images]),
         torch.cat([captions, other_captions, captions]),
@@ -50,17 +57,23 @@ def scored_pairs(
     pairs: tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]],
     progress: Progress = SILENT,
 ) -> Float[Tensor, " pairs"]:
-    """The cross-encoder's score of each pair, given as rows of images and of captions; each runs the transformer."""
+    """The cross-encoder's score of each pair, given as rows of images and of captions; each runs the transformer.
+
+    Images and scores are on the model's device, captions and rows with the processor.
+    """
+    device = model.backbone.device
     lengths = torch.from_numpy(captions.mask.sum(axis=1))
     ids, mask = torch.from_numpy(captions.ids), torch.from_numpy(captions.mask)
     image_rows, caption_rows = pairs
-    scores = torch.empty(len(image_rows))
+    scores = torch.empty(len(image_rows), device=device)
     order = lengths[caption_rows].argsort(stable=True)  # captions of like length together, so that little padding is read
     for start in range(0, len(order), PAIRS_AT_ONCE):
         block = order[start : start + PAIRS_AT_ONCE]
         rows = caption_rows[block]
         width = int(lengths[rows].max())
-        scores[block] = model.pair_scores(ids[rows, :width], mask[rows, :width], images[image_rows[block]])
+        read = ids[rows, :width].to(device), mask[rows, :width].to(device)
+        found = model.pair_scores(*read, images[image_rows[block].to(device)])
+        scores[block.to(device)] = found.to(scores.dtype)
         progress(start + len(block), len(order))
     return scores
 

@@ -18,7 +18,7 @@ def principal_axes(parts: Iterable[Tokens], count: int) -> Float[Tensor, "axes d
     """
     seen, products = 0, torch.zeros(())
     for part in parts:
-        tokens = part.states[part.mask].double()
+        tokens = part.states[part.mask].cpu().double()
         seen, products = seen + len(tokens), products + tokens.T @ tokens
     if seen < count:
         raise DataError(

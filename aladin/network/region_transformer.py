@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
@@ -13,8 +12,8 @@ from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network import official
-from aladin.network.backbone import Backbone, ImageReader, ImageSet, ParameterGroup
-from aladin.network.detections import DetectionReader, RegionSet
+from aladin.network.backbone import Backbone, ImageReader, ParameterGroup
+from aladin.network.detections import DetectionReader
 from aladin.network.grid import (
     GRID_CHANNELS,
     SHRINKAGE,
@@ -25,7 +24,7 @@ from aladin.network.grid import (
     grid_network,
     top_classes,
 )
-from aladin.network.grid_features import GridFeatures, PhotographReader
+from aladin.network.grid_features import GridRows, PhotographReader
 from aladin.network.minilm import load_minilm
 from aladin.network.tensors import ImageInput, Regions, Tokens
 from aladin.network.transformer import EncoderLayer, Transformer, initialise
@@ -79,18 +78,10 @@ class RegionTransformer(Transformer, Backbone):
             return DetectionReader(tokenizer, self.config)
         return PhotographReader(self.image_network, self.config.preprocessing.fitting, self.config.limits.tags)
 
-    def batch(
-        self,
-        images: ImageSet,
-        rows: Int[np.ndarray, " images"],
-        views: int | Int[np.ndarray, " images"] = 0,
-        keep: Int[Tensor, "images kept"] | None = None,
-    ) -> ImageInput:
-        if isinstance(images, RegionSet):
-            return images.batch(rows)
-        assert isinstance(images, GridFeatures), "a set that this backbone has read"
-        maps = torch.from_numpy(images.maps[views, rows]).float()
-        return self.image_input(maps, torch.from_numpy(images.tags[views, rows].astype(np.int64)), keep)
+    def seen(self, read: ImageInput | GridRows, keep: Int[Tensor, "images kept"] | None = None) -> ImageInput:
+        if isinstance(read, ImageInput):
+            return read
+        return self.image_input(read.maps.float(), read.tags.long(), keep)
 
     def look(self, pixels: UInt8[Tensor, "images height width 3"]) -> ImageInput:
         """Photographs with the tags that their image network finds on the way."""

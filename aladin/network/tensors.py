@@ -1,11 +1,16 @@
 """Padded token sequences with their masks: the value that every encoder returns and every score takes."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,16 @@ def pad_tokens(tokens: Tokens, length: int) -> Tokens:
     assert missing >= 0, "padding never cuts"
     states = torch.nn.functional.pad(tokens.states, (0, 0, 0, missing))
     return Tokens(states, torch.nn.functional.pad(tokens.mask, (0, missing), value=False))
+
+
+def each_tensor(value: Value, change: Callable[[Tensor], Tensor]) -> Value:
+    """A tensor as `change` makes it; of a dataclass another one with all its tensors so, and those of its dataclasses."""
+    return cast(Value, _changed(value, change))
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    parts = {name: part for name, part in held.items() if isinstance(part, Tensor) or dataclasses.is_dataclass(part)}
+    return dataclasses.replace(value, **{name: _changed(part, change) for name, part in parts.items()})

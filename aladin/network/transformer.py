@@ -8,6 +8,7 @@ import math
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from aladin.encoder.config import BackboneConfig
 from aladin.network.tensors import Regions, Tokens
@@ -18,6 +19,8 @@ class Transformer(nn.Module):
 
     With `deep` a token's states after the embedding and after every layer stand side by side, the last ones at the end.
     """
+
+    recomputes = False
 
     def __init__(self, config: BackboneConfig, deep: bool = False) -> None:
         super().__init__()
@@ -73,8 +76,9 @@ class Transformer(nn.Module):
     def _contextual(self, states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tokens:
         bias = Tokens(states, mask).padding_bias[:, None, None, :]
         every = [states]
+        recomputes = self.recomputes and torch.is_grad_enabled()
         for layer in self.layers:
-            states = layer(states, bias)
+            states = checkpoint(layer, states, bias, use_reentrant=False) if recomputes else layer(states, bias)
             if self.deep:
                 every.append(states)
         return Tokens(torch.cat(every, dim=-1) if self.deep else states, mask)

@@ -21,6 +21,7 @@ from aladin.network.checkpoints import check_not_exported, check_out, named_mode
 from aladin.network.minilm import minilm as minilm_of
 from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin
+from aladin.network.run import CPU, Run, chosen_device
 from aladin.network.variants import as_trained, check_addable, config_as_trained
 from aladin.processes import keep_freed_memory
 from aladin.progress import SILENT, Steps
@@ -50,25 +51,28 @@ def add_global_head(
     seed: int = 0,
     cache: str | Path | None = None,
     minilm: str | Path | None = None,
+    device: str = "auto",
     progress: Steps = SILENT,
 ) -> AddedGlobalHead:
     """Write to `out` the trained or exported model of a folder with a global head that has learned from `data`.
 
     `share` is that of the head in every score. Image features are kept in `cache`, if there is one. `minilm` is a folder with
-    MiniLM-L6 instead of its package. ConfigError for a setting out of range, a model that cannot have such a head, and where
-    `out` is `model`; DataError for too little data, ModelError if `out` holds an exported model.
+    MiniLM-L6 instead of its package; `device` computes. ConfigError for a setting out of range, a model that cannot have such
+    a head, and where `out` is `model`; DataError for too little data, ModelError if `out` holds an exported model.
     """
     keep_freed_memory()
     model, out = path_of("model", model), path_of("out", out)
     _check_settings(dim, share, epochs, seed)
     check_model(model, out)
+    run = Run(device=chosen_device(device))
     with kept_or_temporary(cache) as folder:
-        begin = as_trained(model_that_learns(model))
+        trained = as_trained(model_that_learns(model))
         dataset = dataset_of(data)
         _check_enough(dataset, dim)
-        lesson = _lesson(begin, model / "tokenizer.json", dataset, folder, None if minilm is None else Path(minilm), progress)
+        begin = _Begin(trained, model / "tokenizer.json", run, None if minilm is None else Path(minilm))
+        lesson = begin.lesson(dataset, folder, progress)
     with progress.step("steps of learning") as watched:
-        headed = with_learned_global_head(begin, lesson, dim, share, epochs, seed, watched)
+        headed = with_learned_global_head(trained.to(CPU), lesson, dim, share, epochs, seed, watched, run)
     origin = DataOrigin.of(dataset)
     record = {"model": named_model(model), "data": origin.table(), "epochs": epochs, "seed": seed}
     save_model(headed, model / "tokenizer.json", out, provenance_as_trained(model) | {"global_head": record})
@@ -90,17 +94,28 @@ def _check_settings(dim: int, share: float, epochs: int, seed: int) -> None:
         raise ConfigError(f"share is {share!r}; expected a number of more than 0 and less than 1")
 
 
-def _lesson(begin: Aladin, tokenizer: Path, dataset: Dataset, cache: Path, minilm: Path | None, progress: Steps) -> Lesson:
-    """What the head learns from."""
-    with progress.step("image features") as watched:
-        read = learning_set(dataset, begin, tokenizer, cache, progress=watched)
-    with progress.step("images") as watched:
-        pictures = pooled_pictures(begin, read.images, watched)
-    with progress.step("captions") as watched:
-        sentences = pooled_sentences(begin, read.pieces, watched)
-    words = WordPieces.of((minilm or minilm_folder()) / "tokenizer.json", begin.config.preprocessing)
-    similarity = CaptionSimilarity.build(minilm_of(minilm), words.encode(list(dataset.captions)), read.owners)
-    return Lesson(pictures, sentences, read.owners, similarity.scores)
+@dataclass(frozen=True)
+class _Begin:
+    """What the head is added to, and what it learns with."""
+
+    model: Aladin
+    tokenizer: Path
+    run: Run
+    minilm: Path | None
+
+    def lesson(self, dataset: Dataset, cache: Path, progress: Steps) -> Lesson:
+        """What the head learns from."""
+        model = self.model.to(self.run.device)
+        with progress.step("image features") as watched:
+            read = learning_set(dataset, model, self.tokenizer, cache, progress=watched)
+        with progress.step("images") as watched:
+            pictures = pooled_pictures(model, read.images, watched)
+        with progress.step("captions") as watched:
+            sentences = pooled_sentences(model, read.pieces, watched)
+        words = WordPieces.of((self.minilm or minilm_folder()) / "tokenizer.json", model.config.preprocessing)
+        pieces = words.encode(list(dataset.captions))
+        similarity = CaptionSimilarity.build(minilm_of(self.minilm), pieces, read.owners, self.run)
+        return Lesson(pictures, sentences, read.owners, similarity.scores)
 
 
 def _check_enough(dataset: Dataset, dim: int) -> None:

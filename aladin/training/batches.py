@@ -1,5 +1,6 @@
 """What a training step reads, fixed by the seed and the step's number alone."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-ORDER, DRAWS, WORDS, FOLDS = 1, 2, 3, 4  # keep the uses of a seed apart
+ORDER, DRAWS, WORDS, FOLDS, DROPOUT, PAIRS = 1, 2, 3, 4, 5, 6  # keep the uses of a seed apart
 FIRST_CAPTIONS = 5  # of an image, which are read where each caption is; the original's data have five
 
 
@@ -24,6 +25,63 @@ class Step:
     captions: Int[np.ndarray, " captions"]  # rows of the data set's captions
     positives: Bool[Tensor, "images captions"]  # True where the caption is one of the image's
     keep: Int[Tensor, "images kept"] | None  # regions of each image, in reading order; None: all
+    among: int = 0  # which of a step's parts it is, if it is one that stands alone
+
+    @cached_property
+    def owners(self) -> Int[np.ndarray, " captions"]:
+        """The row among the step's images of each caption, rising."""
+        rows: Int[np.ndarray, " captions"] = self.positives.int().argmax(dim=0).numpy()
+        return rows
+
+    @property
+    def whole(self) -> "Part":
+        return Part(self, slice(0, len(self.images)), slice(0, len(self.captions)))
+
+    def part(self, images: slice) -> "Part":
+        """Consecutive images, by their rows in the step, with their captions."""
+        first, end = np.searchsorted(self.owners, (images.start, images.stop)).tolist()
+        return Part(self, images, slice(first, end))
+
+    def parts(self, count: int) -> list["Part"]:
+        """All of the step in so many parts of nearly one size; where images are too few, the last ones are empty."""
+        return [self.part(rows) for rows in shares(len(self.images), count)]
+
+    def apart(self, count: int) -> list["Step"]:
+        """The same parts as steps of their own, whose negatives are their own; none of a single image, which has none."""
+        parts = self.parts(max(1, min(count, len(self.images) // 2)))
+        return [part.alone(number) for number, part in enumerate(parts)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some consecutive images of a step and their captions, by rows of the step."""
+
+    step: Step
+    images: slice
+    captions: slice
+
+    def __len__(self) -> int:
+        """How many images."""
+        return int(self.images.stop - self.images.start)
+
+    def parts(self, most: int) -> list["Part"]:
+        """The same, at most so many images at a time."""
+        starts = range(self.images.start, self.images.stop, most)
+        return [self.step.part(slice(start, min(start + most, self.images.stop))) for start in starts]
+
+    def alone(self, number: int) -> Step:
+        """A step that reads nothing else, the `number`-th of the whole one's parts."""
+        step = self.step
+        return Step(
+            step.number,
+            step.epoch,
+            step.images[self.images],
+            step.views[self.images],
+            step.captions[self.captions],
+            step.positives[self.images, self.captions],
+            None if step.keep is None else step.keep[self.images],
+            number,
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +169,17 @@ class Plan:
         count = np.searchsorted(self.owners, images, side="right") - first
         drawn = [f + np.sort(random.permutation(n)[: self.captions_per_image]) for f, n in zip(first, count, strict=True)]
         return np.concatenate(drawn)
+
+
+def shares(count: int, parts: int) -> list[slice]:
+    """`count` rows in so many consecutive parts, no two of which differ by more than one row."""
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def seed_for(seed: int, *use: int) -> int:
+    """A seed of torch's for one use of a recipe's seed, which has nothing to do with those for others."""
+    return int(np.random.SeedSequence((seed, *use)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def without_some_words(

@@ -15,6 +15,7 @@ from pathlib import Path
 from aladin.datasets import Data, dataset_of
 from aladin.files import path_of
 from aladin.measures.reliability import Reliability, reliability
+from aladin.network.run import Run, chosen_device
 from aladin.progress import SILENT, Steps
 from aladin.search.probability import Calibration
 from aladin.search.search import LIKELY
@@ -37,15 +38,17 @@ def calibrate(
     *,
     write: bool = True,
     minilm: str | Path | None = None,
+    device: str = "auto",
     progress: Steps = SILENT,
 ) -> Calibrated:
     """How likely hits of an exported model are right, learned on images with captions; written to its model.toml if `write`.
 
-    `minilm` is a folder with MiniLM-L6 instead of its package. DataError for data of which no word is common.
+    `minilm` is a folder with MiniLM-L6 instead of its package. The model encodes on the processor, as search does; its
+    scores and the meanings of captions are computed on `device`. DataError for data of which no word is common.
     """
-    model = path_of("model", model)
+    model, run = path_of("model", model), Run(device=chosen_device(device))
     dataset = dataset_of(data)
-    judged = judged_queries(model, dataset, progress, None if minilm is None else Path(minilm))
+    judged = judged_queries(model, dataset, progress, None if minilm is None else Path(minilm), run)
     trial = learned(judged, 0, dataset.name)
     found = {kind: reliability(*hits) for kind, hits in judged_probabilities(trial, judged, 1).items()}
     answered = answered_shares(trial, judged, 1, LIKELY)

@@ -33,6 +33,7 @@ from aladin.evaluation.encoding import encode_dataset
 from aladin.evaluation.scoring import alignment_matrix
 from aladin.files import write_whole
 from aladin.network.minilm import minilm, minilm_folder
+from aladin.network.run import ALONE, Run
 from aladin.network.tensors import Tokens
 from aladin.progress import Steps
 from aladin.search.probability import BACKGROUND, Background, Calibration, terms
@@ -79,7 +80,7 @@ class Judged:
     background: Background
 
 
-def judged_queries(model: Path, data: Dataset, steps: Steps, minilm: Path | None = None) -> Judged:
+def judged_queries(model: Path, data: Dataset, steps: Steps, minilm: Path | None = None, run: Run = ALONE) -> Judged:
     """All captions of the data and its common words, asked of all its images by an exported model.
 
     `minilm` is a folder with MiniLM-L6, instead of its package.
@@ -87,11 +88,11 @@ def judged_queries(model: Path, data: Dataset, steps: Steps, minilm: Path | None
     encoder = Encoder.load(model)
     searchable(encoder.model.config.heads.pooling)
     with tempfile.TemporaryDirectory() as name:
-        encoded = encode_dataset(model, data, "fp32", Path(name), steps)
+        encoded = encode_dataset(model, data, run, Path(name), steps)
     regions = encoded.images.tokens
     with steps.step("scores"):
         tokens = encoded.asked("text_to_image").captions.tokens
-        captions = _scores(regions, tokens)
+        captions = _scores(regions, tokens, run)
         mentions = word_mentions(data)
         if not mentions:
             raise DataError(
@@ -99,13 +100,13 @@ def judged_queries(model: Path, data: Dataset, steps: Steps, minilm: Path | None
                 "images with captions"
             )
         words = _tokens(encoder, list(mentions))
-        background = _scores(regions, _tokens(encoder, list(BACKGROUND)))
+        background = _scores(regions, _tokens(encoder, list(BACKGROUND)), run)
     with steps.step("meanings of the captions"):
-        right = _same_meaning(data, minilm)
+        right = _same_meaning(data, minilm, run)
     pieces = [tokens.mask.sum(dim=1).numpy() for tokens in (encoded.captions.tokens, words)]
     return Judged(
         Asked(captions, right, pieces[0]),
-        Asked(_scores(regions, words), np.stack(list(mentions.values()), axis=1), pieces[1]),
+        Asked(_scores(regions, words, run), np.stack(list(mentions.values()), axis=1), pieces[1]),
         Background(float(background.mean()), float(background.std())),
     )
 
@@ -206,9 +207,9 @@ def _half(asked: Asked, half: int | None) -> Int64[np.ndarray, " queries"]:
     return queries if half is None else queries[half::2]
 
 
-def _scores(regions: Tokens, words: Tokens) -> Float32[np.ndarray, "images queries"]:
+def _scores(regions: Tokens, words: Tokens, run: Run) -> Float32[np.ndarray, "images queries"]:
     """The mean over words of the best region, whichever of the two poolings the model has."""
-    scores: Float32[np.ndarray, "images queries"] = alignment_matrix(regions, words, "MrAVGw").numpy()
+    scores: Float32[np.ndarray, "images queries"] = alignment_matrix(regions, words, "MrAVGw", device=run.device).numpy()
     return scores
 
 
@@ -217,10 +218,10 @@ def _tokens(encoder: Encoder, texts: list[str]) -> Tokens:
     return Tokens(torch.from_numpy(encoded.words), torch.from_numpy(encoded.word_mask))
 
 
-def _same_meaning(data: Dataset, folder: Path | None) -> Bool[np.ndarray, "images captions"]:
+def _same_meaning(data: Dataset, folder: Path | None, run: Run) -> Bool[np.ndarray, "images captions"]:
     """Whether what is said of each image means about the same as each caption, by the MiniLM of `folder` or of its package."""
     pieces = WordPieces.load((folder or minilm_folder()) / "tokenizer.json", BackboneConfig().positions)
-    similarity = CaptionSimilarity.build(minilm(folder), pieces.encode(list(data.captions)), data.owners)
+    similarity = CaptionSimilarity.build(minilm(folder), pieces.encode(list(data.captions)), data.owners, run)
     vectors, owners = similarity.caption_vectors.numpy(), data.owners
     counts = np.bincount(owners, minlength=len(data))
     sums = np.zeros((len(data), vectors.shape[1]), dtype=np.float32)

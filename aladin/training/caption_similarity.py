@@ -17,6 +17,7 @@ from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.minilm import minilm_folder
+from aladin.network.run import ALONE, Run
 from aladin.network.transformer import Transformer
 
 BATCH = 256
@@ -31,12 +32,17 @@ class CaptionSimilarity:
 
     @classmethod
     @torch.no_grad()
-    def build(cls, backbone: Transformer, pieces: Pieces, owners: Int[np.ndarray, " captions"]) -> "CaptionSimilarity":
+    def build(
+        cls, backbone: Transformer, pieces: Pieces, owners: Int[np.ndarray, " captions"], run: Run = ALONE
+    ) -> "CaptionSimilarity":
         """Of a training set: the mean of a caption's token states is its sentence vector, as MiniLM was trained."""
+        backbone = backbone.to(run.device)
         vectors = torch.empty(len(pieces.ids), backbone.embeddings.word_embeddings.embedding_dim)
         for block in caption_blocks(pieces, BATCH):
-            states = backbone.encode_captions(block.ids, block.mask).states
-            vectors[block.rows] = normalize((states * block.mask[:, :, None]).sum(dim=1).float(), dim=-1)
+            mask = run.put(block.mask)
+            with run.context():
+                states = backbone.encode_captions(run.put(block.ids), mask).states
+            vectors[block.rows] = normalize((states * mask[:, :, None]).sum(dim=1).float(), dim=-1).cpu()
         sums = torch.zeros(int(owners[-1]) + 1, vectors.shape[1]).index_add_(0, torch.from_numpy(owners), vectors)
         return cls(vectors, normalize(sums, dim=-1))
 

@@ -24,6 +24,7 @@ class Learning:
     averaged: AveragedModel | None
     objective: Objective
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of losses in fp16
 
     def state(self) -> dict[str, Tensor]:
         """Everything as it stands."""
@@ -39,7 +40,7 @@ class Learning:
     @property
     def metadata(self) -> dict[str, str]:
         """What `restore` has to know of a state beside its tensors."""
-        return {"losses": json.dumps(self.objective.names)}
+        return {"losses": json.dumps(self.objective.names), "scaler": json.dumps(self.scaler.state_dict())}
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether a state is one of a model of these sizes."""
@@ -53,6 +54,8 @@ class Learning:
             counted = {"n_averaged": state[f"{AVERAGED}n_averaged"]}
             module = {f"module.{name}": tensor for name, tensor in _part(state, AVERAGED_MODEL).items()}
             self.averaged.load_state_dict(counted | module)
+        if self.scaler.is_enabled() and "scaler" in metadata:
+            self.scaler.load_state_dict(json.loads(metadata["scaler"]))
         rows = self._rows(json.loads(metadata["losses"]) if "losses" in metadata else WEIGHED_LOSSES)
         with torch.no_grad():
             self.objective.score_fit.copy_(state["score_fit"])

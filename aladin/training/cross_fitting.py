@@ -21,16 +21,16 @@ from torch.nn.functional import normalize
 
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError, ModelError
-from aladin.evaluation.encoding import precision_context
 from aladin.network.detections import RegionSet
 from aladin.network.global_head import pooled_mean_and_maximum, standardised
 from aladin.network.grid import GridNetwork
 from aladin.network.grid_features import GridFeatures
+from aladin.network.run import Run
 from aladin.network.tensors import Tokens
 from aladin.network.transformer import Transformer
 from aladin.network.weights import save_weights
 from aladin.progress import SILENT, Progress
-from aladin.training.batches import FOLDS, Plan
+from aladin.training.batches import FOLDS, Plan, seed_for
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.global_learning import DIM, Lesson, PerceptronPair, picture_axes, pooled_captions, pooled_images
 from aladin.training.losses import infonce_loss
@@ -96,7 +96,7 @@ class CrossFitting:
     plan: Plan  # the steps in which the scores are wanted; each reads images of one fold
     epochs: int  # of each model
     seed: int
-    precision: str
+    run: Run
 
     @property
     def folds(self) -> Int[np.ndarray, " images"]:
@@ -133,8 +133,8 @@ class CrossFitting:
             owners,
             lambda images, captions: self.similarity.scores(rows[images], columns[captions]),
         )
-        seed = hash((self.seed, number)) % 2**63  # so that recipes of neighbouring seeds share no model
-        return lesson.learned(self.epochs, seed, self.precision)
+        seed = seed_for(self.seed, FOLDS, number)  # so that recipes of neighbouring seeds share no model
+        return lesson.learned(self.epochs, seed, self.run)
 
 
 def _likeliest_scale(found: CrossFittedScores, plan: Plan) -> float:
@@ -156,10 +156,11 @@ def pictures_read(
     return pictures @ picture_axes(pictures, min(max(AXES), *pictures.shape), seed)
 
 
-def sentences_read(pieces: Pieces, minilm: Transformer, precision: str) -> Float[Tensor, "captions features"]:
+def sentences_read(pieces: Pieces, minilm: Transformer, run: Run) -> Float[Tensor, "captions features"]:
     """What the models read of captions, standardised."""
-    with precision_context(precision):
-        return _of_deviation_one(pooled_captions(pieces, minilm.encode_captions, pooled_mean_and_maximum))
+    minilm = minilm.to(run.device)
+    with run.context():
+        return _of_deviation_one(pooled_captions(pieces, minilm.encode_captions, pooled_mean_and_maximum, run.device))
 
 
 def pictures_seen(
@@ -171,10 +172,11 @@ def pictures_seen(
 
 def _regions(images: GridFeatures | RegionSet, network: GridNetwork | None, rows: Int[np.ndarray, " images"]) -> Tokens:
     if isinstance(images, RegionSet):
-        return images.batch(rows).regions.tokens
+        return images.read(rows).regions.tokens
     assert network is not None, "cached maps are those of a network"
-    states = network.regions(torch.from_numpy(images.maps[0, rows]).float())
-    return Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool))
+    device = next(network.parameters()).device
+    states = network.regions(images.read(rows).maps.to(device).float())
+    return Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool, device=device))
 
 
 def _of_deviation_one(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:

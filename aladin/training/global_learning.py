@@ -18,12 +18,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from aladin.encoder.config import HeadsConfig
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import DataError
-from aladin.evaluation.encoding import precision_context
 from aladin.network.backbone import ImageSet
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.global_head import GlobalReader, Perceptron, pooled_mean, standardised
 from aladin.network.model import Aladin
 from aladin.network.principal_axes import principal_axes
+from aladin.network.run import ALONE, Precision, Run
 from aladin.network.tensors import Tokens
 from aladin.network.variants import with_global_head
 from aladin.progress import SILENT, Progress
@@ -41,7 +41,7 @@ AVERAGED_STEPS = 40  # over which their weights are averaged, and at most a fift
 SCALE = 25.0  # inverse temperature of their own cosines while they learn
 SOFT = 0.5  # the share of soft targets: the similarity of captions
 SIMILARITY_SCALE = 10.0  # inverse temperature of that similarity
-PRECISION = "bf16"  # of the products of the global head's learning
+PRECISION: Precision = "bf16"  # of the products of the global head's learning
 
 Pool = Callable[[Tokens], Float[Tensor, "batch features"]]
 
@@ -64,32 +64,33 @@ class Lesson:
     owners: Int[np.ndarray, " captions"]  # the picture of each caption, rising
     similarity: Callable[[Int[np.ndarray, " images"], Int[np.ndarray, " captions"]], Float[Tensor, "images captions"]]
 
-    def learned(self, epochs: int, seed: int, precision: str, progress: Progress = SILENT) -> PerceptronPair:
-        """A pair that has learned from all of it; the same for one seed. `progress` counts steps."""
+    def learned(self, epochs: int, seed: int, run: Run, progress: Progress = SILENT) -> PerceptronPair:
+        """A pair that has learned from all of it; the same for one seed, and the processor's. `progress` counts steps."""
         torch.manual_seed(seed)
         plan = Plan(self.owners, STEP_IMAGES, captions_per_image=1, views=1, regions=1, kept_regions=1, seed=seed)
         steps = epochs * plan.steps_per_epoch
-        pair = PerceptronPair(self.pictures.shape[1], self.sentences.shape[1])
+        pair = PerceptronPair(self.pictures.shape[1], self.sentences.shape[1]).to(run.device)
+        pictures, sentences = run.put(self.pictures), run.put(self.sentences)
         averaged = averaged_model(pair, min(AVERAGED_STEPS, max(1, steps // 5)))
         optimizer = torch.optim.AdamW(pair.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
         # It divides by the length of its first tenth, less one step.
         total = max(steps + 1, 20)
         schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=total, pct_start=0.1, cycle_momentum=False)
         for number, step in enumerate(plan.steps(0, steps)):
-            with precision_context(precision):
-                images = pair.pictures(self.pictures[step.images])
-                captions = pair.sentences(self.sentences[step.captions])
+            with run.context():
+                images = pair.pictures(pictures[torch.from_numpy(step.images)])
+                captions = pair.sentences(sentences[torch.from_numpy(step.captions)])
                 found = normalize(images, dim=1) @ normalize(captions, dim=1).T
-            similarity = self.similarity(step.images, step.captions)
+            similarity = run.put(self.similarity(step.images, step.captions))
             soft = listnet_loss(found.float(), similarity, SCALE, SIMILARITY_SCALE) / 2  # it is the sum of both directions
-            loss = (1 - SOFT) * infonce_loss(found.float(), step.positives, SCALE) + SOFT * soft
+            loss = (1 - SOFT) * infonce_loss(found.float(), run.put(step.positives), SCALE) + SOFT * soft
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             averaged.update_parameters(pair)
             progress(number + 1, steps)
-        kept = averaged.module.eval()
+        kept = averaged.module.cpu().eval()
         assert isinstance(kept, PerceptronPair)
         return kept
 
@@ -101,7 +102,7 @@ def pooled_pictures(model: Aladin, images: ImageSet, progress: Progress = SILENT
 
 def pooled_sentences(model: Aladin, pieces: Pieces, progress: Progress = SILENT) -> Float[Tensor, "captions features"]:
     """What the global head reads of each caption."""
-    return pooled_captions(pieces, model.caption_states, pooled_mean, progress)
+    return pooled_captions(pieces, model.caption_states, pooled_mean, model.backbone.device, progress)
 
 
 @torch.inference_mode()
@@ -112,27 +113,34 @@ def pooled_images(
     parts = []
     for start in range(0, count, BATCH):
         rows = np.arange(start, min(start + BATCH, count))
-        parts.append(pool(regions(rows)))
+        parts.append(pool(regions(rows)).cpu())
         progress(start + len(rows), count)
     return torch.cat(parts)
 
 
 @torch.inference_mode()
 def pooled_captions(
-    pieces: Pieces, states: Callable[[Tensor, Tensor], Tokens], pool: Pool, progress: Progress = SILENT
+    pieces: Pieces, states: Callable[[Tensor, Tensor], Tokens], pool: Pool, device: torch.device, progress: Progress = SILENT
 ) -> Float[Tensor, "captions features"]:
-    """What `pool` makes of the states of every caption's word pieces, special ones among them."""
+    """What `pool` makes of the states of every caption's word pieces, special ones among them; `states` is on `device`."""
     done, rows, parts = 0, list[Tensor](), list[Tensor]()
     for block in caption_blocks(pieces, 4 * BATCH):
         rows.append(block.rows)
-        parts.append(pool(states(block.ids, block.mask)))
+        parts.append(pool(states(block.ids.to(device), block.mask.to(device))).cpu())
         done += len(block.rows)
         progress(done, len(pieces.ids))
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 def with_learned_global_head(
-    model: Aladin, lesson: Lesson, dim: int, share: float, epochs: int, seed: int, progress: Progress = SILENT
+    model: Aladin,
+    lesson: Lesson,
+    dim: int,
+    share: float,
+    epochs: int,
+    seed: int,
+    progress: Progress = SILENT,
+    run: Run = ALONE,
 ) -> Aladin:
     """The same model with a global head that has learned from `lesson`: of pooled pictures and sentences as they are.
 
@@ -150,7 +158,7 @@ def with_learned_global_head(
     with torch.no_grad():
         pictures, sentences = head.pictures.read(lesson.pictures), head.sentences.read(lesson.sentences)
     ready = dataclasses.replace(lesson, pictures=pictures, sentences=sentences)
-    pair = ready.learned(epochs, seed, PRECISION, progress)
+    pair = ready.learned(epochs, seed, dataclasses.replace(run, precision=PRECISION), progress)
     cut = _principal_axes(pair, ready, dim)
     _fill(head.pictures.perceptron, pair.pictures, cut)
     _fill(head.sentences.perceptron, pair.sentences, cut)

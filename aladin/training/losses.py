@@ -35,9 +35,9 @@ def infonce_loss(scores: Scores, positives: Positives, scale: float | Tensor = 2
     The other captions of an image are left out of its candidates, so that they are neither right nor wrong.
     """
     logits = scale * scores
-    text_to_image = -logits.log_softmax(dim=0)[positives].mean()
+    text_to_image = -_mean_where(positives, logits.log_softmax(dim=0))
     negatives = logits.masked_fill(positives, -torch.inf).logsumexp(dim=1, keepdim=True)
-    image_to_text = (torch.logaddexp(logits, negatives) - logits)[positives].mean()
+    image_to_text = _mean_where(positives, torch.logaddexp(logits, negatives) - logits)
     return 0.5 * (text_to_image + image_to_text)
 
 
@@ -114,8 +114,8 @@ def contrastive_distillation_loss(
     positive = student[owner, captions]
     negative_image = student[hard.argmax(dim=0), captions]
     negative_caption = student[owner, hard.argmax(dim=1)[owner]]
-    image_violation = (margin + negative_image - positive).relu()[(~positives).any(dim=0)]
-    caption_violation = (margin + negative_caption - positive).relu()[(~positives).any(dim=1)[owner]]
+    image_violation = (margin + negative_image - positive).relu().masked_fill(positives.all(dim=0), 0.0)
+    caption_violation = (margin + negative_caption - positive).relu().masked_fill(positives.all(dim=1)[owner], 0.0)
     return image_violation.sum() + caption_violation.sum()
 
 
@@ -144,7 +144,7 @@ def pair_loss(scores: Float[Tensor, " pairs"], positives: Bool[Tensor, " pairs"]
     """Cross-entropy of log odds, the mean over positives and others of the mean of each (OSCAR's image-text matching)."""
     signs = torch.where(positives, scores, -scores)
     losses = -torch.nn.functional.logsigmoid(signs)
-    return 0.5 * (losses[positives].mean() + losses[~positives].mean())
+    return 0.5 * (_mean_where(positives, losses) + _mean_where(~positives, losses))
 
 
 def spread_loss(vectors: Float[Tensor, "items dim"]) -> Float[Tensor, ""]:
@@ -161,14 +161,26 @@ def spread_loss(vectors: Float[Tensor, "items dim"]) -> Float[Tensor, ""]:
     return loss
 
 
-def activity_loss(states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
+def activity(states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, "1 2"]:
+    """The sum of the absolute values of all real tokens' states, and the number of these tokens: what `activity_loss` adds."""
+    sums = states.float().abs().sum(dim=-1)
+    return torch.stack([sums.masked_fill(~mask, 0.0).sum(), mask.sum().to(sums.dtype)])[None]
+
+
+def activity_loss(activities: Float[Tensor, "parts 2"]) -> Float[Tensor, ""]:
     """The sum of the absolute values of a state, the mean over real tokens (spec, section 3.3, "regularizehidden")."""
-    return states[mask].abs().sum(dim=-1).mean()
+    sums = activities.sum(dim=0)
+    return sums[0] / sums[1]
 
 
 def weighed_losses(losses: Float[Tensor, " losses"], log_variances: Float[Tensor, " losses"]) -> Float[Tensor, " losses"]:
     """Losses that weigh themselves, by learned w: (exp(-w) loss + w) / 2 each (spec, section 3.4; Kendall et al. 2018)."""
     return 0.5 * ((-log_variances).exp() * losses + log_variances)
+
+
+def _mean_where(chosen: Bool[Tensor, "..."], values: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+    """The mean of the chosen values. Not by indexing, which waits for a GPU to know how many they are."""
+    return values.masked_fill(~chosen, 0.0).sum() / chosen.sum()
 
 
 def _ordinal_rows(
@@ -182,4 +194,4 @@ def _ordinal_rows(
     ranked = student.gather(1, order)
     violation = (margin + ranked[:, :-stride] - ranked[:, stride:]).relu()
     counts = ascending[:, stride:] >= threshold
-    return violation[counts].mean() if bool(counts.any()) else student.new_zeros(())
+    return violation.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)

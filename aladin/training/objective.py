@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aladin.network.model import Aladin, Encoded
+from aladin.network.model import Aladin
 from aladin.network.pairs import drawn_pairs
+from aladin.network.run import Run
 from aladin.network.scores import alignment_scores, matching_scores
-from aladin.training.batches import Step
+from aladin.training.batches import PAIRS, Step, seed_for, shares
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.losses import (
     Positives,
@@ -29,8 +30,8 @@ from aladin.training.losses import (
 )
 from aladin.training.optimizer import Group
 from aladin.training.recipe import Recipe
-from aladin.training.run import Run
-from aladin.training.step_input import StepInput
+from aladin.training.sharing import gathered
+from aladin.training.step_input import Reading, StepInput
 from aladin.training.teachers import Teacher
 
 FIRST_LOG_VARIANCE = -2.3  # the original's
@@ -53,9 +54,9 @@ class Objective:
         self._teachers, self._similarity = teachers, similarity
         self.names = tuple(recipe.weights)
         # Learned by the distillation form "mse" only: scale and shift from matching scores to alignment scores.
-        self.score_fit = nn.Parameter(torch.tensor([0.5, 0.5]))
+        self.score_fit = nn.Parameter(torch.tensor([0.5, 0.5], device=run.device))
         # Learned with `learned_weights` only: the logarithm of each loss's variance.
-        self.log_variances = nn.Parameter(torch.full((len(self.names),), FIRST_LOG_VARIANCE))
+        self.log_variances = nn.Parameter(torch.full((len(self.names),), FIRST_LOG_VARIANCE, device=run.device))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -87,32 +88,31 @@ class Objective:
         """Of images and captions that are read apart."""
         weights = self._recipe.loss
         with self._run.context():
-            image_states, caption_states = self._reads.states(step)
-            images, captions = self._model.encoded_images(image_states), self._model.encoded_captions(caption_states)
+            images, captions = self._reads.readings(step)
             with torch.set_grad_enabled(self._recipe.teaches_alignment):
                 alignment = alignment_scores(images.tokens, captions.tokens, self._model.config.heads.pooling).float()
         matching = matching_scores(images.vectors, captions.vectors)
         losses: dict[str, Loss] = {}
+        positives = self._run.put(step.positives)
         if weights.alignment:
-            losses["alignment"] = self._contrast(alignment, step.positives, weights.alignment_form, weights.alignment_scale)
+            losses["alignment"] = self._contrast(alignment, positives, weights.alignment_form, weights.alignment_scale)
         if weights.matching:
             scores = matching if weights.measure == "dot" else order_scores(images.vectors, captions.vectors)
-            losses["matching"] = self._contrast(scores, step.positives, weights.matching_form, weights.matching_scale)
+            losses["matching"] = self._contrast(scores, positives, weights.matching_form, weights.matching_scale)
         for kind, teacher in self._teachers.items():
             found = teacher.losses(step, matching, alignment)
             losses |= {f"{kind}_{student}": loss for student, loss in found.items()}
         if weights.distillation and (step.epoch >= weights.distillation_from_epoch or not losses):
-            losses["distillation"] = self.distillation(matching, alignment, step.positives)
+            losses["distillation"] = self.distillation(matching, alignment, positives)
         return losses | self._regularising(images, captions)
 
-    def _regularising(self, images: Encoded, captions: Encoded) -> dict[str, Loss]:
+    def _regularising(self, images: Reading, captions: Reading) -> dict[str, Loss]:
         """Of vectors and states whatever belongs to what."""
         losses: dict[str, Loss] = {}
         if self._recipe.loss.entropy:
             losses["entropy"] = spread_loss(torch.cat([images.vectors, captions.vectors]))
         if self._recipe.loss.hidden_l1:
-            both = (images.states, captions.states)
-            losses["hidden_l1"] = torch.stack([activity_loss(states.states.float(), states.mask) for states in both]).mean()
+            losses["hidden_l1"] = torch.stack([activity_loss(side.activity) for side in (images, captions)]).mean()
         return losses
 
     def _loss_together(self, step: Step) -> Loss:
@@ -120,12 +120,15 @@ class Objective:
         weights, similarity = self._recipe.loss, torch.zeros(step.positives.shape)
         if weights.needs_caption_similarity:
             similarity = self._similarity().scores(step.images, step.captions)
-        pairs = drawn_pairs(step.positives, similarity, weights.cross_encoder_scale)
-        ids, mask = self._reads.captions(step)
+        # All processes draw the same pairs, and each reads its share of them.
+        generator = torch.Generator().manual_seed(seed_for(self._recipe.seed, PAIRS, step.number, step.among))
+        pairs = drawn_pairs(step.positives, similarity, weights.cross_encoder_scale, generator)
+        own = self._run.put(pairs[shares(len(pairs.positives), self._run.world)[self._run.rank]])
+        ids, mask = self._reads.captions(step.whole)
         with self._run.context():
-            images = self._reads.images(step)[pairs.images]
-            scores = self._model.pair_scores(ids[pairs.captions], mask[pairs.captions], images)
-        return pair_loss(scores, pairs.positives)
+            images = self._reads.images(step.whole)[own.images]
+            scores = self._model.pair_scores(ids[own.captions], mask[own.captions], images)
+        return pair_loss(gathered(scores, self._run), self._run.put(pairs.positives))
 
     def _contrast(self, scores: Scores, positives: Positives, form: str, scale: float) -> Loss:
         if form == "hinge":

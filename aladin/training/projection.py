@@ -8,9 +8,9 @@ import torch
 from aladin.network import official
 from aladin.network.model import Aladin
 from aladin.network.principal_axes import principal_axes
+from aladin.network.run import Run
 from aladin.network.tensors import Tokens
 from aladin.training.batches import Step
-from aladin.training.run import Run
 from aladin.training.step_input import StepInput
 
 AXES_STEPS = 8  # whose tokens a fresh projection begins with
@@ -31,7 +31,7 @@ def _whole_tokens(model: Aladin, reads: StepInput, steps: Iterable[Step], run: R
     head = official.alignment_head(dataclasses.replace(config, heads=heads))
     for step in steps:
         with run.context():
-            images, captions = reads.states(step)
+            images, captions = reads.states(step.whole)
             regions = head.regions(model.aligned(model.alignment_depth(images), "images"))
             tokens = regions, head.words(model.aligned(model.alignment_depth(captions), "captions"))
         yield from tokens

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from aladin.config import above_zero, at_least, from_table, read_toml, shares, stated_settings, to_table
 from aladin.encoder.config import ModelConfig
 from aladin.errors import ConfigError
+from aladin.network.run import Precision
 from aladin.old_names import present_recipe
-from aladin.training.run import Precision
 from aladin.training.teachers import AnyTeacher
 
 Part = Literal["backbone", "image_network", "matching_head", "projection", "cross_encoder"]
@@ -92,12 +92,26 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """How a step is computed, which changes time and memory and not what is learned: a run may go on with other values."""
+
+    chunk_images: int = 0  # so many images with their captions at a time, read again in the backward pass (GradCache); 0: all
+    recompute_layers: bool = False  # layers' activations are computed again in the backward pass (activation checkpointing)
+    compile: bool = False  # the transformer's layers by torch.compile
+    tf32: bool = False  # products of fp32 in TF32, where the GPU has it
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "chunk_images")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run, as a TOML file states it."""
 
     train: tuple[str, ...] = ("backbone",)  # which parts learn: see Part
     epochs: int = 10  # passes over the images
-    batch_images: int = 128
+    batch_images: int = 128  # of one step, by all processes together
+    gradient_accumulation: int = 1  # parts of a step whose gradients are added; negatives are those of a part
     captions: Literal["drawn", "each"] = "drawn"  # each: an epoch reads every one of an image's first five, its image beside it
     captions_per_image: int = 2  # of each image in a batch, drawn anew every time
     views: int = 8  # cached views of each photograph; 1: the whole picture only
@@ -115,6 +129,7 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     teacher: tuple[AnyTeacher, ...] = ()  # [[teacher]] tables, each of another kind
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig, compare=False)
     # Of a model that starts from a folder only the settings that are stated count, and dropout (start_settings.py).
     model: ModelConfig = field(default_factory=ModelConfig)
     stated: tuple[str, ...] = field(default=(), compare=False, metadata={"written": False})  # in [model], as a file states them
@@ -126,7 +141,7 @@ class Recipe:
             raise ConfigError(f"train is {list(self.train)}; expected one or more of {choices}")
         if len(set(self.train)) < len(self.train):
             raise ConfigError(f"train is {list(self.train)}; expected each part once")
-        at_least(1, self, "epochs", "captions_per_image", "views", "kept_regions", "validate_every")
+        at_least(1, self, "epochs", "captions_per_image", "views", "kept_regions", "validate_every", "gradient_accumulation")
         at_least(0, self, "image_network_from_epoch", "averaged_steps", "seed", "validate_steps")
         if self.captions == "each" and self.captions_per_image != 1:
             raise ConfigError(

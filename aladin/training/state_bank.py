@@ -9,11 +9,11 @@ from torch import Tensor
 
 from aladin.network.caption_blocks import caption_blocks
 from aladin.network.model import Aladin
+from aladin.network.run import CPU, Run
 from aladin.network.tensors import Tokens
 from aladin.progress import SILENT, Progress
-from aladin.training.batches import Step
+from aladin.training.batches import Part
 from aladin.training.learning_set import LearningSet
-from aladin.training.run import Run
 
 BATCH = 64  # images read at once, and twice as many captions
 
@@ -29,6 +29,7 @@ class StateBank:
     image_states: Float[Tensor, "views images tokens dim"]
     caption_states: Float[Tensor, "captions words dim"]
     caption_mask: Bool[Tensor, "captions words"]
+    run: Run
 
     @classmethod
     @torch.no_grad()
@@ -46,25 +47,27 @@ class StateBank:
                 for start in range(0, images, BATCH):
                     rows = np.arange(start, min(start + BATCH, images))
                     states = model.image_states(model.backbone.batch(data.images, rows, view)).states
-                    image_states[view, start : start + BATCH] = states.bfloat16()
+                    image_states[view, start : start + BATCH] = states.to(CPU, torch.bfloat16)
                     progress(view * images + start + len(rows), total)
             done = views * images
             for block in caption_blocks(data.pieces, 2 * BATCH):
-                states = model.caption_states(block.ids, block.mask).states
-                caption_states[block.rows, : block.ids.shape[1]] = states.bfloat16()
+                states = model.caption_states(run.put(block.ids), run.put(block.mask)).states
+                caption_states[block.rows, : block.ids.shape[1]] = states.to(CPU, torch.bfloat16)
                 done += len(block.rows)
                 progress(done, total)
-        return cls(image_states, caption_states, torch.from_numpy(data.pieces.mask))
+        return cls(image_states, caption_states, torch.from_numpy(data.pieces.mask), run)
 
-    def images(self, step: Step) -> Tokens:
-        states = self.image_states[torch.from_numpy(step.views), torch.from_numpy(step.images)].float()
+    def images(self, part: Part) -> Tokens:
+        step, rows = part.step, part.images
+        states = self.image_states[torch.from_numpy(step.views[rows]), torch.from_numpy(step.images[rows])].float()
         if step.keep is not None:
-            every = torch.cat([torch.zeros_like(step.keep[:, :1]), step.keep + 1], dim=1)
+            keep = step.keep[rows]
+            every = torch.cat([torch.zeros_like(keep[:, :1]), keep + 1], dim=1)
             states = states.gather(1, every[:, :, None].expand(-1, -1, states.shape[-1]))
-        return Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool))
+        return self.run.put(Tokens(states, torch.ones(states.shape[:2], dtype=torch.bool)))
 
-    def captions(self, step: Step) -> Tokens:
-        rows = torch.from_numpy(step.captions)
+    def captions(self, part: Part) -> Tokens:
+        width = int(self.caption_mask[torch.from_numpy(part.step.captions)].sum(dim=1).max())
+        rows = torch.from_numpy(part.step.captions[part.captions])
         mask = self.caption_mask[rows]
-        width = int(mask.sum(dim=1).max())
-        return Tokens(self.caption_states[rows, :width].float(), mask[:, :width])
+        return self.run.put(Tokens(self.caption_states[rows, :width].float(), mask[:, :width]))

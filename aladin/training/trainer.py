@@ -7,7 +7,8 @@ the same batches and computes the same losses as one that was not.
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from aladin.measures.run_logs import Record
 from aladin.network.backbone import ImageSet
 from aladin.network.minilm import minilm
 from aladin.network.model import Aladin
+from aladin.network.run import Run
+from aladin.network.transformer import EncoderLayer
 from aladin.processes import peak_memory
 from aladin.training.averaging import averaged_model
-from aladin.training.batches import Plan, Step
+from aladin.training.batches import DROPOUT, Plan, Step, seed_for
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.checkpoint import Learning
 from aladin.training.collapse import Collapse
@@ -31,8 +34,8 @@ from aladin.training.objective import Objective
 from aladin.training.optimizer import optimizer_of, set_rates, share_of_rates
 from aladin.training.projection import AXES_STEPS, begin_projection
 from aladin.training.recipe import Recipe
-from aladin.training.run import Run
 from aladin.training.run_folder import RunFolder, origins_of
+from aladin.training.sharing import add_gradients, agreed, spread
 from aladin.training.start import Start
 from aladin.training.state_bank import StateBank
 from aladin.training.step_input import StepInput
@@ -41,11 +44,16 @@ from aladin.training.training_progress import TrainingProgress
 from aladin.training.validation import judged_head, validate
 
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
+LEAST_SCALE = 1.0  # of losses in fp16; gradients that are infinite at that are so by themselves
 
 
 def nobody_else(reader: Reader) -> ImageSet:
     """The training images for teachers of a run in which none has a reader of its own."""
     raise AssertionError(f"{reader.name} sees the images its own way; give the run those images")
+
+
+def _unheard(record: Record) -> None:
+    """The log of a process beside the first."""
 
 
 class Trainer:
@@ -66,17 +74,18 @@ class Trainer:
         assert [teacher.kind for teacher in recipe.teacher] == list(start.teachers), "the start is that of another recipe"
         self.recipe, self.start, self.train_set, self.val_set = recipe, start, train, val
         self.process = run or Run(recipe.precision)
-        self.model = start.model.to(self.process.device)
+        self.model = _placed(start.model, recipe, self.process)
         self.folder = RunFolder(out, recipe, origins_of(start.origins, train.origin, val.origin), trackers)
         self._images = images
         self.plan = _plan(recipe, start, train)
-        self.reads = StepInput(recipe, self.model, train)
+        self.reads = StepInput(recipe, self.model, train, self.process)
         # Several may want it: teachers, and a cross-encoder that learns.
         self._similarity = functools.cache(self._caption_similarity)
         self.objective = Objective(recipe, self.model, self.reads, start.teachers, self._similarity, self.process)
         averaged = averaged_model(self.model, recipe.averaged_steps) if recipe.averaged_steps else None
         optimizer = optimizer_of(recipe, self.model, self.objective.groups)
-        self.learning = Learning(self.model, averaged, self.objective, optimizer)
+        scaler = torch.amp.GradScaler(self.process.device.type, enabled=recipe.precision == "fp16")
+        self.learning = Learning(self.model, averaged, self.objective, optimizer, scaler)
         self.total_steps = recipe.epochs * self.plan.steps_per_epoch
         self.next_step = 0
         self.best_rsum = -math.inf
@@ -100,10 +109,12 @@ class Trainer:
     def run(self, progress: TrainingProgress) -> None:
         """Train to the end, from the last checkpoint of the folder if there is one."""
         self._resume()
-        self.folder.begin(self.model, {"steps": self.total_steps, "judged_head": self.judged_head})
+        self._meet()
+        if self.process.writes:
+            self.folder.begin(self.model, {"steps": self.total_steps, "judged_head": self.judged_head})
         if self.next_step < self.total_steps:
             self._prepare(progress)
-        with self.folder.log(self.next_step, progress.note) as log:
+        with self.folder.log(self.next_step, progress.note) if self.process.writes else nullcontext(_unheard) as log:
             while self.next_step < self.total_steps:
                 self._epoch(log, progress)
 
@@ -127,9 +138,8 @@ class Trainer:
             begin_projection(self.model, self.reads, steps, self.process)
 
     def _caption_similarity(self) -> CaptionSimilarity:
-        with self.process.context():
-            backbone = minilm(self.start.minilm)
-            return CaptionSimilarity.build(backbone, self.train_set.pieces, self.train_set.owners)
+        backbone = minilm(self.start.minilm)
+        return CaptionSimilarity.build(backbone, self.train_set.pieces, self.train_set.owners, self.process)
 
     def _epoch(self, log: Callable[[Record], None], progress: TrainingProgress) -> None:
         """The steps that are left of an epoch, and what follows them."""
@@ -168,26 +178,54 @@ class Trainer:
         """One step of the optimizer; what the log says of it."""
         share = share_of_rates(self.recipe.optimizer, step.number, step.epoch, self.total_steps)
         set_rates(self.learning.optimizer, share)
-        # Dropout and drawn_pairs draw from torch's own generator, which so is the same at this step of a resumed run.
-        torch.manual_seed(hash((self.recipe.seed, step.number)) % 2**63)
+        # Dropout draws from torch's own generator, which so is the same at this step of a resumed run.
+        torch.manual_seed(seed_for(self.recipe.seed, DROPOUT, step.number, self.process.rank))
         self._set_dropout()
-        losses = self.objective.losses(step)
-        weighed = self.objective.weighed(losses)
-        total = torch.stack(list(weighed.values())).sum()
-        if not torch.isfinite(total):
-            raise _cannot_go_on("loss", total.item(), step, losses)
+        measured = self.backward(step)
+        # A GPU is waited for once a step: here.
+        record = dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
+        if self._finite(step, record):
+            self.update()
+        return record | {"rate": share}
+
+    def backward(self, step: Step) -> dict[str, Float[Tensor, ""]]:
+        """The gradients of a step, clipped; and each loss, their sum and the gradient's norm."""
         self.learning.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
+        parts = step.apart(self.recipe.gradient_accumulation)
+        measured: dict[str, Tensor] = {}
+        for part in parts:
+            losses = self.objective.losses(part)
+            weighed = self.objective.weighed(losses)
+            total = torch.stack(list(weighed.values())).sum() / len(parts)
+            torch.autograd.backward(self.learning.scaler.scale(total))
+            found = {f"loss {name}": value for name, value in weighed.items()}
+            found |= {f"unweighed loss {name}": value for name, value in losses.items()}
+            found = {name: value.detach().float() / len(parts) for name, value in found.items()} | {"loss": total.detach()}
+            measured = {name: value + measured[name] if name in measured else value for name, value in found.items()}
         weights = [weight for group in self.learning.optimizer.param_groups for weight in group["params"]]
+        add_gradients([weight for weight in weights if weight.requires_grad], self.process)
+        self.learning.scaler.unscale_(self.learning.optimizer)
         norm = nn.utils.clip_grad_norm_(weights, self.recipe.optimizer.clip_norm)
-        if not torch.isfinite(norm):  # a step by it would make every weight a NaN, and the next checkpoint worthless
-            raise _cannot_go_on("gradient's norm", norm.item(), step, losses)
-        self.learning.optimizer.step()
+        return measured | {"gradient norm": norm}
+
+    def update(self) -> None:
+        """The optimizer's step by the gradients that there are."""
+        self.learning.scaler.step(self.learning.optimizer)
+        self.learning.scaler.update()
         if self.learning.averaged is not None:
             self.learning.averaged.update_parameters(self.model)
-        by_name = {f"loss {name}": value.item() for name, value in weighed.items()}
-        by_name |= {f"unweighed loss {name}": value.item() for name, value in losses.items()}
-        return by_name | {"loss": total.item(), "gradient norm": norm.item(), "rate": share}
+
+    def _finite(self, step: Step, record: Mapping[str, float]) -> bool:
+        """Whether a step can be taken by its gradient. TrainingError where it is no number, without being scaled too much."""
+        for name in ("loss", "gradient norm"):
+            if not math.isfinite(record[name]):
+                if name == "gradient norm" and self.learning.scaler.is_enabled():
+                    self.learning.scaler.update()
+                    if self.learning.scaler.get_scale() >= LEAST_SCALE:
+                        return False
+                # A step by it would make every weight a NaN, and the next checkpoint worthless.
+                raise _cannot_go_on(name, step, record)
+        return True
 
     def _set_dropout(self) -> None:
         """On in what learns alone, so that a frozen teacher gives the same words and regions the same scores; or everywhere."""
@@ -226,6 +264,11 @@ class Trainer:
         self.learning.restore(state, metadata)
         self.next_step, self.best_rsum = int(metadata["step"]), float(metadata["best_rsum"])
 
+    def _meet(self) -> None:
+        """All processes at the same step, with the same weights."""
+        agreed(self.next_step, "the step to go on from", self.process)
+        spread(list(self.learning.state().values()), self.process)
+
 
 def _plan(recipe: Recipe, start: Start, train: LearningSet) -> Plan:
     regions = start.model.backbone.regions or 1  # where their number differs, all are read
@@ -249,9 +292,22 @@ def folds_of(start: Start, images: int) -> Int[np.ndarray, " images"] | None:
     return found[0] if found else None
 
 
-def _cannot_go_on(what: str, value: float, step: Step, losses: dict[str, Float[Tensor, ""]]) -> TrainingError:
-    parts = ", ".join(f"{name} loss {loss.item():.4g}" for name, loss in losses.items())
+def _placed(model: Aladin, recipe: Recipe, run: Run) -> Aladin:
+    """The model on its device, computing as the recipe says."""
+    if recipe.compute.tf32:
+        torch.set_float32_matmul_precision("high")
+    model.backbone.recomputes = recipe.compute.recompute_layers
+    if recipe.compute.compile:
+        for module in model.modules():
+            if isinstance(module, EncoderLayer | nn.TransformerEncoderLayer):
+                module.compile(dynamic=True)
+    return model.to(run.device)
+
+
+def _cannot_go_on(what: str, step: Step, record: Mapping[str, float]) -> TrainingError:
+    losses = {name.removeprefix("unweighed loss "): value for name, value in record.items() if name.startswith("unweighed ")}
+    parts = ", ".join(f"{name} loss {value:.4g}" for name, value in losses.items())
     return TrainingError(
-        f"the {what} is {value} at step {step.number} (epoch {step.epoch}; {parts}); expected a finite number; lower the "
-        "learning rates or set precision to fp32, and start anew with another --out"
+        f"the {what} is {record[what]} at step {step.number} (epoch {step.epoch}; {parts}); expected a finite number; lower "
+        "the learning rates or set precision to fp32, and start anew with another --out"
     )

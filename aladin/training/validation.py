@@ -10,10 +10,10 @@ from aladin.evaluation.scoring import alignment_matrix
 from aladin.measures.recalls import DIRECTIONS, RECALLS, right_answer_ranks
 from aladin.network.model import Aladin
 from aladin.network.pairs import pair_matrix
+from aladin.network.run import Run
 from aladin.network.scores import matching_scores
 from aladin.training.learning_set import LearningSet
 from aladin.training.recipe import Recipe
-from aladin.training.run import Run
 
 CROSS_ENCODER_IMAGES = 40  # on which the cross-encoder is judged
 BOTH = "matching and alignment"  # whose rsum is the sum of theirs
@@ -53,11 +53,11 @@ def validate(model: Aladin, data: LearningSet, recipe: Recipe, run: Run) -> dict
 
 
 def _scores_apart(model: Aladin, data: LearningSet, run: Run, alignment: bool) -> dict[str, Float[Tensor, "images captions"]]:
-    images = encode_images(model, data.images, run.precision)
-    captions = encode_captions(model, data.pieces, run.precision)
+    images = encode_images(model, data.images, run)
+    captions = encode_captions(model, data.pieces, run)
     matrices = {"matching": matching_scores(images.vectors, captions.vectors)}
     if alignment:
-        matrices["alignment"] = alignment_matrix(images.tokens, captions.tokens, model.config.heads.pooling)
+        matrices["alignment"] = alignment_matrix(images.tokens, captions.tokens, model.config.heads.pooling, device=run.device)
     return matrices
 
 
@@ -67,4 +67,4 @@ def _scores_together(model: Aladin, data: LearningSet, run: Run) -> Float[Tensor
     captions = int(np.searchsorted(data.owners, images))
     with torch.inference_mode(), run.context():
         found = model.backbone.batch(data.images, np.arange(images))
-        return pair_matrix(model, found, data.pieces[:captions]).float()
+        return pair_matrix(model, found, data.pieces[:captions]).float().cpu()

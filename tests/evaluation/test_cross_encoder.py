@@ -16,6 +16,7 @@ from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder, h
 from aladin.network.checkpoints import save_model
 from aladin.network.model import new_model
 from aladin.network.pairs import pair_matrix
+from aladin.network.run import ALONE
 from aladin.progress import SILENT, TimedSteps
 from tests.tiny_learning import TINY, captions, few_examples, learning_set, tiny_model, write_pictures, write_tokenizer
 from tests.tiny_official import random_images, write_features
@@ -30,7 +31,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> CrossEncoder:
     tokenizer = write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
     model = tiny_model(tokenizer, WITH_HEAD).eval()
     data = learning_set(model, tokenizer, PICTURES)
-    return CrossEncoder(model, data.images, data.pieces, "fp32")
+    return CrossEncoder(model, data.images, data.pieces, ALONE)
 
 
 def every_pair(reader: CrossEncoder) -> np.ndarray:
@@ -73,7 +74,7 @@ def test_a_model_folder_reads_photographs(tmp_path: Path) -> None:
     save_model(model, tokenizer, tmp_path / "model")
     dataset = read_dataset(write_pictures(tmp_path / "pictures", 3))
     steps = TimedSteps()
-    reader = CrossEncoder.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", steps)
+    reader = CrossEncoder.load(tmp_path / "model", dataset, ALONE, tmp_path / "cache", steps)
     scores = reader.scores(np.array([2, 0]), np.array([1, 5]))
     with torch.inference_mode():
         expected = pair_matrix(model, model.backbone.batch(reader.images, np.arange(3)), reader.captions)
@@ -92,7 +93,7 @@ def test_a_model_folder_reads_a_detectors_regions(tmp_path: Path) -> None:
     rows = "".join(f'{{"image": "{image.id}", "captions": ["{captions(n)[0]}"]}}\n' for n, image in enumerate(images))
     (tmp_path / "captions.jsonl").write_text(rows)
     dataset = read_dataset(tmp_path / "captions.jsonl", images=features)
-    reader = CrossEncoder.load(tmp_path / "model", dataset, "fp32", tmp_path / "cache", SILENT)
+    reader = CrossEncoder.load(tmp_path / "model", dataset, ALONE, tmp_path / "cache", SILENT)
     together = reader.scores(np.array([1, 6, 3]), np.array([0, 0, 2]))
     # Image 6 has one region, image 3 six: how many others are read beside it does not change a score.
     alone = [reader.scores(np.array([image]), np.array([caption]))[0] for image, caption in ((1, 0), (6, 0), (3, 2))]

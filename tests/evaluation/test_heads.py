@@ -103,13 +103,13 @@ def test_re_ranking_everything_is_exhaustive_alignment(direction: Direction, dat
 def test_re_ranking_aligns_no_pair_but_the_candidates(direction: Direction, monkeypatch: pytest.MonkeyPatch) -> None:
     data = random_data(images=12, captions_of_each=2)
     aligned = []
-    score = scoring._block_scores
+    score = scoring.LaidWords.scores
 
-    def counted(regions: Tokens, words: Tokens, captions: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-        aligned.append(len(regions) * len(captions))
-        return score(regions, words, captions, pooling)
+    def counted(words: scoring.LaidWords, regions: Tokens) -> torch.Tensor:
+        aligned.append(len(regions) * len(words.counts))
+        return score(words, regions)
 
-    monkeypatch.setattr(scoring, "_block_scores", counted)
+    monkeypatch.setattr(scoring.LaidWords, "scores", counted)
     queries = sum(len(block.scores) for block in reranked(data, matching_of(data), direction, rerank=3))
     assert sum(aligned) == 3 * queries
 

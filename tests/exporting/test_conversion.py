@@ -98,7 +98,7 @@ def region_set(dataset: Dataset, tokenizer: Path, config: ModelConfig) -> Region
 
 @pytest.fixture(scope="module")
 def batch(dataset: Dataset, folder: Path, model: Aladin) -> ImageInput:
-    return region_set(dataset, folder / "tokenizer.json", model.config).batch(range(len(dataset)))
+    return region_set(dataset, folder / "tokenizer.json", model.config).read(range(len(dataset)))
 
 
 def sentence(caught: pytest.ExceptionInfo[AladinError]) -> str:
@@ -220,7 +220,7 @@ def test_alignment_scores_are_the_slow_ones_of_the_specification(folder: Path, m
 
 def test_regions_and_tags_are_cut_to_the_limits_in_the_order_of_the_file(dataset: Dataset, folder: Path, model: Aladin) -> None:
     images = random_images(COUNTS)
-    batch = region_set(dataset, folder / "tokenizer.json", model.config).batch(np.array([2, 0]))
+    batch = region_set(dataset, folder / "tokenizer.json", model.config).read(np.array([2, 0]))
     assert batch.regions.mask.sum(dim=1).tolist() == [34, 3]
     assert_close(batch.regions.tokens.states[0], torch.from_numpy(images[2].boxes[:34]))
     assert_close(batch.regions.tokens.states[1, :3], torch.from_numpy(images[0].boxes))
@@ -243,7 +243,7 @@ def test_regions_of_another_size_than_the_models_are_refused(folder: Path, model
     (path / "captions.jsonl").write_text('{"image": "100", "captions": ["a"]}\n')
     regions = region_set(read_dataset(path), folder / "tokenizer.json", model.config)
     with pytest.raises(DataError, match=r"line 1 \(image 100\): 8 numbers a box; expected 14; append x1/W") as caught:
-        regions.batch(range(1))
+        regions.read(range(1))
     sentence(caught)
 
 
@@ -511,7 +511,7 @@ def test_images_have_a_transformer_of_their_own_where_it_is_not_shared(
     added = random_weights(encoder_layers("transformer_encoder_1", 1) | encoder_layers("transformer_encoder_2", 1), 3)
     model = converted(aladin_checkpoint(weights | added), vinvl, tmp_path)
     assert not model.config.heads.alignment_layers_shared
-    read = region_set(dataset, tmp_path / "out" / "tokenizer.json", model.config).batch(range(len(dataset)))
+    read = region_set(dataset, tmp_path / "out" / "tokenizer.json", model.config).read(range(len(dataset)))
     states = model.image_states(read)
     expected = run_layers(added, "transformer_encoder_2", states.states, states.mask)
     found = model.encoded_images(states)
@@ -760,7 +760,7 @@ def test_a_model_of_regions_learns_in_a_few_steps(vinvl: Path, dataset: Dataset,
     optimizer, own, losses = torch.optim.Adam(model.parameters(), lr=5e-3), torch.eye(len(CAPTIONS), dtype=torch.bool), []
     torch.manual_seed(0)
     for _ in range(40):
-        batch = regions.batch(range(len(dataset)))
+        batch = regions.read(range(len(dataset)))
         images = model.encoded_images(model.image_states(batch))
         captions = model.encoded_captions(model.caption_states(torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask)))
         aligned = alignment_scores(images.tokens, captions.tokens, "MrAVGw")

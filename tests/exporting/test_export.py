@@ -32,6 +32,7 @@ from aladin.exporting.model_card import Parity, model_card
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import provenance, save_model
 from aladin.network.model import Aladin
+from aladin.network.run import Run
 from aladin.network.variants import with_hub_correction
 from aladin.progress import SILENT, TimedSteps
 from tests.tiny_learning import PAIRS, TINY, captions, picture, tiny_model, write_pictures, write_tokenizer
@@ -197,7 +198,7 @@ def test_the_command_on_the_card_prints_its_figures(
     rows = [json.loads(line) | {"split": "val" if number < 6 else "test"} for number, line in enumerate(lines)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     validation = read_dataset(tmp_path / "rows.jsonl", "val", data)
-    encoded = encode_dataset(exported, validation, "fp32", tmp_path, SILENT)
+    encoded = encode_dataset(exported, validation, Run(), tmp_path, SILENT)
     found = {head: head_figures(ranks) for head, ranks in evaluate_heads(encoded, 100, MEMORY, TimedSteps()).ranks.items()}
     subject = Subject("my tiny", validation.name, "val", 6, 12, 100, "fp32")
     card = model_card(Report(subject, found, {}), Parity(1.0, {}), validation, {}, "")

@@ -24,6 +24,7 @@ from aladin.exporting.export import ImageGraph
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.global_head import OUTLIER, GlobalHead, pooled_mean, pooled_mean_and_maximum, standardised
 from aladin.network.model import Aladin
+from aladin.network.run import Run
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens, pad_tokens
 from aladin.network.variants import as_trained, with_global_head
@@ -148,13 +149,13 @@ def right(pair: PerceptronPair, data: Lesson) -> float:
 @pytest.mark.slow
 def test_a_pair_finds_the_pictures_of_captions_that_it_has_not_seen() -> None:
     told: list[tuple[int, int]] = []
-    pair = lesson(200).learned(150, 0, "fp32", lambda done, total: told.append((done, total)))
+    pair = lesson(200).learned(150, 0, Run(), lambda done, total: told.append((done, total)))
     assert right(pair, lesson(100, seed=1)) > 0.5  # by chance: 0.01
     assert told[-1] == (150, 150)  # one list of all pictures an epoch
 
 
 def test_a_pair_is_the_same_for_one_seed_and_another_for_another() -> None:
-    one, again, other = (lesson(20).learned(3, seed, "fp32").state_dict() for seed in (0, 0, 1))
+    one, again, other = (lesson(20).learned(3, seed, Run()).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(
         one["straight" if "straight" in one else "pictures.straight.weight"], other["pictures.straight.weight"]

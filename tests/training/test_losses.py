@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from aladin.training.losses import (
+    activity,
     activity_loss,
     contrastive_distillation_loss,
     hinge_loss,
@@ -127,7 +128,7 @@ def test_equal_vectors_have_a_finite_spread_loss_and_gradient() -> None:
 def test_the_activity_loss_reads_real_tokens_only() -> None:
     states = torch.tensor([[[1.0, -3.0], [9.0, 9.0]], [[0.0, 2.0], [-2.0, 0.0]]])
     mask = torch.tensor([[True, False], [True, True]])
-    assert activity_loss(states, mask).item() == pytest.approx((1 + 3 + 0 + 2 + 2 + 0) / 3)
+    assert activity_loss(activity(states, mask)).item() == pytest.approx((1 + 3 + 0 + 2 + 2 + 0) / 3)
 
 
 @given(count=st.integers(1, 6), seed=st.integers(0, 99))

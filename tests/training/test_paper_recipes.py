@@ -131,7 +131,7 @@ def test_a_frozen_alignment_head_scores_the_same_every_time_unless_it_forgets_as
     for seed in (1, 2):
         run.learn(step)
         torch.manual_seed(seed)
-        images, captions = run.reads.states(step)
+        images, captions = run.reads.states(step.whole)
         model = run.model
         scores.append(alignment_scores(model.alignment_head.regions(images), model.alignment_head.words(captions), "MrSw"))
     assert torch.equal(scores[0], scores[1]) != forgets

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aladin.config import above_zero
+from aladin.network.run import Run
 from aladin.training.batches import Step
 from aladin.training.caption_similarity import CaptionSimilarity, check_minilm_pieces
-from aladin.training.run import Run
 from aladin.training.teachers.teacher import Learner, Lessons, Losses, Scores, Teacher, TeacherSettings
 
 

@@ -19,11 +19,11 @@ from aladin.errors import ConfigError
 from aladin.network.checkpoints import load_model, named_model
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
+from aladin.network.run import Run
 from aladin.network.tensors import ImageInput
 from aladin.training.batches import Step
 from aladin.training.learning_set import LearningSet
 from aladin.training.losses import listed_listnet_loss
-from aladin.training.run import Run
 from aladin.training.teachers.teacher import Learner, Lessons, Losses, Scores, Student, TaughtByModels, Teacher
 
 
@@ -68,9 +68,10 @@ class CrossEncoderTeacher(Teacher):
         self.model.to(run.device)
 
     def losses(self, step: Step, matching: Scores, alignment: Scores) -> Losses:
-        listed = listed_pairs(alignment, step.positives, self.settings.list_length)
+        keep = None if step.keep is None else self._run.put(step.keep)
+        listed = listed_pairs(alignment, self._run.put(step.positives), self.settings.list_length)
         with torch.inference_mode(), self._run.context():
-            images = self.model.backbone.batch(self._data.images, step.images, step.views, step.keep)
+            images = self.model.backbone.seen(self._run.put(self._data.images.read(step.images, step.views)), keep)
             scores = listed_scores(self.model, images, self._data.pieces, step.captions, listed)
         teacher_scores = scores.clone()  # an inference tensor takes no part in what a gradient is computed of
         students: dict[Student, Scores] = {"alignment": alignment, "matching": matching}
@@ -102,9 +103,10 @@ def listed_scores(
     listed: Bool[Tensor, "images captions"],
 ) -> Float[Tensor, "images captions"]:
     """The teacher's log odds of the listed pairs, 0 elsewhere; `captions` are rows of `pieces`."""
-    scores = torch.zeros(listed.shape)
-    rows, columns = listed.nonzero(as_tuple=True)
-    scores[rows, columns] = scored_pairs(teacher, images, pieces, (rows, torch.from_numpy(captions)[columns])).float()
+    scores = torch.zeros(listed.shape, device=listed.device)
+    rows, columns = listed.cpu().nonzero(as_tuple=True)
+    found = scored_pairs(teacher, images, pieces, (rows, torch.from_numpy(captions)[columns])).float()
+    scores[rows.to(scores.device), columns.to(scores.device)] = found
     return scores
 
 

@@ -18,12 +18,13 @@ from aladin.network.detections import RegionSet
 from aladin.network.grid import SHRINKAGE, GridNetwork, grid_network
 from aladin.network.grid_features import GridFeatures, PhotographReader
 from aladin.network.minilm import minilm
+from aladin.network.run import Run
 from aladin.pictures.fitting import Fitting
 from aladin.training.batches import Step
 from aladin.training.caption_similarity import check_minilm_pieces
 from aladin.training.cross_fitting import CrossFittedScores, CrossFitting, fold_of_each, pictures_read, sentences_read
 from aladin.training.learning_set import Reader
-from aladin.training.run import Run
+from aladin.training.sharing import first_alone
 from aladin.training.teachers.teacher import Learner, Lessons, Losses, Scores, Teacher, TeacherSettings
 
 FILE = "cross_fitted.safetensors"  # in the run's folder
@@ -78,21 +79,22 @@ class CrossFittedTeacher(Teacher):
     def prepare(self, run: Run, lessons: Lessons) -> None:
         """Hear what this run has heard before, or learn it."""
         path = lessons.folder / FILE
-        if lessons.goes_on:
+        # Of several processes one learns, and the others hear it from the disk: none may have scores of its own.
+        with first_alone(run):
+            if run.writes and not lessons.goes_on:
+                self._learned(run, lessons).save(path)
             self._scores = CrossFittedScores.load(path)
-            return
+
+    def _learned(self, run: Run, lessons: Lessons) -> CrossFittedScores:
         (seen,) = [lessons.images(reader) for reader in self.readers] or [lessons.data.images]
         assert isinstance(seen, GridFeatures | RegionSet), "photographs through its own networks, or a detector's regions"
         with lessons.progress.step("the cross-fitted teacher's images") as progress:
-            pictures = pictures_read(seen, self._network, self._seed, progress)
-        sentences = sentences_read(lessons.data.pieces, minilm(lessons.minilm), run.precision)
-        fitting = CrossFitting(
-            pictures, sentences, lessons.similarity(), lessons.plan, self.settings.epochs, self._seed, run.precision
-        )
+            network = None if self._network is None else self._network.to(run.device)
+            pictures = pictures_read(seen, network, self._seed, progress)
+        sentences = sentences_read(lessons.data.pieces, minilm(lessons.minilm), run)
+        fitting = CrossFitting(pictures, sentences, lessons.similarity(), lessons.plan, self.settings.epochs, self._seed, run)
         with lessons.progress.step("the cross-fitted teacher's models") as progress:
-            self._scores = fitting.scores(progress)
-        if run.writes:
-            self._scores.save(path)
+            return fitting.scores(progress)
 
     def losses(self, step: Step, matching: Scores, alignment: Scores) -> Losses:
         teacher_scores = self._scores.scores(step.images, step.captions)

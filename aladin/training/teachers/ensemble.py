@@ -23,13 +23,13 @@ from aladin.exporting.restoring import model_that_learns
 from aladin.network.backbone import ImageSet
 from aladin.network.checkpoints import named_model
 from aladin.network.model import Aladin
+from aladin.network.run import ALONE, CPU, DTYPES, Run
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import Tokens
 from aladin.network.variants import as_trained
 from aladin.progress import SILENT, Progress
 from aladin.training.batches import Step
 from aladin.training.learning_set import Reader
-from aladin.training.run import Run
 from aladin.training.teachers.teacher import Learner, Lessons, Losses, Scores, TaughtByModels, Teacher
 
 
@@ -71,7 +71,7 @@ class EnsembleTeacher(Teacher):
     def prepare(self, run: Run, lessons: Lessons) -> None:
         images = [lessons.images(reader) for reader in self.readers]
         with lessons.progress.step("the ensemble's images") as progress:
-            self._encoded = EncodedEnsemble.of(self.members, images, lessons.data.pieces, run.precision, progress)
+            self._encoded = EncodedEnsemble.of(self.members, images, lessons.data.pieces, run, progress)
 
     def losses(self, step: Step, matching: Scores, alignment: Scores) -> Losses:
         teacher_scores = self._encoded.scores(step.images, step.captions)
@@ -87,6 +87,7 @@ class EncodedEnsemble:
 
     members: tuple[tuple[Tokens, Tokens], ...]
     pooling: Pooling
+    run: Run = ALONE
 
     @classmethod
     def of(
@@ -94,17 +95,19 @@ class EncodedEnsemble:
         models: Sequence[Aladin],
         images: Sequence[ImageSet],
         pieces: Pieces,
-        precision: str,
+        run: Run = ALONE,
         progress: Progress = SILENT,
     ) -> "EncodedEnsemble":
         """`images`: the training images as each of the models reads them, in its order."""
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        dtype = DTYPES.get(run.precision, torch.float32)
         members = []
         for model, read in zip(models, images, strict=True):
-            regions = encode_images(model, read, precision, progress).tokens
-            words = encode_captions(model, pieces, precision).tokens
+            model = model.to(run.device)
+            regions = encode_images(model, read, run, progress).tokens
+            words = encode_captions(model, pieces, run).tokens
+            model.to(CPU)  # its room is the learner's now
             members.append((Tokens(regions.states.to(dtype), regions.mask), Tokens(words.states.to(dtype), words.mask)))
-        return cls(tuple(members), models[0].config.heads.pooling)
+        return cls(tuple(members), models[0].config.heads.pooling, run)
 
     @torch.no_grad()
     def scores(
@@ -115,8 +118,8 @@ class EncodedEnsemble:
         scores = []
         for regions, words in self.members:
             longest = int(words.mask[columns].sum(dim=1).max())
-            read = Tokens(words.states[columns, :longest], words.mask[columns, :longest])
-            scores.append(alignment_scores(regions[rows], read, self.pooling).float())
+            read = self.run.put(Tokens(words.states[columns, :longest], words.mask[columns, :longest]))
+            scores.append(alignment_scores(self.run.put(regions[rows]), read, self.pooling).float())
         return torch.stack(scores).mean(dim=0)
 
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from aladin.config import at_least
 from aladin.errors import ConfigError
 from aladin.network.model import Aladin
+from aladin.network.run import Run
 from aladin.progress import SILENT, Steps
 from aladin.training.batches import Plan, Step
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.learning_set import ImagesSeen, LearningSet, Reader
 from aladin.training.losses import listnet_loss
-from aladin.training.run import Run
 
 Student = Literal["alignment", "matching"]  # the scores of the model that learn from a teacher
 Scores = Float[Tensor, "images captions"]
@@ -141,6 +141,7 @@ class Teacher(ABC):
     def listnet(self, teacher_scores: Scores, scale: float, matching: Scores, alignment: Scores) -> Losses:
         """ListNet of each student towards `teacher_scores`, `scale` their inverse temperature."""
         students: dict[Student, Scores] = {"alignment": alignment, "matching": matching}
+        teacher_scores = teacher_scores.to(matching.device)
         return {
             student: listnet_loss(students[student], teacher_scores, self.scales[student], scale)
             for student in self.settings.weights

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from aladin.encoder.config import BackboneConfig
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.network.minilm import load_minilm
+from aladin.network.run import Run
 from aladin.network.transformer import Transformer
 from aladin.training import cross_fitting, global_learning
 from aladin.training.batches import Plan
@@ -60,7 +61,7 @@ def fitting(minilm: Transformer, folder: Path, epochs: int) -> CrossFitting:
     plan = plan_of(data.owners, PICTURES)
     similarity = CaptionSimilarity.build(minilm, data.pieces, data.owners)
     pictures = pictures_read(data.images, model.backbone.image_network, SEED)
-    return CrossFitting(pictures, sentences_read(data.pieces, minilm, "fp32"), similarity, plan, epochs, SEED, "fp32")
+    return CrossFitting(pictures, sentences_read(data.pieces, minilm, Run()), similarity, plan, epochs, SEED, Run())
 
 
 def plan_of(owners: np.ndarray, images: int) -> Plan:
@@ -112,7 +113,7 @@ def test_it_finds_the_right_captions_of_pictures_that_its_models_have_not_seen(m
         caption_vectors=torch.nn.functional.normalize(sentences, dim=1),
         image_vectors=torch.nn.functional.normalize(sentences[::2], dim=1),
     )
-    apart = CrossFitting(pictures, sentences, similarity, plan_of(owners, 200), 150, SEED, "fp32")
+    apart = CrossFitting(pictures, sentences, similarity, plan_of(owners, 200), 150, SEED, Run())
     teacher = apart.scores()
     rows, columns = np.flatnonzero(apart.folds == 0), np.flatnonzero(apart.caption_folds == 0)
     found = rows[teacher.scores(rows, columns).argmax(dim=0).numpy()]

@@ -12,6 +12,7 @@ from aladin.errors import ConfigError
 from aladin.evaluation.encoding import encode_captions, encode_images
 from aladin.network.checkpoints import save_model
 from aladin.network.model import Aladin
+from aladin.network.run import Run
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe
 from aladin.training.start import teachers_of
 from aladin.training.teachers.ensemble import EncodedEnsemble, EnsembleSettings, EnsembleTeacher
@@ -71,7 +72,7 @@ def slow_score(member: Aladin, tokenizer: Path, image: int, caption: int) -> flo
 def test_the_teachers_scores_are_the_mean_of_what_each_member_scores_pair_by_pair(folders: tuple[str, ...]) -> None:
     tokenizer, members = members_of(folders)
     sets = [learning_set(member, tokenizer, PICTURES) for member in members]
-    teacher = EncodedEnsemble.of(members, [data.images for data in sets], sets[0].pieces, "fp32")
+    teacher = EncodedEnsemble.of(members, [data.images for data in sets], sets[0].pieces)
     images, captions = np.array([5, 0, 3]), np.array([10, 1, 0, 7])
     expected = [
         [np.mean([slow_score(m, tokenizer, image, caption) for m in members]) for caption in captions] for image in images
@@ -82,7 +83,7 @@ def test_the_teachers_scores_are_the_mean_of_what_each_member_scores_pair_by_pai
 def test_what_else_is_in_the_batch_changes_no_score(folders: tuple[str, ...]) -> None:
     tokenizer, members = members_of(folders)
     sets = [learning_set(member, tokenizer, PICTURES) for member in members]
-    teacher = EncodedEnsemble.of(members, [data.images for data in sets], sets[0].pieces, "bf16")
+    teacher = EncodedEnsemble.of(members, [data.images for data in sets], sets[0].pieces, Run("bf16"))
     every = teacher.scores(np.arange(PICTURES), np.arange(2 * PICTURES))
     for caption in range(2 * PICTURES):
         assert_close(teacher.scores(np.array([2]), np.array([caption]))[0, 0], every[2, caption], atol=1e-2, rtol=0)
