@@ -32,6 +32,7 @@ EXPORTS = {
     "correct_hubs": "aladin.exporting.hub_correction",
     "export": "aladin.exporting.export",
     "calibrate": "aladin.training.calibrate",
+    "compare_runs": "aladin.measures.run_comparison",
     "train": "aladin.training.train",
 }
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from aladin.evaluation.vectors import score as score
     from aladin.exporting.export import export as export
     from aladin.exporting.hub_correction import correct_hubs as correct_hubs
+    from aladin.measures.run_comparison import compare_runs as compare_runs
     from aladin.pictures.boxes import Box as Box
     from aladin.search.explain import Explanation as Explanation
     from aladin.search.query import ImagePart as ImagePart

@@ -1,6 +1,7 @@
 """A training run as its folder tells it: settings.toml and log.jsonl, read without PyTorch and also while the run goes on."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def record_of(line: bytes) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    numbers = isinstance(record, dict) and all(type(value) in (int, float) for value in record.values())
+    numbers = isinstance(record, dict) and all(type(n) in (int, float) and math.isfinite(n) for n in record.values())
     return record if numbers and type(record.get("step")) is int and record["step"] >= 0 else None
 
 

@@ -20,12 +20,13 @@ from aladin.errors import ConfigError
 from aladin.files import write_whole
 from aladin.measures.run_logs import Record, flat_settings
 
-PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny"}  # what to install for each tracker that can be asked for
+ASKED_FOR = ("wandb", "mlflow")  # by the names of their packages, which are imported only then
 PROJECT = "aladin"  # W&B's project and MLflow's experiment, where their own variables name no other
 MLFLOW_SECONDS = 5.0  # between two requests; each costs a step some of its time
 MLFLOW_PATIENCE = 300.0  # before the next request after one that failed, which itself may have waited for minutes
 MLFLOW_METRICS = 900  # of one request; more than 1,000 are refused
 MLFLOW_PARAMS = 100  # likewise
+SENTENCE = 200  # characters of theirs that ours repeats
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class WeightsAndBiases:
             )
         except (wandb.Error, OSError) as error:
             raise ConfigError(
-                f"Weights & Biases does not begin: {_first_line(error)}; log in with `wandb login`, or set WANDB_MODE=offline"
+                f"Weights & Biases does not begin: {_first_line(error)}; "
+                "check `wandb login` and the network, or set WANDB_MODE=offline"
             ) from None
         _keep_id(run, "wandb", self._run.id)
         # Its own steps only rise, and two rows may be of one step: they count rows, and the run's step is the axis.
@@ -179,11 +181,11 @@ class MLflow:
 def check_trackers(names: Sequence[str]) -> None:
     """ConfigError for a tracker that nobody knows or whose package is not installed; asked before hours of work."""
     for name in names:
-        if name not in PACKAGES:
-            raise ConfigError(f"trackers has {name!r}; expected {' or '.join(map(repr, PACKAGES))}")
+        if name not in ASKED_FOR:
+            raise ConfigError(f"trackers has {name!r}; expected {' or '.join(map(repr, ASKED_FOR))}")
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # a mere folder of that name, such as W&B makes, is no package
-            raise ConfigError(f"the package {name} is not installed; run pip install {PACKAGES[name]}, or leave {name} out")
+            raise ConfigError(f"the package {name} is not installed; run pip install {name}, or leave {name} out")
 
 
 @contextmanager
@@ -261,4 +263,5 @@ def _keep_id(run: TrackedRun, tracker: str, own: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+    line = str(error).strip().split("\n")[0].rstrip(".")
+    return line if len(line) <= SENTENCE else f"{line[:SENTENCE]}..."

@@ -49,7 +49,7 @@ def write_data(folder: Path, first: int) -> None:
 def test_every_line_of_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("aladin.exporting.export.MAX_RSUM_LOSS", 600.0)  # such pictures say nothing of rsum
-    (block,) = blocks(ROOT / "docs" / "training.md", "python")
+    block = "".join(blocks(ROOT / "docs" / "training.md", "python"))
     for name in re.findall(r"\w+\.zip", block):
         block = block.replace(name, name.removesuffix(".zip"))
     for ending, settings in SMALLER.items():
