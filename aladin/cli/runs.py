@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -13,6 +13,7 @@ from aladin.cli.values import JSON, PATH
 from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from aladin.measures.report import Sheet
     from aladin.measures.run_comparison import Comparison
 
 PLAIN_WIDTH = 200  # characters of a line where there is no terminal
@@ -56,19 +57,26 @@ def _print(comparison: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from aladin.measures.run_comparison import sheets
+    from aladin.measures.run_comparison import sheets, turned
 
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    for number, (title, sheet) in enumerate(sheets(comparison).items()):
+    for number, (title, whole) in enumerate(sheets(comparison).items()):
+        sheet = whole if _width(whole) <= console.width else min(whole, turned(whole), key=_width)
         if number:
             print_line()
         print_line(title)
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column, heading in enumerate(sheet.headings):
-            table.add_column(printable(heading), justify="left" if column in sheet.words else "right", overflow="fold")
+            align: Literal["left", "right"] = "left" if column in sheet.words else "right"
+            table.add_column(printable(heading), justify=align, overflow="fold", no_wrap=column == 0)
         for row in sheet.rows:
             table.add_row(*map(printable, row))
         console.print(table)
+
+
+def _width(sheet: "Sheet") -> int:
+    """How many characters of a line the table takes."""
+    return sum(max(map(len, column)) + 2 for column in zip(sheet.headings, *sheet.rows, strict=True))
 
 
 def _check_curves(path: Path) -> None:

@@ -153,13 +153,18 @@ def sheets(comparison: Comparison) -> dict[str, Sheet]:
     return ({"Settings that differ": _settings(comparison)} if comparison.differing else {}) | found
 
 
+def turned(sheet: Sheet) -> Sheet:
+    """The same table with its rows as columns."""
+    columns = list(zip(sheet.headings, *sheet.rows, strict=True))
+    return Sheet(columns[0], columns[1:], sheet.words if len(sheet.words) == len(columns) else frozenset({0}))
+
+
 def _settings(comparison: Comparison) -> Sheet:
     """A column a run or a column a setting, whichever are fewer."""
-    runs, rows = [run.name for run in comparison.runs], [(n, *map(_shown, each)) for n, each in comparison.differing.items()]
-    table = [("setting", *runs), *rows]
-    headings, *below = list(zip(*table, strict=True)) if len(rows) < len(runs) else table
-    first = "run" if len(rows) < len(runs) else "setting"
-    return Sheet((first, *headings[1:]), below, frozenset(range(len(headings))))
+    names, values = list(comparison.differing), [map(_shown, each) for each in comparison.differing.values()]
+    rows = [(run.name, *row) for run, row in zip(comparison.runs, zip(*values, strict=True), strict=True)]
+    sheet = Sheet(("run", *names), rows, frozenset(range(max(len(names), len(rows)) + 1)))
+    return sheet if len(names) < len(rows) else turned(sheet)
 
 
 def _validation(comparison: Comparison) -> Sheet:
@@ -185,12 +190,12 @@ def _training(comparison: Comparison) -> Sheet:
 
 
 def state(run: ComparedRun, now: float) -> str:
-    """Whether the run is finished; if not, how long ago its log was written."""
+    """Whether the run is finished; if not, for how long its log has been silent."""
     if run.finished:
         return "finished"
     if run.log.written is None:
         return "no step yet"
-    return f"last line {_duration(max(0.0, now - run.log.written))} ago"
+    return f"silent {_duration(max(0.0, now - run.log.written))}"
 
 
 def _run_table(run: ComparedRun) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from aladin.measures.run_comparison import ComparedRun, Comparison
 
-COLOURS = ("#0067a8", "#c2410c", "#00805a", "#7c3aad", "#a16207", "#be185d", "#0e7490", "#57534e")
-DARK_COLOURS = ("#62b5f0", "#f5a35c", "#4fd1a5", "#c9a2f2", "#e0c04f", "#f28bbd", "#5fd0e0", "#b8b0a8")
+COLOURS = ("#0067a8", "#c2410c", "#00805a", "#7c3aad", "#ca8a04", "#db2777", "#38a5e8", "#57534e")
+DARK_COLOURS = ("#62b5f0", "#f5a35c", "#4fd1a5", "#c9a2f2", "#f0e05f", "#f472b6", "#4f7fd8", "#b8b0a8")
 DASHES = ("", "7 4", "2 3", "9 3 2 3")  # of the ninth run and on, of the seventeenth and on, ...
 STYLE = f"""
 svg {{ color-scheme: light dark; font: 12px system-ui, sans-serif }}

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -309,6 +310,16 @@ def test_what_is_wrong_with_the_models_folder_or_out_is_said_before_the_data_are
     assert said == f"aladin: out is {model}, the folder of the model itself, which stays as it is; give another folder"
     assert f"there is no file or folder {nowhere}" in failure([command, model, str(out), option, nowhere], capsys)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_a_tracker_that_is_not_installed_is_said_before_the_run(
+    files: Path, tmp_path: Path, tracker: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    said = failure([*arguments(files, tmp_path / "run"), f"--{tracker}"], capsys)
+    assert f"the package {tracker} is not installed; run pip install {tracker}" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_seed_below_zero_is_wrong_usage(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 import aladin
 from aladin.errors import DataError
 from aladin.measures import run_comparison
-from aladin.measures.run_comparison import compare_runs, sheets, state, to_json
+from aladin.measures.run_comparison import compare_runs, sheets, state, to_json, turned
 from aladin.measures.run_curves import COLOURS, curves_svg, nice_ticks
 from tests.measures.runs import write_run
 
@@ -81,7 +81,7 @@ def test_a_run_is_finished_when_its_last_step_is_done(runs: Path) -> None:
     os.utime(runs / "both" / "log.jsonl", (1_000, 1_000))
     (both,) = compare_runs(runs / "both").runs
     assert [state(both, 1_000.0 + later) for later in (30, 600, 7200, 10**6)] == [
-        f"last line {ago} ago" for ago in ("30 s", "10 min", "2 h", "12 days")
+        f"silent {ago}" for ago in ("30 s", "10 min", "2 h", "12 days")
     ]
 
 
@@ -90,6 +90,12 @@ def test_the_settings_table_is_turned_where_runs_outnumber_settings(tmp_path: Pa
         write_run(tmp_path / f"seed-{seed}", {"matching": [1.0]}, {"seed": seed})
     sheet = sheets(compare_runs(tmp_path))["Settings that differ"]
     assert (sheet.headings, sheet.rows) == (("run", "seed"), [("seed-0", "0"), ("seed-1", "1"), ("seed-2", "2")])
+
+
+def test_a_table_turned_twice_is_itself(runs: Path) -> None:
+    for sheet in sheets(compare_runs(runs)).values():
+        again = turned(turned(sheet))
+        assert (tuple(again.headings), [tuple(row) for row in again.rows]) == (tuple(sheet.headings), list(sheet.rows))
 
 
 def test_runs_that_do_not_differ_have_no_table_of_settings(tmp_path: Path) -> None:

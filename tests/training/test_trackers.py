@@ -1,8 +1,11 @@
 """What follows a run beside its log: each row once, whatever was interrupted. W&B and MLflow run where they are installed."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
+import re
+import sqlite3
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from hypothesis import strategies as some
 
 from aladin.errors import ConfigError
 from aladin.measures.run_logs import Record
+from aladin.training import trackers
 from aladin.training.recipe import LossConfig, Recipe
 from aladin.training.trackers import TensorBoard, TrackedRun, check_trackers, followed, grouped_name
 from aladin.training.train import train
@@ -134,11 +138,11 @@ def test_tensorboard_takes_back_what_is_done_again(tmp_path: Path) -> None:
     assert [event.step for event in board_seen.Scalars("loss")] == list(range(8))
 
 
-def in_two_parts(folder: Path, trackers: tuple[str, ...]) -> Trainer:
+def in_two_parts(folder: Path, asked: tuple[str, ...]) -> Trainer:
     """A run that is stopped in its second epoch and then goes on to its end, followed by trackers."""
     recipe = dataclasses.replace(RECIPE, epochs=4)
     for watcher in (Stopped(3), Recorder()):
-        run = trainer(recipe, folder, trackers=trackers)
+        run = trainer(recipe, folder, trackers=asked)
         try:
             run.run(watcher)
         except KeyboardInterrupt:
@@ -183,6 +187,33 @@ def test_mlflow_that_does_not_know_the_run_any_more_is_said(tmp_path: Path, monk
         ConfigError, match=r"MLflow at sqlite.* does not begin: .*; set MLFLOW_TRACKING_URI to where the run is"
     ):
         trainer(RECIPE, tmp_path, trackers=("mlflow",)).run(Recorder())
+
+
+@tracker_of_others
+def test_mlflow_that_is_away_ends_no_run_and_gets_later_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(trackers, "MLFLOW_SECONDS", 0.0)
+
+    class Away(Recorder):
+        def progress(self, what: str, done: int, total: int) -> None:
+            if what == "training steps" and done == 2:
+                rename_metrics("metrics", "away")
+
+    def rename_metrics(before: str, now: str) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+            database.execute(f"ALTER TABLE {before} RENAME TO {now}")
+
+    watcher = Away()
+    trainer(RECIPE, tmp_path, trackers=("mlflow",)).run(watcher)
+    assert re.match("MLflow does not take what is logged: .*; it is kept and sent later", watcher.notes[0])
+    assert re.search(r"MLflow lacks the last 7 lines of log.jsonl", watcher.notes[-1])
+    rename_metrics("away", "metrics")
+    run = trainer(RECIPE, tmp_path, trackers=("mlflow",))
+    run.run(Recorder())
+    own = json.loads((run.folder.path / "trackers.json").read_text())["mlflow"]
+    history = mlflow.MlflowClient().get_metric_history(own, "training/loss")
+    assert sorted(metric.step for metric in history) == list(range(run.total_steps))
 
 
 @tracker_of_others
