@@ -71,6 +71,11 @@ PLAIN_WIDTH = 200  # characters of a line where there is no terminal
     type=PATH,
     help="An earlier --json of the same queries; exit 1 if anything is significantly worse.",
 )
+@click.option(
+    "--against",
+    metavar="TRAINING",
+    help="Set the paper's figures beside, with a verdict: those of the model of recipes/paper/TRAINING.toml.",
+)
 @click.option("--cache", type=PATH, help="Folder to keep image features and relevances in.")
 @click.option(
     "--memory",
@@ -102,6 +107,8 @@ def evaluate(
     \b
     aladin evaluate runs/align/best flickr8k.zip --split val
     aladin evaluate runs/align/best dataset_coco.json --images coco --split test --protocol coco-5k --measure eccv
+    aladin evaluate runs/joint/best captions-5k.jsonl --images features --protocol coco-5k
+        --against alignment-and-matching-distill
     aladin evaluate runs/both/best flickr8k.zip --split val --cross-encoder 20 --cross-encoder-model runs/cross-encoder/best
     """
     from aladin.evaluation import evaluate as evaluation

@@ -27,6 +27,7 @@ from aladin.measures.gate import Baseline, check_same_queries
 from aladin.measures.html_report import HardQuery
 from aladin.measures.judgements import Judgements, read_judgements
 from aladin.measures.protocols import PROTOCOLS, chosen, digest, folds
+from aladin.measures.published import beside_the_paper, figures_of
 from aladin.measures.recalls import Direction
 from aladin.measures.relevance import Judge
 from aladin.measures.relevance.named import Judging, named_judge
@@ -45,6 +46,7 @@ class EvaluationConfig:
     protocol: str = "full"  # which images and captions, in how many folds
     measures: tuple[str, ...] = ()  # more than recalls: NAME or NAME=FILE, see docs/protocols.md
     coco_ids: Path | None = None  # COCO's captions JSON or Karpathy's, which some measures need
+    against: str | None = None  # one of the paper's trainings, by its recipe's name: its figures are set beside
     judgements: Path | None = None  # Flickr8k's judgements by people, to correlate scores with
     rerank: int = 100  # how many of the matching head's best alignment puts in order again; 0: leave two-stage out
     cross_encoder: int | None = None  # how many of those a cross-encoder reads with the query; None: 20, if there is one
@@ -58,6 +60,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"there is no protocol {self.protocol!r}; choose {', '.join(PROTOCOLS)}")
+        if self.against is not None:
+            figures_of(self.against, self.protocol)  # said before anything is encoded
         if self.precision is not None:
             check_choice("precision", self.precision, PRECISIONS)
         at_least(0, self, "rerank", "hardest", *(() if self.cross_encoder is None else ("cross_encoder",)))
@@ -163,7 +167,8 @@ def _evaluated(work: _Work, subject: Subject) -> Evaluated:
     origins = {name: judge.origin for judge in judges for name in judge.measures}
     queries = QueryValues(captions_of_each, found.ranks, found.judged, origins)
     hardest = hardest_queries(encoded, dataset, found.ranks["alignment"], parts, config.hardest) if config.hardest else {}
-    return Evaluated(full_report(subject, queries, found.seconds, agreement), hardest)
+    report = full_report(subject, queries, found.seconds, agreement)
+    return Evaluated(beside_the_paper(report, config.against) if config.against else report, hardest)
 
 
 def _subject(folder: Path, dataset: Dataset, config: EvaluationConfig) -> Subject:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -14,6 +14,7 @@ from aladin.measures.recalls import DIRECTIONS, RECALLS, Direction, Estimate, Me
 from aladin.old_names import renamed_head
 
 JUDGED_HEADINGS = ("head", "direction", "queries", "measure", "value")
+PUBLISHED_HEADINGS = ("row", "head", "direction", "measure", "paper", "here", "difference", "verdict", "read in")
 AGREEMENT_HEADINGS = ("head", "judges", "pairs", "ratings", "tau-b", "tau-c")
 HEADINGS = ("head", "direction", "queries", *map(str, RECALLS), str(MedianRank()), "rsum")
 NOTES = (
@@ -22,6 +23,7 @@ NOTES = (
     "Two-stage: the k best by matching, re-ranked by alignment.",
 )
 CROSS_ENCODER_NOTE = "Cross-encoder: the n best of two stages, each read together with the query."
+PUBLISHED_NOTE = "Verdict: equal where the paper's figure is within the interval of the one here."
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,21 @@ class JudgedFigure:
 
 
 @dataclass(frozen=True)
+class PublishedComparison:
+    """A figure of a paper, and the same measure here."""
+
+    row: str  # of the paper's table
+    head: str
+    direction: Literal[Direction, "both"]
+    measure: str
+    published: float
+    here: Estimate
+    difference: float  # of here to the published one; more is better
+    verdict: Literal["equal", "better", "worse"]  # equal: the published one is within the interval
+    source: str  # where the published one was read
+
+
+@dataclass(frozen=True)
 class QueryValues:
     """What was found for each query, in the data's order: what a later evaluation is compared with."""
 
@@ -99,6 +116,7 @@ class Report:
     judged: Sequence[JudgedFigure] = ()
     agreements: Mapping[str, Agreement] = dataclasses.field(default_factory=dict)  # by head
     queries: QueryValues | None = None
+    published: Sequence[PublishedComparison] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,12 @@ def head_figures(ranks: Mapping[Direction, Ranks], captions_of_each: Sequence[in
     }
     both = [rsum_of_each(ranks[direction]) for direction in DIRECTIONS]
     return HeadFigures(directions, mean_estimate(*both, owners=[owners[d] for d in DIRECTIONS] if owners else []))
+
+
+def recall_sum(queries: QueryValues, head: str, direction: Direction) -> Estimate:
+    """Recall@1, 5 and 10 of one direction added, at most 300."""
+    owners = _owners(queries.captions_of_each)[direction]
+    return mean_estimate(rsum_of_each(queries.ranks[head][direction]), owners=[owners])
 
 
 def rsum_loss(before: Mapping[Direction, Ranks], now: Mapping[Direction, Ranks], captions_of_each: Sequence[int]) -> Estimate:
@@ -241,10 +265,15 @@ def sheets(report: Report) -> list[Sheet]:
         (head, found.kind, f"{found.pairs:,}", f"{found.ratings:,}", f"{found.tau_b:.3f}", f"{found.tau_c:.3f}")
         for head, found in report.agreements.items()
     ]
+    published: list[tuple[str, ...]] = [
+        (f.row, f.head, f.direction, f.measure, f"{f.published:.1f}", str(f.here), f"{f.difference:+.1f}", f.verdict, f.source)
+        for f in report.published
+    ]
     found = (
         Sheet(HEADINGS, _rows(report), frozenset((0, 1))),
         Sheet(JUDGED_HEADINGS, judged, frozenset((0, 1, 3))),
         Sheet(AGREEMENT_HEADINGS, agreements, frozenset((0, 1))),
+        Sheet(PUBLISHED_HEADINGS, published, frozenset((0, 1, 2, 3, 7, 8))),
     )
     return [sheet for sheet in found if sheet.rows]
 
@@ -256,7 +285,8 @@ def notes(report: Report) -> str:
 
 def remarks(report: Report) -> tuple[str, ...]:
     """How to read the tables."""
-    return (*NOTES, CROSS_ENCODER_NOTE) if report.subject.cross_encoder else NOTES
+    cross_encoder = (CROSS_ENCODER_NOTE,) if report.subject.cross_encoder else ()
+    return (*NOTES, *cross_encoder, *((PUBLISHED_NOTE,) if report.published else ()))
 
 
 def _markdown(sheet: Sheet) -> str:

@@ -374,3 +374,23 @@ def test_a_size_that_is_none_is_refused(text: str) -> None:
 def test_wrong_usage_exits_with_2(run: Run, model_path: Path, data: Path) -> None:
     assert run(model_path, data, "--memory", "many")[0] == 2
     assert run(model_path)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("training", "protocol", "sentence"),
+    [
+        ("alignment-triplet", "full", "no figure of the paper is known for alignment-triplet by the protocol full; choose"),
+        (
+            "matching-triplet-e2e",
+            "coco-5k",
+            "no figure of the paper is known for 'matching-triplet-e2e'; choose alignment-trip",
+        ),
+    ],
+)
+def test_what_the_paper_has_no_figure_for_is_one_sentence(
+    run: Run, model_path: Path, data: Path, training: str, protocol: str, sentence: str
+) -> None:
+    code, output, errors = run(model_path, data, "--against", training, "--protocol", protocol)
+    assert (code, output) == (1, "")
+    assert errors.startswith(f"aladin: {sentence}")
+    assert len(errors.splitlines()) == 1
