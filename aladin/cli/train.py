@@ -59,7 +59,7 @@ def train(
     best validation rsum. No image may be in both --train and --val.
 
     \b
-    torchrun --nproc-per-node 4 -m aladin train RECIPE ...   on four GPUs
+    torchrun --nproc-per-node 4 -m -- aladin train RECIPE ...   on four GPUs
     """
     from aladin.training.recipe import read_recipe
     from aladin.training.train import train as learn
@@ -93,7 +93,10 @@ class TrainingShown(TerminalSteps):
     def validated(self, epoch: int, measures: dict[str, float]) -> None:
         sums = ", ".join(f"{name} {value:.1f}" for name, value in measures.items() if name.endswith("rsum"))
         first = ", ".join(f"{name} {value:.1f}" for name, value in measures.items() if name.endswith("Recall@1"))
-        print_line(f"epoch {epoch}: {sums} ({first}) in {measures['epoch_seconds']:.0f} s", err=True)
+        if "epoch_seconds" in measures:
+            print_line(f"epoch {epoch}: {sums} ({first}) in {measures['epoch_seconds']:.0f} s", err=True)
+        else:
+            print_line(f"within epoch {epoch}: {sums} ({first})", err=True)
 
     def note(self, sentence: str) -> None:
         print_line(sentence, err=True)

@@ -10,7 +10,7 @@ class TrainingProgress(Steps, Protocol):
     """Watches a run: its steps one after the other, and what each epoch came to."""
 
     def validated(self, epoch: int, measures: dict[str, float]) -> None:
-        """An epoch is over and its model was measured on the validation set."""
+        """The model was measured on the validation set; `epoch_seconds` is among the measures where an epoch is over."""
 
     def note(self, sentence: str) -> None:
         """Something worth a line, such as how much room on the disk features will take."""
