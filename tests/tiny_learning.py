@@ -27,6 +27,7 @@ from aladin.network.grid import GridNetwork, top_classes
 from aladin.network.grid_features import GridFeatures, PhotographReader
 from aladin.network.minilm import minilm_folder
 from aladin.network.model import Aladin, new_model
+from aladin.network.run import Run
 from aladin.progress import Progress
 from aladin.training import trainer as training
 from aladin.training.learning_set import LearningSet, Reader
@@ -173,6 +174,7 @@ def trainer(
     pictures: int = 8,
     fresh_projection: bool = False,
     trackers: tuple[str, ...] = (),
+    run: Run | None = None,
 ) -> Trainer:
     """A run in `folder`/run on the first pictures, from `model` or from random weights."""
     tokenizer, minilm = write_tokenizer(folder), write_minilm(folder / "minilm")
@@ -180,7 +182,11 @@ def trainer(
     train, val = (learning_set(model, tokenizer, pictures, views) for views in (recipe.views, 1))
     teachers = teachers_of(recipe, model, tokenizer, minilm)
     start = Start(model, tokenizer, teachers, fresh_projection, minilm=minilm)
-    return Trainer(recipe, start, train, val, folder / "run", lambda reader: seen_by(reader, pictures), trackers=trackers)
+
+    def seen(reader: Reader) -> GridFeatures:
+        return seen_by(reader, pictures)
+
+    return Trainer(recipe, start, train, val, folder / "run", seen, run, trackers)
 
 
 def losses(out: Path) -> dict[int, dict[str, float]]:

@@ -34,7 +34,8 @@ def optimizer_of(recipe: Recipe, model: Aladin, others: Iterable[Group] = ()) ->
             vectors = [weight for weight in group.weights if weight.ndim < 2]
             groups += [{"params": matrices, "full_rate": group.full_rate, "weight_decay": rates.weight_decay}]
             groups += [{"params": vectors, "full_rate": group.full_rate, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, rates.beta2), fused=True)
+    fused = not any(weight.is_meta for weight in model.parameters())  # PyTorch has one for every device that computes
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, rates.beta2), fused=fused)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:

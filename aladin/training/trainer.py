@@ -40,7 +40,7 @@ from aladin.training.start import Start
 from aladin.training.state_bank import StateBank
 from aladin.training.step_input import StepInput
 from aladin.training.teachers import Lessons
-from aladin.training.training_progress import TrainingProgress
+from aladin.training.training_progress import SILENT_TRAINING, TrainingProgress
 from aladin.training.validation import judged_head, validate
 
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
@@ -127,15 +127,18 @@ class Trainer:
                 self.reads.bank = StateBank.build(self.model, self.train_set, self.process, watched)
         if self.recipe.loss.needs_caption_similarity:
             self._similarity()  # not in the first step, where it would move torch's generator
-        lessons = Lessons(
-            self.train_set, self.plan, self._images, self._similarity, self.start.minilm, self.folder.path,
-            self.next_step > 0, progress,
-        )  # fmt: skip
         for teacher in self.start.teachers.values():
-            teacher.prepare(self.process, lessons)
+            teacher.prepare(self.process, self.lessons(progress))
         if self.start.fresh_projection and self.next_step == 0:
             steps = self.plan.steps(0, min(AXES_STEPS, self.total_steps))
             begin_projection(self.model, self.reads, steps, self.process)
+
+    def lessons(self, progress: TrainingProgress = SILENT_TRAINING) -> Lessons:
+        """What teachers prepare from."""
+        return Lessons(
+            self.train_set, self.plan, self._images, self._similarity, self.start.minilm, self.folder.path,
+            self.next_step > 0, progress,
+        )  # fmt: skip
 
     def _caption_similarity(self) -> CaptionSimilarity:
         backbone = minilm(self.start.minilm)

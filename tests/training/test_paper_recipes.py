@@ -14,6 +14,7 @@ from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
 from aladin.network.model import Aladin, new_model
 from aladin.network.official import RELEASED
+from aladin.network.run import Run
 from aladin.network.scores import alignment_scores
 from aladin.training.learning_set import learning_set
 from aladin.training.recipe import LossConfig, OptimizerConfig, Recipe, read_recipe
@@ -54,7 +55,7 @@ def recipe(name: str) -> Recipe:
     return dataclasses.replace(full, epochs=15, batch_images=4, validate_every=15, optimizer=rates)
 
 
-def run_of(recipe: Recipe, folder: Path) -> Trainer:
+def run_of(recipe: Recipe, folder: Path, run: Run | None = None) -> Trainer:
     images = random_images(COUNTS, FEATURES)
     features = write_features(folder / "features", images)
     rows = [
@@ -66,7 +67,7 @@ def run_of(recipe: Recipe, folder: Path) -> Trainer:
     model = new_model(SIZES, WordPieces.of(tokenizer, SIZES.preprocessing), pretrained=False)
     dataset = read_dataset(folder / "captions.jsonl", images=features)
     data = learning_set(dataset, model, tokenizer, folder / "cache", recipe.views)
-    return Trainer(recipe, Start(model, tokenizer), data, data, folder / "run")
+    return Trainer(recipe, Start(model, tokenizer), data, data, folder / "run", run=run)
 
 
 def weights(model: Aladin) -> dict[str, torch.Tensor]:

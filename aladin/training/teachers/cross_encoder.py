@@ -104,10 +104,16 @@ def listed_scores(
 ) -> Float[Tensor, "images captions"]:
     """The teacher's log odds of the listed pairs, 0 elsewhere; `captions` are rows of `pieces`."""
     scores = torch.zeros(listed.shape, device=listed.device)
-    rows, columns = listed.cpu().nonzero(as_tuple=True)
+    rows, columns = rows_and_columns(listed)
     found = scored_pairs(teacher, images, pieces, (rows, torch.from_numpy(captions)[columns])).float()
     scores[rows.to(scores.device), columns.to(scores.device)] = found
     return scores
+
+
+def rows_and_columns(listed: Bool[Tensor, "images captions"]) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """The row and the column of every listed pair, on the processor."""
+    rows, columns = listed.cpu().nonzero(as_tuple=True)
+    return rows, columns
 
 
 def _checked(teacher: Aladin, folder: Path, learner: Learner) -> Aladin:
