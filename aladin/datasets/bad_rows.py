@@ -11,6 +11,7 @@ from aladin.errors import DataError
 Reason = Literal[
     "bad base64",
     "blank caption",
+    "damaged shard",
     "damaged tar",
     "duplicate image",
     "geometry",

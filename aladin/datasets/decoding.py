@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from aladin.datasets.examples import Dataset, Example
-from aladin.datasets.vinvl import FeatureRow
+from aladin.datasets.vinvl import DetectionSource
 from aladin.errors import DataError
 from aladin.pictures.pixels import open_image
 from aladin.progress import SILENT, Progress
@@ -50,7 +50,7 @@ def _reason(example: Example) -> str | None:
 
 def _problem(example: Example, name: str) -> str | None:
     """What is wrong with an image, which the sentence calls `name`; a detector's regions are no image."""
-    if isinstance(example.source, FeatureRow):
+    if isinstance(example.source, DetectionSource):
         return None
     try:
         open_image(example.source.read(), name, DRAFT_SIZE)

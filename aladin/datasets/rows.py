@@ -11,7 +11,7 @@ from typing import Any
 from aladin.datasets.bad_rows import BadRow, BadRows
 from aladin.datasets.examples import Dataset, Example
 from aladin.datasets.sources import ImageSource, ImageSources
-from aladin.datasets.vinvl import FeatureRow
+from aladin.datasets.vinvl import DetectionSource
 from aladin.errors import DataError
 
 SPLITS: Mapping[str, str] = {"train": "train", "restval": "train", "val": "val", "test": "test", "": ""}
@@ -82,7 +82,7 @@ class Gathering:
             source = self._images.find(image)
             if source is None:
                 raise BadRow("image is missing", f"image {image!r} is not in {self._images.path}", "add it, correct --images")
-            if isinstance(source, FeatureRow) and self._names.setdefault(source.image, image) != image:
+            if isinstance(source, DetectionSource) and self._names.setdefault(source.image, image) != image:
                 raise BadRow(
                     "one row for two images",
                     f"images {self._names[source.image]!r} and {image!r} both meet row {source.image!r} of {self._images.path}",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from aladin.datasets.vinvl import FeatureFolder, is_feature_folder
+from aladin.datasets.vinvl import is_feature_folder, open_features
 from aladin.errors import ConfigError, DataError
 
 ZIP_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, ..., length of the name, length of the extra field
@@ -123,7 +123,7 @@ def byte_count(source: ImageSource) -> int:
 def image_sources(path: Path) -> ImageSources:
     """A folder or a zip of images, or a folder of a detector's features."""
     if is_feature_folder(path):
-        return ImageSources(path, FeatureFolder.open(path).find)
+        return ImageSources(path, open_features(path).find)
     if path.is_dir():
         return ImageSources(path, lambda name: FileOnDisk(path / name) if (path / name).is_file() else None)
     if path.suffix.lower() == ".zip" and path.is_file():

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from aladin.datasets import Data, Dataset, Example, FileOnDisk, ImageSource, dataset_of
-from aladin.datasets.vinvl import FeatureFolder
+from aladin.datasets.vinvl import open_features
 from aladin.errors import DataError
 from aladin.evaluation.encoding import encode_dataset
 from aladin.files import kept_or_temporary, path_of, replacing
@@ -100,7 +100,7 @@ def _source(image: str | Path, features: str | Path | None) -> ImageSource:
         if not Path(image).is_file():
             raise DataError(f"there is no image {image}; give a photograph's file, or a detector's folder by --features")
         return FileOnDisk(Path(image))
-    found = FeatureFolder.open(Path(features)).find(str(image))
+    found = open_features(Path(features)).find(str(image))
     if found is None:
-        raise DataError(f"{features} has no image {image}; give an id of its features.tsv")
+        raise DataError(f"{features} has no image {image}; give one of its ids")
     return found

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 
 from aladin.datasets import Dataset
-from aladin.datasets.vinvl import FeatureRow
+from aladin.datasets.vinvl import DetectionSource
 from aladin.encoder.config import ModelConfig
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
@@ -24,7 +24,7 @@ from aladin.progress import SILENT, Progress
 class RegionSet:
     """The images of a data set, in its order."""
 
-    images: tuple[FeatureRow, ...]
+    images: tuple[DetectionSource, ...]
     tokenizer: WordPieces  # its limit is that of an image's object names
     config: ModelConfig
 
@@ -42,8 +42,8 @@ class RegionSet:
         """
         backbone = self.config.backbone
         numbers = backbone.region_features + backbone.region_geometry
-        detections = [self.images[row].detections(numbers) for row in rows]
-        found = [torch.from_numpy(image.boxes[: self.config.limits.regions]) for image in detections]
+        detections = [self.images[row].detections(numbers, self.config.limits.regions) for row in rows]
+        found = [torch.from_numpy(image.boxes) for image in detections]
         padded = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
         counts = torch.tensor([len(rows) for rows in found])
         mask = torch.arange(padded.shape[1])[None] < counts[:, None]
@@ -64,7 +64,7 @@ class DetectionReader:
         """One view of each image, whatever `views` is; nothing is cached. DataError if an image is a photograph."""
         images = []
         for example in dataset.examples:
-            if not isinstance(example.source, FeatureRow):
+            if not isinstance(example.source, DetectionSource):
                 raise DataError(
                     f"image {example.id} is a photograph; this model reads a detector's regions: give their folder with "
                     "--images"
@@ -79,7 +79,7 @@ class DetectionReader:
 def check_photographs(dataset: Dataset) -> None:
     """DataError if the images of the data set are a detector's regions."""
     for example in dataset.examples:
-        if isinstance(example.source, FeatureRow):
+        if isinstance(example.source, DetectionSource):
             raise DataError(
                 f"image {example.id} is a row of region features; this model reads photographs: give their folder with --images"
             )

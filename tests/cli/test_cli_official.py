@@ -148,6 +148,44 @@ def test_features_go_to_npz_and_back_unchanged(run: Run, folder: Path, tmp_path:
     assert run("features", "check", tmp_path / "again", "--numbers", TINY.region)[0] == 0
 
 
+def test_shards_are_read_as_the_tables_are_that_they_were_made_of(
+    run: Run, model: Path, folder: Path, captions: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    code, output, errors = run("features", "convert", folder, shards, "--to", "shards")
+    assert (code, output, errors) == (0, f"{shards}: 4 images in 1 shard\n", "")
+    code, output, _ = run("features", "check", shards, "--numbers", TINY.region)
+    assert (code, output) == (0, f"{shards}: boxes end in width, height in 4 images\n{shards}: no problems\n")
+    run("features", "convert", captions, tmp_path / "all.jsonl")
+    measured = []
+    for images in (folder, shards):
+        code, output, errors = run("evaluate", model, tmp_path / "all.jsonl", "--images", images, "--json")
+        assert code == 0, errors
+        measured.append(json.loads(output)["heads"])
+    assert measured[0] == measured[1]
+    assert run("score", model, 107, "red", "--features", shards) == run("score", model, 107, "red", "--features", folder)
+    assert run("features", "convert", shards, tmp_path / "tables")[0] == 0
+    tables = (tmp_path / "tables" / "features.tsv").read_bytes()
+    assert tables == (folder / "features.tsv").read_bytes()
+    code, _, errors = run("features", "convert", folder, shards, "--to", "shards")
+    assert (code, errors) == (1, f"aladin: {shards} has a shards.json already; give another folder or delete that one\n")
+    (shards / "shards.json").unlink()
+    code, output, errors = run("features", "convert", folder, shards, "--to", "shards")
+    assert (code, output, errors) == (0, f"{shards}: 4 images in 1 shard\n", f"{shards}: 4 images are there already\n")
+
+
+def test_npz_and_a_detectors_own_output_become_shards_too(run: Run, folder: Path, tmp_path: Path) -> None:
+    write_detector_output(tmp_path / "own" / "predictions.tsv", random_images(COUNTS))
+    run("features", "convert", folder, tmp_path / "npz")
+    for source in ("own", "npz"):
+        out = tmp_path / f"{source}-shards"
+        code, output, errors = run("features", "convert", tmp_path / source, out, "--to", "shards", "--numbers", TINY.region)
+        assert (code, output, errors) == (0, f"{out}: 4 images in 1 shard\n", "")
+        assert run("features", "check", out, "--numbers", TINY.region)[0] == 0
+        (out / "shards.json").unlink()
+        assert run("features", "convert", tmp_path / source, out, "--to", "shards", "--numbers", TINY.region)[0] == 0
+
+
 def test_problems_are_listed_and_counted_and_exit_with_1(run: Run, folder: Path) -> None:
     code, output, _ = run("features", "check", folder)
     *lines, last = output.splitlines()
@@ -209,6 +247,21 @@ def test_bad_input_is_one_sentence(
     assert (code, output) == (1, "")
     assert errors.startswith(f"aladin: {sentence}")
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("features", "--half"), "--half and --shard-size are of shards; give --to shards, or leave them out"),
+        (("test_captions.pt", "--to", "shards"), "--to shards is a form of features, and SOURCE holds captions; leave it out"),
+    ],
+)
+def test_options_of_shards_are_refused_elsewhere(
+    run: Run, folder: Path, captions: Path, tmp_path: Path, words: tuple[str, ...], expected: str
+) -> None:
+    source, *options = words
+    assert run("features", "convert", tmp_path / source, tmp_path / "out", *options) == (1, "", f"aladin: {expected}\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_features_are_checked_and_converted_without_pytorch(folder: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_detectors_model_scores_an_image_by_its_id(official: Path) -> None:
 
 
 def test_what_cannot_be_scored_is_one_sentence(official: Path, model_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no image 7; give an id of its features.tsv"):
+    with pytest.raises(DataError, match=r"has no image 7; give one of its ids"):
         aladin.score(official / "model", "7", ["a"], features=official / "features")
     with pytest.raises(DataError, match=r"there is no image nowhere.jpg; give a photograph's file"):
         aladin.score(model_path, "nowhere.jpg", ["a"])

@@ -8,19 +8,27 @@ A feature folder holds, for every image, the features of its boxes and the names
 - `features.lineidx`, `predictions.lineidx`: the byte at which each row starts, one a line;
 - `imageid2idx.json`: the row of each image id in features.tsv, from 0.
 
-Without the last three rows are found by reading the whole file.
+Without the last three rows are found by reading the whole file. A folder of shards holds the same without base64 (shards.py).
 """
 
-from aladin.datasets.vinvl.checking import Problem, check_folder
+from aladin.datasets.vinvl.checking import check_folder
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, Detections, GeometryOrder, Objects, with_geometry
 from aladin.datasets.vinvl.detector_output import detector_output, output_detections
-from aladin.datasets.vinvl.folder import FeatureFolder, FeatureRow, is_feature_folder
+from aladin.datasets.vinvl.folder import FeatureFolder, FeatureRow
 from aladin.datasets.vinvl.npz import npz_detections, write_npz
+from aladin.datasets.vinvl.opening import is_feature_folder, open_features
+from aladin.datasets.vinvl.problems import Problem
+from aladin.datasets.vinvl.shard_writer import SHARD_BYTES, ShardWriter
+from aladin.datasets.vinvl.shards import ShardFolder
+from aladin.datasets.vinvl.sources import DetectionFolder, DetectionSource
 from aladin.datasets.vinvl.tables import read_keys
 from aladin.datasets.vinvl.writer import FeatureWriter
 
 __all__ = [
     "BOX_NUMBERS",
+    "SHARD_BYTES",
+    "DetectionFolder",
+    "DetectionSource",
     "Detections",
     "FeatureFolder",
     "FeatureRow",
@@ -28,10 +36,13 @@ __all__ = [
     "GeometryOrder",
     "Objects",
     "Problem",
+    "ShardFolder",
+    "ShardWriter",
     "check_folder",
     "detector_output",
     "is_feature_folder",
     "npz_detections",
+    "open_features",
     "output_detections",
     "read_keys",
     "with_geometry",

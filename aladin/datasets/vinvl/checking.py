@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from aladin.datasets.bad_rows import BadRow, Reason
+from aladin.datasets.bad_rows import BadRow
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, GeometryOrder, geometry_order, image_of, read_boxes, read_objects
 from aladin.datasets.vinvl.detector_output import FEATURE, detector_output, read_output_row
 from aladin.datasets.vinvl.folder import FEATURES, PREDICTIONS, ROWS, read_row_numbers
+from aladin.datasets.vinvl.problems import Problem, mixed_orders
+from aladin.datasets.vinvl.shard_checking import shard_problems
+from aladin.datasets.vinvl.shards import is_shard_folder
 from aladin.datasets.vinvl.tables import columns_of, read_offsets
 from aladin.errors import DataError
 from aladin.progress import SILENT, Progress
@@ -16,34 +18,20 @@ from aladin.progress import SILENT, Progress
 NEEDLESS = "delete it, it is not needed"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where, what was found, what was expected, what to do."""
-
-    file: str
-    line: int | None  # from 1; None: the file as a whole
-    image: str | None
-    kind: Reason
-    found: str
-    expected: str
-    remedy: str
-
-    def __str__(self) -> str:
-        line = f", line {self.line}" if self.line is not None else ""
-        image = f" (image {self.image})" if self.image is not None else ""
-        return f"{self.file}{line}{image}: {self.kind}: {self.found}; expected {self.expected}; {self.remedy}"
-
-
 def check_folder(
     path: Path, numbers: int = BOX_NUMBERS, progress: Progress = SILENT, orders: Counter[GeometryOrder] | None = None
 ) -> Iterator[Problem]:
     """All problems of a folder whose boxes should have `numbers` numbers each, by file, in the order of the lines.
 
-    It may be a detector's own output too (detector_output), whose first problem is that it is not converted.
+    It may be a folder of shards too, or a detector's own output (detector_output), whose first problem is that it is not
+    converted.
     `progress` counts the bytes of both tables, `orders` the images by the order of width and height in their boxes. DataError
     when there is no folder, or it cannot be read.
     """
     orders = Counter() if orders is None else orders
+    if is_shard_folder(path):
+        yield from shard_problems(path, numbers, progress, orders)
+        return
     if output := detector_output(path):
         yield from _output_problems(output, numbers, progress, orders)
         return
@@ -60,7 +48,7 @@ def check_folder(
         read_objects(columns)
 
     yield from features.problems(check_boxes, lambda done: progress(done, total))
-    yield from _mixed(orders)
+    yield from mixed_orders(orders, FEATURES)
     yield from predictions.problems(check_objects, lambda done: progress(sizes[0] + done, total))
     yield from _wrong_row_numbers(path / ROWS, features.lines)
     if features.lines and predictions.lines:
@@ -142,14 +130,7 @@ class _Reading:
             yield Problem(index.name, line, None, "wrong offset", found, f"{other}, where the row starts", NEEDLESS)
 
     def _problem(self, line: int, image: str | None, bad: BadRow) -> Problem:
-        return Problem(self.path.name, line, image, bad.reason, bad.found, bad.expected, bad.remedy)
-
-
-def _mixed(orders: Counter[GeometryOrder]) -> Iterator[Problem]:
-    one, other = orders["width, height"], orders["height, width"]
-    if one and other:
-        found = f"boxes that end in width, height in {one:,} images, and in height, width in {other:,}"
-        yield Problem(FEATURES, None, None, "geometry", found, "one order in all", "write them again by one extractor")
+        return Problem.of(bad, self.path.name, line, image)
 
 
 def _wrong_row_numbers(path: Path, lines: dict[str, int]) -> Iterator[Problem]:

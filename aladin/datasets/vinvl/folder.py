@@ -1,13 +1,13 @@
 """A feature folder: images by id, each read when it is asked for."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from aladin.datasets.bad_rows import BadRow
 from aladin.datasets.vinvl.detections import Detections, image_of, read_boxes, read_objects
+from aladin.datasets.vinvl.sources import DetectionFolder, DetectionSource
 from aladin.datasets.vinvl.tables import Row, Table
 from aladin.errors import DataError
 
@@ -15,19 +15,22 @@ FEATURES, PREDICTIONS, ROWS = "features.tsv", "predictions.tsv", "imageid2idx.js
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureRow:
+class FeatureRow(DetectionSource):
     """One image of a feature folder, as a data set's examples name it."""
 
     image: str
     features: Row
     predictions: Row
 
+    @property
+    def file(self) -> Path:
+        return self.features.path
+
     def read(self) -> bytes:
         """The row of features.tsv as it stands there."""
         return self.features.read()
 
-    def detections(self, numbers: int | None = None) -> Detections:
-        """Boxes of `numbers` each (any if None) and objects; DataError where a row holds something else."""
+    def detections(self, numbers: int | None = None, most: int | None = None) -> Detections:
         row = self.features
         try:
             columns = row.columns()
@@ -36,7 +39,7 @@ class FeatureRow:
             row = self.predictions
             columns = row.columns()
             self._check_image(columns)
-            return Detections(self.image, boxes, read_objects(columns))
+            return Detections(self.image, boxes[:most], read_objects(columns))
         except BadRow as bad:
             raise DataError(f"{row} (image {self.image}): {bad}") from None
 
@@ -48,8 +51,8 @@ class FeatureRow:
 
 
 @dataclass(frozen=True)
-class FeatureFolder:
-    """The images of a feature folder."""
+class FeatureFolder(DetectionFolder):
+    """The images of a folder in the layout of VinVL."""
 
     path: Path
     features: Table
@@ -77,26 +80,16 @@ class FeatureFolder:
         """All image ids."""
         return list(self.feature_rows)
 
-    def find(self, name: str) -> FeatureRow | None:
-        """The image of that id, or of the id in a file's name: 391895 for val2014/COCO_val2014_000000391895.jpg.
-
-        None if it has no features. DataError if it has features but no objects.
-        """
-        for image in _possible_ids(name):
-            if image in self.feature_rows:
-                if image not in self.prediction_rows:
-                    raise DataError(
-                        f"image {image} of {self.path} has features but no row in {PREDICTIONS}; add one, without objects if "
-                        "there are none"
-                    )
-                features = self.features.row(self.feature_rows[image])
-                return FeatureRow(image, features, self.predictions.row(self.prediction_rows[image]))
-        return None
-
-
-def is_feature_folder(path: Path) -> bool:
-    """Whether the folder holds a detector's features."""
-    return (path / FEATURES).is_file()
+    def of_id(self, image: str) -> FeatureRow | None:
+        if image not in self.feature_rows:
+            return None
+        if image not in self.prediction_rows:
+            raise DataError(
+                f"image {image} of {self.path} has features but no row in {PREDICTIONS}; add one, without objects if there are "
+                "none"
+            )
+        features = self.features.row(self.feature_rows[image])
+        return FeatureRow(image, features, self.predictions.row(self.prediction_rows[image]))
 
 
 def read_row_numbers(path: Path) -> dict[str, int]:
@@ -112,9 +105,3 @@ def read_row_numbers(path: Path) -> dict[str, int]:
 
 def _row_numbers(table: Table) -> dict[str, int]:
     return {image: number for number, image in enumerate(table.images())}
-
-
-def _possible_ids(name: str) -> list[str]:
-    stem = PurePosixPath(name).stem
-    digits = re.search(r"[0-9]+$", stem)
-    return [name, stem, *([digits[0].lstrip("0") or "0"] if digits else [])]

@@ -1,6 +1,7 @@
 """Writing a feature folder, image by image."""
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -38,7 +39,7 @@ class FeatureWriter:
 
     def add(self, detections: Detections) -> None:
         """One more image; its id must be new, and free of tabs and line ends. It may have no boxes: `check_folder` minds."""
-        self._check(detections)
+        check_image(detections, self._rows, self._numbers)
         self._numbers = detections.boxes.shape[1]
         self._rows[detections.image] = len(self._rows)
         for name, row in ((FEATURES, features_row(detections)), (PREDICTIONS, predictions_row(detections))):
@@ -47,18 +48,6 @@ class FeatureWriter:
                 self._files[name].write(row)
             except OSError as error:
                 raise DataError(f"{self.folder / name} cannot be written: {error.strerror}; free some space") from None
-
-    def _check(self, detections: Detections) -> None:
-        image, (count, numbers) = detections.image, detections.boxes.shape
-        if not image or image != image.strip() or any(character in image for character in "\t\r\n"):
-            raise DataError(f"image id {image!r} cannot stand in a table; give one without tabs, line ends, spaces around")
-        if image in self._rows:
-            raise DataError(f"image {image} is there twice; give every image its own id")
-        if self._numbers not in (None, numbers) or not np.isfinite(detections.boxes).all():
-            raise DataError(
-                f"image {image} has {count} boxes of {numbers} numbers; expected finite numbers, and "
-                f"{self._numbers or numbers} of them as for the images before it: run the detector on it again"
-            )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for file in self._files.values():
@@ -73,3 +62,17 @@ class FeatureWriter:
         (self.folder / ROWS).write_text(json.dumps(self._rows), encoding="utf-8")
         for name in self._files:
             (self.folder / (name + PARTIAL)).rename(self.folder / name)
+
+
+def check_image(detections: Detections, seen: Container[str], expected: int | None) -> None:
+    """DataError unless its id is new and can stand in a table, and its boxes have the `expected` numbers, finite ones."""
+    image, (count, numbers) = detections.image, detections.boxes.shape
+    if not image or image != image.strip() or any(character in image for character in "\t\r\n"):
+        raise DataError(f"image id {image!r} cannot stand in a table; give one without tabs, line ends, spaces around")
+    if image in seen:
+        raise DataError(f"image {image} is there twice; give every image its own id")
+    if expected not in (None, numbers) or not np.isfinite(detections.boxes).all():
+        raise DataError(
+            f"image {image} has {count} boxes of {numbers} numbers; expected finite numbers, and "
+            f"{expected or numbers} of them as for the images before it: run the detector on it again"
+        )
