@@ -27,7 +27,7 @@ def import_collection(folder: Path, source: Path, model: Path | None, collection
     check_folder(folder)
     with CollectionWriter.create(collection or default_file(folder), folder) as opened:
         if source.is_dir():
-            found = interchange.import_clip_retrieval(opened, source, ModelFolder.open(model or shipped_model()))
+            found = interchange.import_clip_retrieval(opened, source, ModelFolder.of_photographs(model or shipped_model()))
         else:
             found = interchange.import_coco(opened, source)
     if not quiet:

@@ -25,7 +25,7 @@ from aladin.encoder.folder import ModelFolder, shipped_model
 def repair(folder: Path, as_json: bool, model: Path | None, collection: Path | None, quiet: bool) -> None:
     """Make a damaged collection of FOLDER whole: keep what checksums confirm, have the rest read again by `aladin index`."""
     file = existing(folder, collection)
-    done = mend(file, folder, ModelFolder.open(model or shipped_model()))
+    done = mend(file, folder, ModelFolder.of_photographs(model or shipped_model()))
     if as_json:
         table = asdict(done) | {"damaged_copy": str(done.damaged_copy) if done.damaged_copy else None}
         write_bytes(json_line(table, indent=2))

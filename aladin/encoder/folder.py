@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,9 @@ from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError, ModelError
 from aladin.files import sha256_of
 
-FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")  # weights.bin: both graphs' large weights
+IMAGE_GRAPHS: Mapping[str, str] = {"photograph": "image.onnx", "detector": "region.onnx"}  # by what an image is read from
+# Of a model of photographs, whose names collections remember in this order. weights.bin: both graphs' large weights.
+FILES = ("text.onnx", "image.onnx", "weights.bin", "tokenizer.json")
 ENCODING = 1  # raised when the same model would give other vectors or tokens: another way to resize, another quantisation
 # The settings of model.toml that searching minds, by the names that collections remember; all others are inside the graphs.
 MINDED = {
@@ -24,6 +27,8 @@ MINDED = {
     "[limits] caption_pieces": ("preprocessing", "caption_pieces"),
 }
 PRESENT = {name: f"[{section}] {key}" for name, (section, key) in MINDED.items()}  # how people find them in model.toml
+# What is outside the graph of regions beside these.
+MINDED_OF_REGIONS = (("image", "source"), ("limits", "regions"), ("limits", "object_pieces"), ("quirks", "image_first_token"))
 MINDED_IF_CHANGED = ("fit", "resampling", "first_piece", "last_piece")  # of [preprocessing]; collections were made before them
 SHIPPED = Path(__file__).parents[1] / "models" / "lite"
 
@@ -37,16 +42,30 @@ class ModelFolder:
 
     @classmethod
     def open(cls, path: Path) -> "ModelFolder":
-        """The folder at `path`; ModelError when a file is missing or model.toml does not describe a model that searches."""
-        missing = [name for name in ("model.toml", *FILES) if not (path / name).is_file()]
-        if missing:
-            raise ModelError(f"{path} is not a model folder: it has no {missing[0]}; give a folder that `aladin export` wrote")
+        """The folder at `path`; ModelError when a file is missing or model.toml does not describe a model that was exported."""
+        _check_there(path, ("model.toml",))
         config = model_config(path)
+        _check_there(path, files_of(config))
         try:
             config.preprocessing.check_normalisation()  # it stands inside the graph, whatever model.toml says
         except ConfigError as error:
             raise ModelError(f"{path / 'model.toml'} describes another model than its graphs are: {error}") from None
         return cls(path, config)
+
+    @classmethod
+    def of_photographs(cls, path: Path) -> "ModelFolder":
+        """The same for who searches photographs; ModelError for a model of a detector's regions."""
+        if (path / "model.toml").is_file() and model_config(path).image.source == "detector":
+            raise ModelError(
+                f"{path} reads a detector's regions, and a photograph has none until a detector looks at it; give a model "
+                "of photographs, or use `aladin score`, `encode` and `evaluate` with the detector's features"
+            )
+        return cls.open(path)
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The names of its two graphs, the one of texts first."""
+        return tuple(name for name in files_of(self.config) if name.endswith(".onnx"))
 
     @property
     def name(self) -> str:
@@ -58,13 +77,15 @@ class ModelFolder:
         version encodes. Reads every file.
         """
         try:
-            files = {name: sha256_of(self.path / name) for name in FILES}
+            files = {name: sha256_of(self.path / name) for name in files_of(self.config)}
         except OSError as error:
             raise ModelError(f"the model {self.path} cannot be read: {error}; copy the folder again") from None
         table = to_table(self.config)
         settings = {name: str(table[section][key]) for name, (section, key) in MINDED.items()}
         before, now = to_table(Preprocessing()), table["preprocessing"]
         settings |= {f"[preprocessing] {name}": now[name] for name in MINDED_IF_CHANGED if now[name] != before[name]}
+        if self.config.image.source == "detector":
+            settings |= {f"[{section}] {key}": str(table[section][key]) for section, key in MINDED_OF_REGIONS}
         return files | settings | {"encoding": str(ENCODING)}
 
     @property
@@ -79,9 +100,25 @@ class ModelFolder:
 
         A collection keeps stamp and parts side by side, so that a search hashes the model's 40 MB only when the stamp is new.
         """
-        stats = [(self.path / name).stat() for name in FILES]
+        stats = [(self.path / name).stat() for name in files_of(self.config)]
         files = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev) for stat in stats]
         return _digest([ascii(self.path.resolve()), files, to_table(self.config)])
+
+
+def files_of(config: ModelConfig) -> tuple[str, ...]:
+    """The files beside model.toml of an exported model of these settings."""
+    return tuple(IMAGE_GRAPHS[config.image.source] if name == "image.onnx" else name for name in FILES)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether the model folder holds nothing but what search needs."""
+    return (folder / "text.onnx").is_file() and not (folder / "model.safetensors").is_file()
+
+
+def _check_there(folder: Path, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder} is not a model folder: it has no {missing[0]}; give a folder that `aladin export` wrote")
 
 
 def model_config(folder: Path) -> ModelConfig:

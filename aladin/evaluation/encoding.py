@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aladin.datasets import Dataset, Example, placing_undecodable
+from aladin.datasets.vinvl import DetectionSource
 from aladin.encoder.config import HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
+from aladin.encoder.folder import is_exported, model_config
 from aladin.encoder.hub_terms import as_queries
+from aladin.encoder.region_encoder import RegionEncoder
+from aladin.encoder.text_encoder import TextEncoder
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import ModelError
 from aladin.evaluation.scoring import MEMORY, alignment_matrix, alignment_of_pairs, blocks
@@ -23,8 +28,8 @@ from aladin.measures.protocols import Fold
 from aladin.measures.recalls import DIRECTIONS, Direction
 from aladin.network.backbone import ImageSet
 from aladin.network.caption_blocks import caption_blocks
-from aladin.network.checkpoints import is_exported, load_model
-from aladin.network.detections import check_photographs
+from aladin.network.checkpoints import load_model
+from aladin.network.detections import check_photographs, region_sources
 from aladin.network.model import Aladin
 from aladin.network.run import ALONE, CPU, Run
 from aladin.network.scores import matching_scores
@@ -161,7 +166,8 @@ def encode_dataset(folder: Path, dataset: Dataset, run: Run, cache: Path, steps:
     if (folder / "model.safetensors").is_file():
         return _by_trained_model(folder, dataset, run, cache, steps)
     if is_exported(folder):
-        return _by_exported_model(Encoder.load(folder), dataset, run, steps)
+        by_exported = _by_exported_detector if model_config(folder).image.source == "detector" else _by_exported_model
+        return by_exported(folder, dataset, run, steps)
     found = "has neither model.safetensors nor text.onnx" if folder.is_dir() else "is not a folder"
     raise ModelError(f"{folder} {found}; give a model folder that `aladin train` or `aladin export` wrote")
 
@@ -178,13 +184,35 @@ def _by_trained_model(folder: Path, dataset: Dataset, run: Run, cache: Path, ste
     return EncodedData(images, captions, dataset.owners, config.heads, run.device)
 
 
-def _by_exported_model(encoder: Encoder, dataset: Dataset, run: Run, steps: Steps) -> EncodedData:
+def _by_exported_model(folder: Path, dataset: Dataset, run: Run, steps: Steps) -> EncodedData:
+    encoder = Encoder.load(folder)
     check_photographs(dataset)
     with steps.step("images") as progress, placing_undecodable(dataset):
         images = _exported_images(encoder, dataset.examples, progress)
     with steps.step("captions") as progress:
         captions = _exported_captions(encoder, dataset.captions, progress)
     return EncodedData(images, captions, dataset.owners, encoder.model.config.heads, run.device)
+
+
+def _by_exported_detector(folder: Path, dataset: Dataset, run: Run, steps: Steps) -> EncodedData:
+    encoder, sources = RegionEncoder.load(folder), region_sources(dataset)
+    with steps.step("images") as progress:
+        images = _exported_regions(encoder, sources, progress)
+    with steps.step("captions") as progress:
+        captions = _exported_captions(encoder, dataset.captions, progress)
+    return EncodedData(images, captions, dataset.owners, encoder.model.config.heads, run.device)
+
+
+def _exported_regions(encoder: RegionEncoder, sources: Sequence[DetectionSource], progress: Progress) -> EncodedSet:
+    config, parts = encoder.model.config, []
+    numbers = config.backbone.region_features + config.backbone.region_geometry
+    for rows in blocks(len(sources), BATCH // 2):
+        images = [source.detections(numbers, config.limits.regions) for source in sources[rows]]
+        encoded = encoder.encode_regions([image.objects.names for image in images], [image.boxes for image in images])
+        tokens = Tokens(torch.from_numpy(encoded.regions), torch.from_numpy(encoded.mask))
+        parts.append(EncodedSet(torch.from_numpy(encoded.vectors), tokens))
+        progress(rows.stop, len(sources))
+    return EncodedSet(torch.cat([part.vectors for part in parts]), concatenate([part.tokens for part in parts]))
 
 
 def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: Progress) -> EncodedSet:
@@ -203,7 +231,7 @@ def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: 
     return EncodedSet(vectors, Tokens(regions, torch.ones(regions.shape[:2], dtype=torch.bool)))
 
 
-def _exported_captions(encoder: Encoder, captions: tuple[str, ...], progress: Progress) -> EncodedSet:
+def _exported_captions(encoder: TextEncoder, captions: tuple[str, ...], progress: Progress) -> EncodedSet:
     vectors, tokens = [], []
     for done, caption in enumerate(captions, 1):
         # One by one, as a search does.

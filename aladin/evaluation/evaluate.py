@@ -15,6 +15,7 @@ from pathlib import Path
 from aladin import __version__
 from aladin.config import at_least, check_choice
 from aladin.datasets import Data, Dataset, dataset_of
+from aladin.encoder.folder import is_exported
 from aladin.errors import ConfigError
 from aladin.evaluation.cross_encoder import CrossEncoder, check_cross_encoder, has_cross_encoder
 from aladin.evaluation.encoding import encode_dataset
@@ -32,7 +33,7 @@ from aladin.measures.recalls import Direction
 from aladin.measures.relevance import Judge
 from aladin.measures.relevance.named import Judging, named_judge
 from aladin.measures.report import QueryValues, Report, Subject, full_report
-from aladin.network.checkpoints import fingerprint, is_exported
+from aladin.network.checkpoints import fingerprint
 from aladin.network.run import PRECISIONS, Precision, Run, chosen_device, memory_watched
 from aladin.progress import SILENT, Steps, TimedSteps
 

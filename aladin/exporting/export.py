@@ -7,20 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-import onnx
 import tomli_w
-import torch
-from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
 
 from aladin import __version__
 from aladin.config import check_choice, to_table
 from aladin.datasets import Data, Dataset, dataset_of
 from aladin.encoder.folder import model_config
+from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ModelError
 from aladin.evaluation.encoding import EncodedData, encode_dataset
 from aladin.evaluation.heads import evaluate_heads
 from aladin.evaluation.scoring import MEMORY
+from aladin.exporting.graphs import both_graphs
 from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
 from aladin.exporting.smoothing import smoothed
@@ -29,8 +27,6 @@ from aladin.files import kept_or_temporary, path_of
 from aladin.measures.protocols import digest
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss
 from aladin.network.checkpoints import check_out, fingerprint, load_model, provenance
-from aladin.network.model import Aladin
-from aladin.network.onnx_graph import to_onnx
 from aladin.network.run import Run, chosen_device
 from aladin.progress import SILENT, Steps, TimedSteps
 
@@ -88,14 +84,10 @@ def _exported(
     source: Path, out: Path, data: Dataset, precision: Precision, notes: str, cache: Path, run: Run, progress: Steps
 ) -> Exported:
     model, origin = load_model(source), provenance(source)
-    if not model.backbone.reads_photographs:
-        raise ModelError(
-            f"{source} reads a detector's regions and search reads photographs, so it cannot be exported; evaluate it"
-        )
     trained = encode_dataset(source, data, run, cache, progress)
     with progress.step("graphs"):
-        model = smoothed(model)
-        graphs = {"text.onnx": text_graph(model), "image.onnx": image_graph(model)}
+        model = smoothed(model, WordPieces.of(source / "tokenizer.json", model.config.preprocessing))
+        graphs = both_graphs(model)
     beside = out.resolve().parent  # a file that is moved within one file system is never seen half written
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".aladin-export-", dir=beside) as name:
@@ -154,46 +146,3 @@ def _gate(passed: bool, failure: str) -> None:
 def _least_cosine(one: EncodedData, other: EncodedData) -> float:
     sides = ((one.images, other.images), (one.captions, other.captions))
     return min(float((a.vectors * b.vectors).sum(dim=1).min()) for a, b in sides)
-
-
-class TextGraph(nn.Module):
-    """Word pieces to the matching vector and the alignment head's words (positions 1.. of the input)."""
-
-    def __init__(self, model: Aladin) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, pieces: Int[Tensor, "captions words"], mask: Bool[Tensor, "captions words"]
-    ) -> tuple[Float[Tensor, "captions dim"], Float[Tensor, "captions inner token_dim"], Bool[Tensor, "captions inner"]]:
-        encoded = self.model.captions(pieces, mask)
-        return encoded.vectors, encoded.tokens.states, encoded.tokens.mask
-
-
-class ImageGraph(nn.Module):
-    """Pixels to the matching vector and the alignment head's regions."""
-
-    def __init__(self, model: Aladin) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, pixels: UInt8[Tensor, "images height width 3"]
-    ) -> tuple[Float[Tensor, "images dim"], Float[Tensor, "images regions token_dim"]]:
-        encoded = self.model.images(self.model.backbone.look(pixels))
-        return encoded.vectors, encoded.tokens.states
-
-
-def text_graph(model: Aladin) -> onnx.ModelProto:
-    """text.onnx in full precision: `pieces`, `mask` -> `vector`, `words`, `word_mask`."""
-    pieces = torch.zeros(2, 7, dtype=torch.int64)
-    inputs = {"pieces": pieces, "mask": torch.ones(2, 7, dtype=torch.bool)}
-    axes = {0: "captions", 1: "words"}
-    return to_onnx(TextGraph(model), inputs, ["vector", "words", "word_mask"], {"pieces": axes, "mask": axes})
-
-
-def image_graph(model: Aladin) -> onnx.ModelProto:
-    """image.onnx in full precision: `pixels` -> `vector`, `regions`."""
-    size = model.config.preprocessing.size
-    pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    return to_onnx(ImageGraph(model), {"pixels": pixels}, ["vector", "regions"], {"pixels": {0: "images"}})

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from onnx.numpy_helper import to_array
 
-from aladin.encoder.folder import ModelFolder
+from aladin.encoder.folder import ModelFolder, is_exported
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ModelError
 from aladin.exporting.weight_names import StoredWeight, read_names
-from aladin.network.checkpoints import is_exported, load_model
+from aladin.network.checkpoints import load_model
 from aladin.network.model import Aladin, new_model
 from aladin.network.variants import as_trained
 
@@ -40,7 +40,7 @@ def restored_model(folder: Path) -> Aladin:
     pieces = WordPieces.of(folder / "tokenizer.json", exported.config.preprocessing)
     model = as_trained(new_model(exported.config, pieces, pretrained=False))
     model.backbone.restart_never_learned()
-    stored = {graph: _in_full(folder / graph) for graph in ("text.onnx", "image.onnx")}
+    stored = {graph: _in_full(folder / graph) for graph in exported.graphs}
     for name, parameter in model.named_parameters():
         if name.startswith(model.never_learned):
             continue

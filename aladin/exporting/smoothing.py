@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aladin.encoder.word_pieces import WordPieces
 from aladin.network.model import Aladin
 
 EVENED = "evened"  # the buffer of a block: what its input is multiplied by
 
 
 @torch.no_grad()
-def smoothed(model: Aladin) -> Aladin:
+def smoothed(model: Aladin, tokenizer: WordPieces) -> Aladin:
     """The same function, with less between the largest and the smallest channel of what its matrices multiply.
 
     A few channels of BERT's states are ten times the others, whatever is read; in int8 that leaves the others few steps. So
@@ -21,7 +22,7 @@ def smoothed(model: Aladin) -> Aladin:
     """
     result = copy.deepcopy(model)
     readers = result.backbone.normalised_readers()
-    largest = _largest_states(result, list(readers))
+    largest = _largest_states(result, list(readers), tokenizer)
     for block, linears in readers.items():
         column = torch.stack([linear.weight.abs().amax(dim=0) for linear in linears]).amax(dim=0)
         divisor = (largest[block].clamp(min=1e-3) / column.clamp(min=1e-5)).sqrt()
@@ -43,7 +44,7 @@ def channel_factors(model: Aladin) -> dict[str, Float[Tensor, " dim"]]:
     }
 
 
-def _largest_states(model: Aladin, blocks: list[nn.Module]) -> dict[nn.Module, Float[Tensor, " dim"]]:
+def _largest_states(model: Aladin, blocks: list[nn.Module], tokenizer: WordPieces) -> dict[nn.Module, Float[Tensor, " dim"]]:
     """How large each channel gets before each block while the model reads what it knows by heart, such as class names.
 
     Which channels are large is the transformer's own habit: photographs and captions, read instead, give no better scales.
@@ -54,7 +55,7 @@ def _largest_states(model: Aladin, blocks: list[nn.Module]) -> dict[nn.Module, F
         largest[block] = inputs[0].abs().amax(dim=(0, 1))
 
     handles = [block.register_forward_pre_hook(note) for block in blocks]
-    model.caption_states(*model.backbone.known_captions())
+    model.caption_states(*model.backbone.known_captions(tokenizer))
     for handle in handles:
         handle.remove()
     return largest

@@ -132,5 +132,5 @@ class Backbone(nn.Module, ABC):
         """The modules that read normalised states, each with its matrices that multiply them (for int8)."""
 
     @abstractmethod
-    def known_captions(self) -> tuple[Int[Tensor, "captions words"], Bool[Tensor, "captions words"]]:
-        """Word pieces that the backbone has of itself, to measure how large its states get."""
+    def known_captions(self, tokenizer: WordPieces) -> tuple[Int[Tensor, "captions words"], Bool[Tensor, "captions words"]]:
+        """Word pieces that the backbone has of itself, or spells by its tokenizer, to measure how large its states get."""

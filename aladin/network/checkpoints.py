@@ -10,7 +10,7 @@ import tomli_w
 
 from aladin.config import read_toml, to_table
 from aladin.encoder.config import ModelConfig
-from aladin.encoder.folder import ModelFolder, model_config
+from aladin.encoder.folder import ModelFolder, is_exported, model_config
 from aladin.errors import ConfigError, ModelError
 from aladin.files import check_folder, write_whole
 from aladin.network.backbones import new_backbone
@@ -64,11 +64,6 @@ def provenance(folder: Path) -> dict[str, Any]:
 def provenance_as_trained(folder: Path) -> dict[str, Any]:
     """The same without what was added after training, of which `model.as_trained` rids the model."""
     return {name: table for name, table in provenance(folder).items() if name not in ADDED}
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether the model folder holds nothing but what search needs."""
-    return (folder / "text.onnx").is_file() and not (folder / "model.safetensors").is_file()
 
 
 def check_not_exported(folder: Path) -> None:

@@ -13,9 +13,9 @@ from jaxtyping import Int
 from aladin.datasets import Dataset
 from aladin.datasets.vinvl import DetectionSource
 from aladin.encoder.config import ModelConfig
+from aladin.encoder.region_encoder import image_pieces
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
-from aladin.network import official
 from aladin.network.tensors import ImageInput, Regions
 from aladin.progress import SILENT, Progress
 
@@ -49,7 +49,7 @@ class RegionSet:
         mask = torch.arange(padded.shape[1])[None] < counts[:, None]
         features, boxes = padded[:, :, : backbone.region_features], padded[:, :, backbone.region_features :]
         names = [image.objects.names for image in detections]
-        pieces = official.image_pieces(names, self.tokenizer, self.config.quirks)
+        pieces = image_pieces(names, self.tokenizer, self.config.quirks)
         return ImageInput(torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask), Regions(features, boxes, mask))
 
 
@@ -62,18 +62,24 @@ class DetectionReader:
 
     def read(self, dataset: Dataset, views: int, cache: Path, progress: Progress = SILENT) -> RegionSet:
         """One view of each image, whatever `views` is; nothing is cached. DataError if an image is a photograph."""
-        images = []
-        for example in dataset.examples:
-            if not isinstance(example.source, DetectionSource):
-                raise DataError(
-                    f"image {example.id} is a photograph; this model reads a detector's regions: give their folder with "
-                    "--images"
-                )
-            images.append(example.source)
-        return RegionSet(tuple(images), WordPieces.load(self.tokenizer, self.config.limits.object_pieces), self.config)
+        return RegionSet(
+            region_sources(dataset), WordPieces.load(self.tokenizer, self.config.limits.object_pieces), self.config
+        )
 
     def missing_bytes(self, dataset: Dataset, views: int, cache: Path) -> int:
         return 0
+
+
+def region_sources(dataset: Dataset) -> tuple[DetectionSource, ...]:
+    """Where the regions of each image of a data set are; DataError if an image is a photograph."""
+    sources = []
+    for example in dataset.examples:
+        if not isinstance(example.source, DetectionSource):
+            raise DataError(
+                f"image {example.id} is a photograph; this model reads a detector's regions: give their folder with --images"
+            )
+        sources.append(example.source)
+    return tuple(sources)
 
 
 def check_photographs(dataset: Dataset) -> None:

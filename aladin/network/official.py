@@ -13,16 +13,12 @@ The released weights were trained with all of them, so a converted model has the
   one that it is given.
 """
 
-import dataclasses
-from collections.abc import Sequence
-
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
 from aladin.encoder.config import ModelConfig, QuirksConfig
 from aladin.encoder.pooling import POOLINGS
-from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.network.heads import AlignmentHead
 from aladin.network.tensors import Tokens
 
@@ -66,14 +62,6 @@ def image_states(encoded: Tokens, quirks: QuirksConfig) -> Tokens:
     if not quirks.region_as_cls:
         return encoded
     return Tokens(encoded.states[:, 1:], encoded.mask[:, 1:])
-
-
-def image_pieces(objects: Sequence[Sequence[str]], tokenizer: WordPieces, quirks: QuirksConfig) -> Pieces:
-    """For each image the first token, the pieces of its object names in their order, [SEP]."""
-    pieces = tokenizer.encode([" ".join(names) for names in objects])
-    ids = pieces.ids.copy()
-    ids[:, 0] = tokenizer.special(quirks.image_first_token)
-    return dataclasses.replace(pieces, ids=ids)
 
 
 def _zero_first(tokens: Tokens) -> Tokens:

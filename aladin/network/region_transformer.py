@@ -152,8 +152,11 @@ class RegionTransformer(Transformer, Backbone):
             readers[layer.intermediate] = [layer.intermediate]
         return readers
 
-    def known_captions(self) -> tuple[Int[Tensor, "captions words"], Bool[Tensor, "captions words"]]:
-        """The class names of its image network, each between [CLS] and [SEP]."""
+    def known_captions(self, tokenizer: WordPieces) -> tuple[Int[Tensor, "captions words"], Bool[Tensor, "captions words"]]:
+        """The class names of its image network, or without one of ImageNet, each between [CLS] and [SEP]."""
+        if self.image_network is None:
+            pieces = tokenizer.encode(class_names())
+            return torch.from_numpy(pieces.ids), torch.from_numpy(pieces.mask)
         return self.tags(torch.arange(len(self.name_pieces))[:, None])
 
 

@@ -10,6 +10,7 @@ import torch
 
 import aladin
 from aladin.cli import main
+from aladin.encoder.folder import ModelFolder
 from tests.tiny_official import (
     TINY,
     aladin_checkpoint,
@@ -280,16 +281,45 @@ def test_captions_are_not_written_over(run: Run, captions: Path, tmp_path: Path)
     assert errors == f"aladin: {tmp_path / 'all.jsonl'} exists; give another name or delete it\n"
 
 
-def test_a_converted_model_reads_no_photographs_and_is_not_exported(
-    run: Run, model: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_a_converted_model_reads_no_photographs(run: Run, model: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "captions.jsonl").write_text('{"image": "red.png", "captions": ["red"]}\n')
     code, _, errors = run("evaluate", model, photos)
     assert code == 1
     assert "image red.png is a photograph; this model reads a detector's regions" in errors
     code, _, errors = run("export", model, tmp_path / "exported", "--val", photos)
     assert code == 1
-    assert "reads a detector's regions and search reads photographs, so it cannot be exported" in errors
+    assert "image red.png is a photograph; this model reads a detector's regions" in errors
+    for command in (("index", photos), ("search", photos, "red"), ("serve", photos), ("explain", photos / "red.png", "red")):
+        code, _, errors = run(*command, "--model", model)
+        assert (code, len(errors.splitlines())) == (1, 1)
+        assert f"{model} reads a detector's regions, and a photograph has none until a detector looks at it" in errors
+
+
+@pytest.mark.slow
+def test_a_converted_model_is_exported_and_then_scores_encodes_and_is_evaluated(
+    run: Run, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    images = [image.id for image in random_images(COUNTS)]
+    rows = [{"image": image, "captions": [f"{letter} red picture.", "a"]} for image, letter in zip(images, "bcde", strict=True)]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    exported = tmp_path / "exported"
+    code, output, errors = run("export", model, exported, "--val", folder, "--precision", "fp32")
+    assert (code, " MB; rsum on features: matching " in output) == (0, True), errors
+    pairs = []
+    for name in (model, exported):
+        code, output, errors = run("score", name, images[1], "a red picture.", "blue", "--features", folder, "--json")
+        assert code == 0, errors
+        pairs.append([(pair["matching"], pair["alignment"]) for pair in json.loads(output)])
+        assert run("encode", name, folder, tmp_path / f"{name.name}.npz")[0] == 0
+        code, output, errors = run("evaluate", name, folder, "--json")
+        assert (code, json.loads(output)["subject"]["images"]) == (0, 4), errors
+    np.testing.assert_allclose(*pairs, atol=1e-4)
+    with np.load(tmp_path / "paper.npz") as one, np.load(tmp_path / "exported.npz") as other:
+        for name in ("image_vectors", "caption_vectors"):
+            np.testing.assert_allclose(one[name], other[name], atol=1e-4)
+    assert len(ModelFolder.open(exported).fingerprint) == 64
+    code, _, errors = run("search", tmp_path, "red", "--model", exported)
+    assert f"{exported} reads a detector's regions, and a photograph has none" in errors
 
 
 def test_a_model_of_photographs_reads_no_features(run: Run, model_path: Path, folder: Path) -> None:

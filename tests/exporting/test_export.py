@@ -26,7 +26,7 @@ from aladin.errors import DataError, ModelError
 from aladin.evaluation.encoding import encode_dataset
 from aladin.evaluation.heads import evaluate_heads
 from aladin.evaluation.scoring import MEMORY
-from aladin.exporting.export import ImageGraph, TextGraph, image_graph, text_graph
+from aladin.exporting.graphs import ImageGraph, TextGraph, image_graph, text_graph
 from aladin.exporting.int8 import halved, quantized, write_graphs
 from aladin.exporting.model_card import Parity, model_card
 from aladin.measures.report import Report, Subject, head_figures, rsum_loss

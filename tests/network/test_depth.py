@@ -12,8 +12,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from aladin.encoder.config import HeadsConfig
+from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import ConfigError
-from aladin.exporting.export import ImageGraph, image_graph, text_graph
+from aladin.exporting.graphs import ImageGraph, image_graph, text_graph
 from aladin.exporting.int8 import quantized, write_graphs
 from aladin.exporting.smoothing import smoothed
 from aladin.network.checkpoints import load_model, save_model
@@ -271,7 +272,7 @@ def test_an_exported_graph_of_images_computes_the_same_and_in_int8_nearly(
     model = models[settings]
     pixels = torch.from_numpy(np.stack([picture(number) for number in range(3)]))
     vectors, regions = ImageGraph(model)(pixels)
-    graph = image_graph(smoothed(model))
+    graph = image_graph(smoothed(model, WordPieces.of(write_tokenizer(tmp_path), TINY.preprocessing)))
     for count in (1, 3):  # whatever the batch
         session = onnxruntime.InferenceSession(graph.SerializeToString())
         found = session.run(None, {"pixels": pixels[:count].numpy()})

@@ -20,7 +20,7 @@ from aladin.encoder.config import HUB_DIMS, HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, DataError, ModelError
 from aladin.evaluation.scoring import alignment_matrix
-from aladin.exporting.export import ImageGraph
+from aladin.exporting.graphs import ImageGraph
 from aladin.network.checkpoints import load_model, provenance, save_model
 from aladin.network.global_head import OUTLIER, GlobalHead, pooled_mean, pooled_mean_and_maximum, standardised
 from aladin.network.model import Aladin

@@ -10,13 +10,14 @@ from torch.testing import assert_close
 
 from aladin.encoder.config import BackboneConfig, HeadsConfig, ImageConfig, LimitsConfig, ModelConfig, Pooling, QuirksConfig
 from aladin.encoder.preprocessing import Preprocessing
+from aladin.encoder.region_encoder import image_pieces
 from aladin.encoder.word_pieces import WordPieces
 from aladin.exporting.conversion import bert_tokenizer
 from aladin.network import official
 from aladin.network.backbones import new_backbone
 from aladin.network.heads import AlignmentHead
 from aladin.network.model import Aladin
-from aladin.network.official import RELEASED, OriginalAlignmentHead, image_pieces
+from aladin.network.official import RELEASED, OriginalAlignmentHead
 from aladin.network.scores import alignment_scores
 from aladin.network.tensors import ImageInput, Regions
 from tests import official_reference
