@@ -160,7 +160,7 @@ def test_the_graph_takes_any_number_of_images_regions_and_tags(folder: Path, gra
     inputs = {value.name for value in session.get_inputs()}
     assert ("boxes" in inputs) == (model.config.backbone.region_geometry > 0)
     for rows in ([0], [1], [0, 1, 2], [5, 1]):
-        images = read.batch(np.array(rows))
+        images = model.backbone.batch(read, np.array(rows))
         feed = {"tags": images.tags, "tag_mask": images.tag_mask, "features": images.regions.features}
         feed |= {"boxes": images.regions.boxes, "region_mask": images.regions.mask}
         vectors, states, mask = session.run(None, {name: feed[name].numpy() for name in inputs})
