@@ -10,6 +10,8 @@ from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
 from aladin.cli.values import DEVICE, PATH
 
+MUCH_WAITED = 0.05  # of the steps' time
+
 
 @click.command()
 @click.argument("recipe", type=PATH)
@@ -94,7 +96,9 @@ class TrainingShown(TerminalSteps):
         sums = ", ".join(f"{name} {value:.1f}" for name, value in measures.items() if name.endswith("rsum"))
         first = ", ".join(f"{name} {value:.1f}" for name, value in measures.items() if name.endswith("Recall@1"))
         if "epoch_seconds" in measures:
-            print_line(f"epoch {epoch}: {sums} ({first}) in {measures['epoch_seconds']:.0f} s", err=True)
+            waited = measures.get("waited_share", 0.0)
+            slow = f", {100 * waited:.0f} % of it waiting for images" if waited > MUCH_WAITED else ""
+            print_line(f"epoch {epoch}: {sums} ({first}) in {measures['epoch_seconds']:.0f} s{slow}", err=True)
         else:
             print_line(f"within epoch {epoch}: {sums} ({first})", err=True)
 

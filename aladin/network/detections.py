@@ -43,9 +43,12 @@ class RegionSet:
         backbone = self.config.backbone
         numbers = backbone.region_features + backbone.region_geometry
         detections = [self.images[row].detections(numbers, self.config.limits.regions) for row in rows]
-        found = [torch.from_numpy(image.boxes) for image in detections]
-        padded = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
-        counts = torch.tensor([len(rows) for rows in found])
+        counts = torch.tensor([len(image.boxes) for image in detections])
+        # By numpy, since several threads may read: each of them would begin threads of torch's own.
+        boxes_read = np.zeros((len(detections), int(counts.max()), numbers), dtype=np.float32)
+        for row, image in enumerate(detections):
+            boxes_read[row, : len(image.boxes)] = image.boxes
+        padded = torch.from_numpy(boxes_read)
         mask = torch.arange(padded.shape[1])[None] < counts[:, None]
         features, boxes = padded[:, :, : backbone.region_features], padded[:, :, backbone.region_features :]
         names = [image.objects.names for image in detections]

@@ -99,9 +99,12 @@ class ComputeConfig:
     recompute_layers: bool = False  # layers' activations are computed again in the backward pass (activation checkpointing)
     compile: bool = False  # the transformer's layers by torch.compile
     tf32: bool = False  # products of fp32 in TF32, where the GPU has it
+    read_ahead: int = 2  # steps whose images are read while one is taken, and are in memory then; 0: each step reads its own
+    workers: int = 2  # threads that read them, each a step's
 
     def __post_init__(self) -> None:
-        at_least(0, self, "chunk_images")
+        at_least(0, self, "chunk_images", "read_ahead")
+        at_least(1, self, "workers")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from aladin.network.backbone import ImageSet
 from aladin.network.model import Aladin, Encoded
 from aladin.network.run import Run
 from aladin.network.tensors import ImageInput, Tokens, concatenate
@@ -58,8 +59,13 @@ Readings = tuple[Reading, Reading]  # of images and of captions
 class StepInput:
     """Images and captions of a step as the recipe has them read; with a `bank` of states the transformer reads nothing."""
 
-    def __init__(self, recipe: Recipe, model: Aladin, data: LearningSet, run: Run) -> None:
+    def __init__(
+        self, recipe: Recipe, model: Aladin, data: LearningSet, run: Run, images: ImageSet | None = None, whole: bool = False
+    ) -> None:
+        """`images` are the data's, perhaps read ahead; with `whole` somebody else reads all images of every step."""
         self._recipe, self._model, self._data, self._run = recipe, model, data, run
+        self._images = data.images if images is None else images
+        self._whole = whole or recipe.loss.cross_encoder > 0
         self.bank: StateBank | None = None
         groups = model.backbone.parameter_groups()
         self._image_weights = [weight for group in groups if group.part == "image_network" for weight in group.parameters]
@@ -80,11 +86,29 @@ class StepInput:
         else:
             # The tensor tells checkpoint() whose random numbers to remember: it looks for devices among the arguments.
             device = torch.empty(0, device=self._run.device)
-            parts = [_read_again(self._encoded, part, device) for part in share.parts(most)]
+            parts = [_read_again(self._encoded, part, device) for part in self._own_parts(step)]
         return (
             Reading.joined([images for images, _ in parts]).of_all(self._run),
             Reading.joined([captions for _, captions in parts]).of_all(self._run),
         )
+
+    def image_parts(self, step: Step) -> list[Part]:
+        """Whose images this process reads in a step, in order."""
+        found: list[Part] = []
+        for part in step.apart(self._recipe.gradient_accumulation):
+            if self.bank is None and (self._recipe.teaches_alignment or self._recipe.teaches_matching):
+                found += self._own_parts(part)
+            if self._whole:
+                found.append(part.whole)
+        return found
+
+    def _own_parts(self, step: Step) -> list[Part]:
+        """The process's share of a step, as it is read; where there is none, an image that is read all the same."""
+        share = step.parts(self._run.world)[self._run.rank]
+        most = self._recipe.compute.chunk_images
+        if not len(share):
+            return [step.part(slice(0, 1))]
+        return share.parts(most) if most else [share]
 
     def states(self, part: Part) -> tuple[Tokens, Tokens]:
         """The transformer's states of images and of captions."""
@@ -109,7 +133,7 @@ class StepInput:
         learns = "image_network" in self._recipe.train and step.epoch >= self._recipe.image_network_from_epoch
         for weight in self._image_weights:
             weight.requires_grad_(learns)
-        read = self._data.images.read(step.images[rows], step.views[rows])
+        read = self._images.read(step.images[rows], step.views[rows])
         keep = None if step.keep is None else self._run.put(step.keep[rows])
         return self._model.backbone.seen(self._run.put(read), keep)
 

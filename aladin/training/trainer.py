@@ -33,6 +33,7 @@ from aladin.training.learning_set import ImagesSeen, LearningSet, Reader, captio
 from aladin.training.objective import Objective
 from aladin.training.optimizer import optimizer_of, set_rates, share_of_rates
 from aladin.training.projection import AXES_STEPS, begin_projection
+from aladin.training.read_ahead import ReadAhead
 from aladin.training.recipe import Recipe
 from aladin.training.run_folder import RunFolder, origins_of
 from aladin.training.sharing import add_gradients, agreed, spread
@@ -78,7 +79,9 @@ class Trainer:
         self.folder = RunFolder(out, recipe, origins_of(start.origins, train.origin, val.origin), trackers)
         self._images = images
         self.plan = _plan(recipe, start, train)
-        self.reads = StepInput(recipe, self.model, train, self.process)
+        self.images = ReadAhead(train.images, self.process, recipe.compute.read_ahead, recipe.compute.workers)
+        others = any(teacher.reads_images for teacher in start.teachers.values())
+        self.reads = StepInput(recipe, self.model, train, self.process, self.images, others)
         # Several may want it: teachers, and a cross-encoder that learns.
         self._similarity = functools.cache(self._caption_similarity)
         self.objective = Objective(recipe, self.model, self.reads, start.teachers, self._similarity, self.process)
@@ -136,7 +139,7 @@ class Trainer:
     def lessons(self, progress: TrainingProgress = SILENT_TRAINING) -> Lessons:
         """What teachers prepare from."""
         return Lessons(
-            self.train_set, self.plan, self._images, self._similarity, self.start.minilm, self.folder.path,
+            self.train_set, self.plan, self._images, self._similarity, self.start.minilm, self.folder.path, self.images,
             self.next_step > 0, progress,
         )  # fmt: skip
 
@@ -148,8 +151,9 @@ class Trainer:
         """The steps that are left of an epoch, and what follows them."""
         began = saved = time.monotonic()
         end = (self.next_step // self.plan.steps_per_epoch + 1) * self.plan.steps_per_epoch
-        with progress.step("training steps") as watched:
-            for step in self.plan.steps(self.next_step, end):
+        coming = self.plan.steps(self.next_step, end)
+        with progress.step("training steps") as watched, self.images.ahead(coming, self.reads.image_parts) as steps:
+            for step in steps:
                 record = self.learn(step)
                 self.next_step = step.number + 1
                 log({"step": step.number, "epoch": step.epoch} | record)
@@ -173,12 +177,17 @@ class Trainer:
     def _judge(self, step: Step, log: Callable[[Record], None], progress: TrainingProgress, cost: dict[str, float]) -> None:
         """Measure the model after a step, and keep it if it is the best so far."""
         measures = self.validate()
+        cost = cost | {"waited_share": self.images.share_waited()}
         log({"step": step.number, "epoch": step.epoch} | measures | cost)
         progress.validated(step.epoch, measures | cost)
         self._keep_best(step.epoch, measures[f"{self.judged_head} rsum"])
 
     def learn(self, step: Step) -> dict[str, float]:
         """One step of the optimizer; what the log says of it."""
+        with self.images.step():
+            return self._learn(step)
+
+    def _learn(self, step: Step) -> dict[str, float]:
         share = share_of_rates(self.recipe.optimizer, step.number, step.epoch, self.total_steps)
         set_rates(self.learning.optimizer, share)
         # Dropout draws from torch's own generator, which so is the same at this step of a resumed run.

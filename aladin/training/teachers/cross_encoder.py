@@ -16,6 +16,7 @@ from torch import Tensor
 from aladin.config import above_zero, at_least
 from aladin.encoder.word_pieces import Pieces
 from aladin.errors import ConfigError
+from aladin.network.backbone import ImageSet
 from aladin.network.checkpoints import load_model, named_model
 from aladin.network.model import Aladin
 from aladin.network.pairs import scored_pairs
@@ -51,6 +52,7 @@ class CrossEncoderSettings(TaughtByModels):
 class CrossEncoderTeacher(Teacher):
     """Scores the pairs that alignment finds hardest, as the student reads them in that step."""
 
+    reads_images = True
     settings: CrossEncoderSettings
 
     def __init__(self, settings: CrossEncoderSettings, learner: Learner, model: Aladin, name: dict[str, str]) -> None:
@@ -58,20 +60,21 @@ class CrossEncoderTeacher(Teacher):
         self.model, self._name = model, name
         self._run: Run
         self._data: LearningSet
+        self._images: ImageSet
 
     @property
     def origin(self) -> dict[str, Any]:
         return {"models": [self._name]}
 
     def prepare(self, run: Run, lessons: Lessons) -> None:
-        self._run, self._data = run, lessons.data
+        self._run, self._data, self._images = run, lessons.data, lessons.read
         self.model.to(run.device)
 
     def losses(self, step: Step, matching: Scores, alignment: Scores) -> Losses:
         keep = None if step.keep is None else self._run.put(step.keep)
         listed = listed_pairs(alignment, self._run.put(step.positives), self.settings.list_length)
         with torch.inference_mode(), self._run.context():
-            images = self.model.backbone.seen(self._run.put(self._data.images.read(step.images, step.views)), keep)
+            images = self.model.backbone.seen(self._run.put(self._images.read(step.images, step.views)), keep)
             scores = listed_scores(self.model, images, self._data.pieces, step.captions, listed)
         teacher_scores = scores.clone()  # an inference tensor takes no part in what a gradient is computed of
         students: dict[Student, Scores] = {"alignment": alignment, "matching": matching}

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aladin.config import at_least
 from aladin.errors import ConfigError
+from aladin.network.backbone import ImageSet
 from aladin.network.model import Aladin
 from aladin.network.run import Run
 from aladin.progress import SILENT, Steps
@@ -53,6 +54,7 @@ class Lessons:
     similarity: Callable[[], CaptionSimilarity]  # computed once, when it is first wanted
     minilm: Path | None
     folder: Path  # of the run, where a teacher may keep what took long
+    read: ImageSet  # the images of `data` as steps read them, ahead of time
     goes_on: bool = False  # after steps in which the teacher was heard already
     progress: Steps = SILENT
 
@@ -112,6 +114,8 @@ class TaughtByModels(TeacherSettings):
 
 class Teacher(ABC):
     """Who has losses for a model's scores. `readers`, `origin` and `folds` may stay as they are here."""
+
+    reads_images: ClassVar[bool] = False  # all of every step, by `Lessons.read`
 
     def __init__(self, settings: TeacherSettings, learner: Learner) -> None:
         self.settings, self.scales = settings, learner.scales
