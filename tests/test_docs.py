@@ -1,5 +1,6 @@
 """What the README and the pages of docs name is there: links, commands with their options, rooms."""
 
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -58,6 +59,12 @@ def test_every_command_and_option_that_is_shown_exists(page: Path) -> None:
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
         shown = {argument.partition("=")[0] for argument in arguments if re.match(r"--?[a-zA-Z0]", argument)}
         assert shown <= known, f"{page.name} shows `aladin {name}` with {shown - known}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_every_python_name_that_is_shown_exists(page: Path) -> None:
+    for name in re.findall(r"`(aladin(?:\.\w+)+)", page.read_text(encoding="utf-8")):
+        pkgutil.resolve_name(name)
 
 
 def test_the_readme_shows_the_commands_that_are_used_most() -> None:
