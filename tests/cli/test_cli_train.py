@@ -86,6 +86,15 @@ def test_a_recipe_data_and_a_folder_make_a_model(files: Path, tmp_path: Path, ca
 
 
 @pytest.mark.slow
+def test_a_validation_within_an_epoch_is_shown_as_such(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("validate_steps = 1\n" + RECIPE)
+    assert exit_code(arguments(files, tmp_path / "run", recipe=recipe)) == 0
+    shown = [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines() if "matching rsum" in line]
+    assert shown == ["within epoch 0", "epoch 0", "within epoch 1", "epoch 1"]
+
+
+@pytest.mark.slow
 def test_a_run_records_what_it_is_made_of_and_what_is_made_of_its_model_keeps_that(files: Path, tmp_path: Path) -> None:
     """The tables of settings.toml and of model.toml, which averaging and correcting hubs hand on."""
     model, out = files / "model", tmp_path / "run"
