@@ -55,7 +55,7 @@ def features() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Counts and problems as one JSON object.")
 def check(folder: Path, numbers: int, as_json: bool) -> int:
-    """Read all of DIR, features.tsv and what stands beside it or shards, and list every problem.
+    """Read all of DIR, features.tsv and what stands beside it or shards or SCAN's *_ims.npy, and list every problem.
 
     DIR may also be a detector's own output, a predictions.tsv whose objects carry their features, or its folder.
 

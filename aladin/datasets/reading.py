@@ -10,7 +10,9 @@ from aladin.datasets.examples import Dataset
 from aladin.datasets.formats import readers
 from aladin.datasets.formats.lines import read_lines
 from aladin.datasets.rows import SPLITS, Gathering
+from aladin.datasets.scan import read_precomputed
 from aladin.datasets.sources import ImageSources, image_sources, open_zip, zip_members
+from aladin.datasets.vinvl.precomputed import parts_of
 from aladin.datasets.webdataset import Shards
 from aladin.errors import ConfigError, DataError
 from aladin.files import path_of
@@ -29,6 +31,7 @@ def read_dataset(
     - COCO's captions as .json, with "images" and "annotations";
     - pairs, one a row, as .csv, .tsv, .jsonl or .parquet: the image's path in a column image, file, filepath, image_path or
       filename, the caption in caption, text or title, and perhaps a split;
+    - SCAN's and VSE++'s precomputed features: a folder with train_ims.npy, train_caps.txt and the like, or one of these files;
     - img2dataset's .tar, or a folder of them: the caption in .txt or in .json as "caption", or several as "captions"; the
       .json may name a "split", and an entry with a "status" other than success is passed over.
 
@@ -55,6 +58,10 @@ def dataset_of(data: Data) -> Dataset:
 
 
 def _read(path: Path, split: str | None, images: Path | None, skip_bad: bool) -> Dataset:
+    if not (path / CAPTIONS).is_file() and parts_of(path):
+        if images:
+            raise ConfigError(f"the images of {path} are features beside its captions; leave out --images")
+        return read_precomputed(path, split, skip_bad)
     if path.is_dir():
         return _read_folder(path, split, images, skip_bad)
     if path.suffix.lower() == ".zip":
@@ -116,6 +123,6 @@ def _known() -> str:
     """The formats, for a sentence."""
     *some, last = (ending for ending in readers() if ending != ".json")
     return (
-        f"a folder or .zip with {CAPTIONS}, a folder of .tar shards, a .tar, "
+        f"a folder or .zip with {CAPTIONS}, a folder of .tar shards or of SCAN's features, a .tar, "
         f"a .json of Karpathy's or COCO's, or pairs as {', '.join(some)} or {last}"
     )

@@ -8,6 +8,7 @@ from aladin.datasets.bad_rows import BadRow
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, GeometryOrder, geometry_order, image_of, read_boxes, read_objects
 from aladin.datasets.vinvl.detector_output import FEATURE, detector_output, read_output_row
 from aladin.datasets.vinvl.folder import FEATURES, PREDICTIONS, ROWS, read_row_numbers
+from aladin.datasets.vinvl.precomputed import parts_of, precomputed_problems
 from aladin.datasets.vinvl.problems import Problem, mixed_orders
 from aladin.datasets.vinvl.shard_checking import shard_problems
 from aladin.datasets.vinvl.shards import is_shard_folder
@@ -23,8 +24,8 @@ def check_folder(
 ) -> Iterator[Problem]:
     """All problems of a folder whose boxes should have `numbers` numbers each, by file, in the order of the lines.
 
-    It may be a folder of shards too, or a detector's own output (detector_output), whose first problem is that it is not
-    converted.
+    It may be a folder of shards too, or of features in SCAN's form (precomputed), whose `numbers` are their own; or a
+    detector's own output (detector_output), whose first problem is that it is not converted.
     `progress` counts the bytes of both tables, `orders` the images by the order of width and height in their boxes. DataError
     when there is no folder, or it cannot be read.
     """
@@ -34,6 +35,9 @@ def check_folder(
         return
     if output := detector_output(path):
         yield from _output_problems(output, numbers, progress, orders)
+        return
+    if not (path / FEATURES).exists() and parts_of(path):
+        yield from precomputed_problems(path, progress)
         return
     if not path.is_dir():
         raise DataError(f"there is no folder {path}; give one with {FEATURES} and {PREDICTIONS}")
