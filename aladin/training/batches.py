@@ -1,5 +1,6 @@
 """What a training step reads, fixed by the seed and the step's number alone."""
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ class Plan:
 
     The last step of an epoch takes what is left, unless that is a single image, which would have no negatives. With `folds`
     each step reads images of one fold, and each fold has such a last step.
+
+    With `shards` an epoch reads so many shards at a time, a window, and then the next ones: shards in an order of its own, the
+    images of a window in any order. A step may read the end of a window and the beginning of the next.
     """
 
     owners: Int[np.ndarray, " captions"]  # the image row of each caption, in ascending order
@@ -104,6 +108,8 @@ class Plan:
     seed: int
     folds: Int[np.ndarray, " images"] | None = None  # the fold of each image
     each: bool = False
+    shards: Int[np.ndarray, " images"] | None = None  # the file in which each image stands, by number
+    window_shards: int = 1
 
     @property
     def images(self) -> int:
@@ -119,6 +125,11 @@ class Plan:
         """The rows of the first captions of every image."""
         first = np.searchsorted(self.owners, self.owners)
         return np.flatnonzero(np.arange(len(self.owners)) - first < FIRST_CAPTIONS)
+
+    @cached_property
+    def shards_digest(self) -> str:
+        """A hash of which images stand together, as far as the order depends on it."""
+        return "" if self.shards is None else hashlib.sha256(self.shards.astype("<i8").tobytes()).hexdigest()
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -138,12 +149,24 @@ class Plan:
     def _batches(self, epoch: int) -> list[Int[np.ndarray, "..."]]:
         """What each step of an epoch reads: rows of images, or of captions where each is read."""
         random = np.random.default_rng((self.seed, ORDER, epoch))
-        order = random.permutation(len(self._read))
+        order = self._order(random)
         if self.folds is None:
             return self._cut(order)
         folds = self.folds[self._read[order]]
         batches = [batch for fold in np.unique(self.folds) for batch in self._cut(order[folds == fold])]
+        if self.shards is not None:
+            places = np.argsort(order)
+            return sorted(batches, key=lambda batch: int(places[batch[0]]))
         return [batches[number] for number in random.permutation(len(batches))]
+
+    def _order(self, random: np.random.Generator) -> Int[np.ndarray, " items"]:
+        """The order in which an epoch reads."""
+        order = random.permutation(len(self._read))
+        if self.shards is None:
+            return order
+        numbers, shards = np.unique(self.shards[self._read], return_inverse=True)
+        windows = random.permutation(len(numbers))[shards] // self.window_shards
+        return order[np.argsort(windows[order], kind="stable")]
 
     def _cut(self, rows: Int[np.ndarray, " images"]) -> list[Int[np.ndarray, "..."]]:
         batches = np.split(rows, range(self.batch_images, len(rows), self.batch_images))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from aladin.datasets import DataOrigin, Dataset
+from aladin.datasets.vinvl import DetectionSource
 from aladin.encoder.word_pieces import Pieces, WordPieces
 from aladin.errors import DataError
 from aladin.network.backbone import ImageReader, ImageSet
@@ -45,6 +46,7 @@ class LearningSet:
     pieces: Pieces
     owners: Int[np.ndarray, " captions"]  # the image row of each caption, rising
     origin: DataOrigin | None = None  # what is recorded of it
+    shards: Int[np.ndarray, " images"] | None = None  # `shards_of` the data
 
     @property
     def views(self) -> int:
@@ -64,7 +66,17 @@ def learning_set(
     """The images of `dataset` as `model` reads them (from `cache` as far as they are there), and its captions' word pieces."""
     images = model.backbone.image_reader(tokenizer).read(dataset, views, cache, progress)
     pieces = WordPieces.of(tokenizer, model.config.preprocessing).encode(list(dataset.captions))
-    return LearningSet(images, pieces, dataset.owners, DataOrigin.of(dataset))
+    return LearningSet(images, pieces, dataset.owners, DataOrigin.of(dataset), shards_of(dataset))
+
+
+def shards_of(dataset: Dataset) -> Int[np.ndarray, " images"] | None:
+    """The file in which each image's regions stand, numbered as they first appear; None unless there are several."""
+    sources = [example.source for example in dataset.examples]
+    files = [source.file for source in sources if isinstance(source, DetectionSource)]
+    numbers = {file: number for number, file in enumerate(dict.fromkeys(files))}
+    if len(files) < len(sources) or len(numbers) < 2:
+        return None
+    return np.array([numbers[file] for file in files])
 
 
 def captions_digest(*sets: LearningSet) -> str:

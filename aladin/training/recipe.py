@@ -115,6 +115,8 @@ class Recipe:
     epochs: int = 10  # passes over the images
     batch_images: int = 128  # of one step, by all processes together
     gradient_accumulation: int = 1  # parts of a step whose gradients are added; negatives are those of a part
+    shuffle: Literal["all", "shards"] = "all"  # shards: an epoch reads some shards of features at a time, as a slow disk likes
+    window_shards: int = 8  # that are read together then
     captions: Literal["drawn", "each"] = "drawn"  # each: an epoch reads every one of an image's first five, its image beside it
     captions_per_image: int = 2  # of each image in a batch, drawn anew every time
     views: int = 8  # cached views of each photograph; 1: the whole picture only
@@ -145,6 +147,7 @@ class Recipe:
         if len(set(self.train)) < len(self.train):
             raise ConfigError(f"train is {list(self.train)}; expected each part once")
         at_least(1, self, "epochs", "captions_per_image", "views", "kept_regions", "validate_every", "gradient_accumulation")
+        at_least(1, self, "window_shards")
         at_least(0, self, "image_network_from_epoch", "averaged_steps", "seed", "validate_steps")
         if self.captions == "each" and self.captions_per_image != 1:
             raise ConfigError(

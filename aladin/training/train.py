@@ -16,12 +16,13 @@ from pathlib import Path
 
 from aladin.config import check_whole_number
 from aladin.datasets import Data, DataOrigin, Dataset, check_apart, dataset_of
+from aladin.errors import ConfigError
 from aladin.files import check_folder, path_of
 from aladin.network.backbone import ImageSet
 from aladin.network.grid_features import check_room, readable_bytes
 from aladin.network.run import Run, memory_watched
 from aladin.processes import keep_freed_memory
-from aladin.training.learning_set import Reader, check_captions, learning_set
+from aladin.training.learning_set import Reader, check_captions, learning_set, shards_of
 from aladin.training.recipe import Recipe, read_recipe
 from aladin.training.run_folder import check_same_run, origins_of
 from aladin.training.sharing import first_alone, one_of_several
@@ -83,6 +84,11 @@ def train(
     check_apart(train_data, val_data)
     for data in (train_data, val_data):
         check_captions(data, data.name)
+    if recipe.shuffle == "shards" and shards_of(train_data) is None:
+        raise ConfigError(
+            f'shuffle is "shards", but the images of {train_data.name} do not stand in several shards of features; write '
+            'some by `aladin features convert --to shards`, or set shuffle to "all"'
+        )
     with one_of_several(device, recipe.precision) as run, memory_watched(ROOM):
         begin = start_model(recipe, _path(start), _path(minilm))
         folds_of(begin, len(train_data))  # says what is wrong with them

@@ -259,6 +259,7 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         if self.process.writes:
             reached = {"step": str(self.next_step), "best_rsum": str(self.best_rsum), "captions": self._captions()}
+            reached |= {"shards": self.plan.shards_digest}
             self.folder.save_checkpoint(self.learning.state(), self.learning.metadata | reached)
 
     def _captions(self) -> str:
@@ -271,6 +272,8 @@ class Trainer:
         state, metadata = found
         if metadata.get("captions", self._captions()) != self._captions():  # checkpoints of version 0.1's first days do not say
             raise self.folder.of_another("a run on other captions")
+        if metadata.get("shards", self.plan.shards_digest) != self.plan.shards_digest:
+            raise self.folder.of_another("a run on the same features in other shards")
         if not self.learning.fits(state):
             raise self.folder.of_another("a model of other sizes")
         self.learning.restore(state, metadata)
@@ -294,6 +297,8 @@ def _plan(recipe: Recipe, start: Start, train: LearningSet) -> Plan:
         recipe.seed,
         folds_of(start, train.image_count),
         recipe.captions == "each",
+        train.shards if recipe.shuffle == "shards" else None,
+        recipe.window_shards,
     )
 
 

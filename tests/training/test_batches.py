@@ -206,3 +206,72 @@ def test_about_the_share_asked_for_is_dropped() -> None:
     mask = np.ones((200, 52), dtype=bool)
     _, real = without_some_words(np.ones((200, 52), dtype=np.int64), mask, 0.2, np.random.default_rng(0))
     assert abs(real.sum() / 200 - (2 + 50 * 0.8)) < 0.5
+
+
+@st.composite
+def sharded_plans(draw: st.DrawFn) -> Plan:
+    """Images in shards of any sizes, in any order."""
+    plan = Plan(**draw(plans()))
+    shards = np.array(draw(st.lists(st.integers(0, 5), min_size=plan.images, max_size=plan.images)))
+    each = draw(st.booleans())
+    return dataclasses.replace(
+        plan, shards=shards, window_shards=draw(st.integers(1, 4)), each=each, captions_per_image=1 if each else 2
+    )
+
+
+@few_examples
+@given(plan=sharded_plans(), number=st.integers(0, 3))
+def test_by_shards_an_epoch_reads_the_same_in_as_many_steps_as_otherwise(plan: Plan, number: int) -> None:
+    otherwise = dataclasses.replace(plan, shards=None)
+    steps, others = epoch(plan, number), epoch(otherwise, number)
+    assert [len(step.images) for step in steps] == [len(step.images) for step in others]
+    read = Counter(row for step in steps for row in (step.captions if plan.each else step.images).tolist())
+    assert set(read.values()) <= {1}
+    assert sum(read.values()) == sum(len(step.images) for step in others)
+
+
+@few_examples
+@given(plan=sharded_plans(), number=st.integers(0, 3))
+def test_by_shards_no_more_are_read_together_than_the_window_holds(plan: Plan, number: int) -> None:
+    assert plan.shards is not None
+    read = np.concatenate([plan.shards[step.images] for step in epoch(plan, number)])
+    places = {shard: np.flatnonzero(read == shard) for shard in set(read.tolist())}
+    open_shards = [sum(found[0] <= place <= found[-1] for found in places.values()) for place in range(len(read))]
+    assert max(open_shards) <= plan.window_shards
+    for step in epoch(plan, number):  # one that reads the end of a window and the beginning of others, if they are small
+        if len(step.images) <= min(map(len, places.values())):
+            assert len(set(plan.shards[step.images].tolist())) <= 2 * plan.window_shards
+
+
+@few_examples
+@given(plan=sharded_plans(), number=st.integers(0, 3), data=st.data())
+def test_by_shards_steps_are_the_same_whether_or_not_earlier_ones_were_drawn(
+    plan: Plan, number: int, data: st.DataObject
+) -> None:
+    steps = epoch(plan, number)
+    start = data.draw(st.integers(0, len(steps) - 1)) if steps else 0
+    begin = number * plan.steps_per_epoch
+    late = list(plan.steps(begin + start, begin + len(steps)))
+    assert all(same(one, other) for one, other in zip(steps[start:], late, strict=True))
+
+
+@few_examples
+@given(plan=sharded_plans(), number=st.integers(0, 3), count=st.integers(2, 3))
+def test_by_shards_and_folds_a_step_reads_one_fold_and_steps_go_from_window_to_window(
+    plan: Plan, number: int, count: int
+) -> None:
+    plan = dataclasses.replace(plan, folds=np.arange(plan.images) % count)
+    steps = epoch(plan, number)
+    assert len(steps) == plan.steps_per_epoch
+    assert all(len(set((step.images % count).tolist())) == 1 for step in steps)
+
+
+def test_shards_come_in_another_order_in_every_epoch_and_their_images_too() -> None:
+    plan = Plan(np.arange(600), 20, 1, 1, 1, 1, 7, shards=np.arange(600) // 100, window_shards=2)
+    orders = [np.concatenate([step.images for step in epoch(plan, number)]) for number in range(3)]
+    windows = [[sorted(set((order[start : start + 200] // 100).tolist())) for start in (0, 200, 400)] for order in orders]
+    assert all(sorted(shard for window in found for shard in window) == list(range(6)) for found in windows)
+    assert len({str(found) for found in windows}) > 1
+    one, other = (order[:100] // 100 for order in orders[:2])
+    assert min(np.bincount(one).max(), np.bincount(other).max()) < 70  # shards of a window are mixed
+    assert not np.array_equal(orders[0], orders[1])
