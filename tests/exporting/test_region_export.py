@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from aladin.encoder.folder import ModelFolder
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.encoder.region_encoder import RegionEncoder
 from aladin.encoder.word_pieces import WordPieces
-from aladin.errors import ModelError
+from aladin.errors import AladinError, ModelError
 from aladin.evaluation.encoding import encode_dataset
 from aladin.exporting.conversion import bert_tokenizer
 from aladin.exporting.export import SMALLER, Precision
@@ -263,3 +265,62 @@ def test_who_needs_photographs_says_why_it_refuses(kind: Path) -> None:
 def test_a_model_of_photographs_encodes_no_regions(model_path: Path) -> None:
     with pytest.raises(ModelError, match="reads photographs; give a model that reads a detector's regions"):
         RegionEncoder.load(model_path)
+
+
+def test_regions_and_texts_are_encoded_without_pytorch(kind: Path) -> None:
+    script = """
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from aladin.datasets.vinvl import open_features
+from aladin.encoder.region_encoder import RegionEncoder
+folder = Path(sys.argv[1])
+encoder = RegionEncoder.load(folder / "fp32")
+image = open_features(folder / "data").find("107").detections()
+regions = encoder.encode_regions([image.objects.names], [image.boxes])
+print((regions.vectors @ encoder.encode_texts(["a red picture."]).vectors.T).item())
+"""
+    result = subprocess.run([sys.executable, "-c", script, str(kind)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    (pair,) = aladin.score(kind / "trained", "107", ["a red picture."], features=kind / "data")
+    assert float(result.stdout) == pytest.approx(pair.matching, abs=1e-4)
+
+
+def replaced(folder: Path, old: str, new: str) -> None:
+    text = (folder / "model.toml").read_text()
+    assert old in text
+    (folder / "model.toml").write_text(text.replace(old, new))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no graph of regions": (lambda folder: (folder / "region.onnx").unlink(), "is not a model folder: it has no region.onnx"),
+    "an empty graph": (lambda folder: (folder / "region.onnx").write_bytes(b""), "cannot be loaded: "),
+    "the graph of texts": (
+        lambda folder: (folder / "region.onnx").write_bytes((folder / "text.onnx").read_bytes()),
+        "disagrees with this version on boxes, features, mask, pieces, region_mask",
+    ),
+    "half of the weights": (
+        lambda folder: (folder / "weights.bin").write_bytes((folder / "weights.bin").read_bytes()[:999]),
+        "cannot be loaded: ",
+    ),
+    "other sizes": (
+        lambda folder: replaced(folder, "region_features = 8", "region_features = 7"),
+        "14 numbers a box; expected 13",
+    ),
+    "no geometry": (
+        lambda folder: replaced(folder, "region_geometry = 6", "region_geometry = 0"),
+        "disagrees with this version",
+    ),
+    "photographs": (lambda folder: replaced(folder, 'source = "detector"', 'source = "photograph"'), "it has no image.onnx"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_one_sentence(kind: Path, tmp_path: Path, damage: str) -> None:
+    change, expected = DAMAGES[damage]
+    folder = Path(shutil.copytree(kind / "fp32", tmp_path / "copy"))
+    change(folder)
+    with pytest.raises(AladinError) as caught:
+        aladin.score(folder, "107", ["red"], features=kind / "data")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
