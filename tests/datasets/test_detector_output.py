@@ -114,6 +114,11 @@ BAD = {
     "no rectangle": (lambda v: first(v).pop("rect"), "geometry: an object without a box of four finite numbers"),
     "an endless rectangle": (lambda v: first(v).update(rect=[0, 0, 10**400, 1]), "geometry: an object without a box"),
     "a rectangle of no numbers": (lambda v: first(v).update(rect=[0, 0, float("nan"), 1]), "geometry: an object without a box"),
+    "a rectangle on its head": (
+        lambda v: first(v).update(rect=[30, 40, 1, 2]),
+        "geometry: (0.0469, 0.0833, 0.00156, 0.00417, ",
+    ),
+    "a rectangle outside": (lambda v: first(v).update(rect=[0, 0, 900, 24]), "geometry: (0, 0, 1.41, 0.05, "),
     "no name": (lambda v: first(v).pop("class"), "not JSON: an object without a name"),
     "single quotes": (lambda v: str(v).encode(), "not JSON: text as Python prints it, with single quotes"),
     "half a row": (lambda v: json.dumps(v).encode()[:40], "not JSON: no JSON"),
@@ -145,3 +150,12 @@ def test_features_of_another_length_than_vinvls_are_told_from_float16_by_their_n
     with pytest.raises(DataError, match=r"4,096 bytes in object 1, as float16 has; .* or say with --numbers"):
         list(output_detections(table))
     assert next(output_detections(table, 1030)).boxes.shape == (2, 1030)
+
+
+@pytest.mark.parametrize("line", [b"\n", b"\t{}\n"])
+def test_a_line_without_an_id_is_named_by_its_number(table: Path, line: bytes) -> None:
+    table.write_bytes(table.read_bytes() + line)
+    with pytest.raises(
+        DataError, match=r"predictions\.tsv, line 4: missing key: no image id; expected an image id in the first"
+    ):
+        list(output_detections(table))

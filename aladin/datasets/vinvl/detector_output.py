@@ -19,6 +19,7 @@ from aladin.datasets.vinvl.detections import (
     BOX_NUMBERS,
     GEOMETRY,
     Detections,
+    geometry_order,
     image_of,
     objects_value,
     parsed_objects,
@@ -60,6 +61,8 @@ def read_output_row(columns: list[bytes], numbers: int | None) -> Detections:
     ones, and the size of the image.
     """
     image = image_of(columns)
+    if not image:
+        raise BadRow("missing key", "no image id", "write it, or remove the line", "an image id in the first column")
     value, items = objects_value(columns)
     missing = [name for name in ("image_h", "image_w") if name not in value]
     if missing:
@@ -81,6 +84,7 @@ def read_output_row(columns: list[bytes], numbers: int | None) -> Detections:
         box, number = np.argwhere(~np.isfinite(boxes))[0]
         found = f"{boxes[box, number]}, number {number + 1} of box {box + 1}"
         raise BadRow("not a number", found, "run the detector on the image again", "finite numbers")
+    geometry_order(boxes)  # so that no box stands outside the image, or on its head
     return Detections(image, boxes, objects)
 
 
@@ -115,7 +119,7 @@ def _lines(table: Path) -> Iterator[bytes]:
 
 def _named(columns: list[bytes]) -> str:
     try:
-        return f" (image {image_of(columns)})"
+        return f" (image {image})" if (image := image_of(columns)) else ""
     except BadRow:
         return ""
 

@@ -160,8 +160,10 @@ def open_array(path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        text = str(error).split("\n")[0]
-        raise BadRow("wrong size", f"no whole .npy ({text})", "copy the file again", "what numpy.save writes") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is cut off, or something else"
+        raise BadRow(
+            "wrong size", f"no whole .npy of numbers ({reason})", "copy the file again", "what numpy.save writes"
+        ) from None
     if array.ndim not in (2, 3) or array.dtype.kind != "f" or 0 in array.shape[1:]:
         found = f"an array of {' x '.join(map(str, array.shape))} {array.dtype}"
         expected = "images x regions x numbers, or images x numbers, of floats"
