@@ -1,6 +1,7 @@
 """The transformer's channels evened out, so that products in int8 lose little of them."""
 
 import copy
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,8 +52,8 @@ def _largest_states(model: Aladin, blocks: list[nn.Module], tokenizer: WordPiece
     """
     largest: dict[nn.Module, Tensor] = {}
 
-    def note(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        largest[block] = inputs[0].abs().amax(dim=(0, 1))
+    def note(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        largest[block] = inputs[0].abs().flatten(0, -2).amax(dim=0)
 
     handles = [block.register_forward_pre_hook(note) for block in blocks]
     model.caption_states(*model.backbone.known_captions(tokenizer))
@@ -61,5 +62,5 @@ def _largest_states(model: Aladin, blocks: list[nn.Module], tokenizer: WordPiece
     return largest
 
 
-def _scale_input(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _scale_input(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (inputs[0] * block.get_buffer(EVENED), *inputs[1:])

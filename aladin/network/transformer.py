@@ -4,6 +4,7 @@ Module names follow BERT's, so that released weights (MiniLM, VinVL) load by nam
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from aladin.encoder.config import BackboneConfig
 from aladin.network.tensors import Regions, Tokens
+
+WORTH_PACKING = 0.9  # the share of real tokens from which on padding costs less than packing
 
 
 class Transformer(nn.Module):
@@ -74,14 +77,48 @@ class Transformer(nn.Module):
         return first[:, -self.dim :] if self.deep else first
 
     def _contextual(self, states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tokens:
-        bias = Tokens(states, mask).padding_bias[:, None, None, :]
+        layout = Layout.of(states, mask)
+        states = layout.real(states)
         every = [states]
         recomputes = self.recomputes and torch.is_grad_enabled()
         for layer in self.layers:
-            states = checkpoint(layer, states, bias, use_reentrant=False) if recomputes else layer(states, bias)
+            states = checkpoint(layer, states, layout, use_reentrant=False) if recomputes else layer(states, layout)
             if self.deep:
                 every.append(states)
-        return Tokens(torch.cat(every, dim=-1) if self.deep else states, mask)
+        return Tokens(layout.padded(torch.cat(every, dim=-1) if self.deep else states), mask)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a padded batch are. Everything in a layer but attention reads one token at a time.
+
+    With `cells`, the numbers of the real tokens' cells, only these are read there, as rows one after the other: on a processor
+    time goes by tokens. Elsewhere padding is read too: a GPU would have to be waited for to know which cells are real.
+    """
+
+    bias: Float[Tensor, "batch 1 1 tokens"]  # what attention adds to its scores, so that nobody looks at padding
+    cells: Int[Tensor, " real"] | None = None
+
+    @classmethod
+    def of(cls, states: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> "Layout":
+        bias = Tokens(states, mask).padding_bias[:, None, None, :]
+        cells = None
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling():  # an exported graph is a padded one
+            real = mask.flatten().nonzero()[:, 0]
+            cells = real if len(real) < WORTH_PACKING * mask.numel() else None
+        return cls(bias, cells)
+
+    def real(self, states: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "*rows dim"]:
+        """Rows of the real tokens; or all as they are."""
+        return states if self.cells is None else states.flatten(0, 1).index_select(0, self.cells)
+
+    def padded(self, rows: Float[Tensor, "*rows dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """The way back, padding being 0."""
+        if self.cells is None:
+            return rows
+        batch, tokens = self.bias.shape[0], self.bias.shape[3]
+        every = rows.new_zeros(batch * tokens, rows.shape[-1]).index_copy(0, self.cells, rows)
+        return every.view(batch, tokens, -1)
 
 
 class WordEmbeddings(nn.Module):
@@ -129,10 +166,8 @@ class EncoderLayer(nn.Module):
         self.output_norm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, states: Float[Tensor, "batch tokens dim"], bias: Float[Tensor, "batch 1 1 tokens"]
-    ) -> Float[Tensor, "batch tokens dim"]:
-        attended = self.attention_norm(states + self.dropout(self.attention(states, bias)))
+    def forward(self, states: Float[Tensor, "*rows dim"], layout: Layout) -> Float[Tensor, "*rows dim"]:
+        attended = self.attention_norm(states + self.dropout(self.attention(states, layout)))
         expanded = nn.functional.gelu(self.intermediate(attended))
         encoded: Tensor = self.output_norm(attended + self.dropout(self.output(expanded)))
         return encoded
@@ -154,19 +189,17 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
 
-    def forward(
-        self, states: Float[Tensor, "batch tokens dim"], bias: Float[Tensor, "batch 1 1 tokens"]
-    ) -> Float[Tensor, "batch tokens dim"]:
-        batch, tokens, dim = states.shape
+    def forward(self, states: Float[Tensor, "*rows dim"], layout: Layout) -> Float[Tensor, "*rows dim"]:
+        batch, tokens, dim = layout.bias.shape[0], layout.bias.shape[3], states.shape[-1]
         size = dim // self.heads
 
         def split(projected: Tensor) -> Tensor:
-            return projected.view(batch, tokens, self.heads, size).transpose(1, 2)
+            return layout.padded(projected).view(batch, tokens, self.heads, size).transpose(1, 2)
 
         query, key, value = split(self.query(states)), split(self.key(states)), split(self.value(states))
-        weights = (query @ key.transpose(-1, -2) / math.sqrt(size) + bias).softmax(dim=-1)
+        weights = (query @ key.transpose(-1, -2) / math.sqrt(size) + layout.bias).softmax(dim=-1)
         mixed = (self.weights_dropout(weights).to(value.dtype) @ value).transpose(1, 2).reshape(batch, tokens, dim)
-        output: Tensor = self.output(mixed)
+        output: Tensor = self.output(layout.real(mixed))
         return output
 
 
