@@ -126,7 +126,7 @@ class PlainStep:
             scores = self._scores(seen[:, tags + 1 :], images.region_mask[step.images, 1:regions], captions, mask)
         loss = hinge_loss(scores.float(), step.positives, self.recipe.loss.margin)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights, self.recipe.optimizer.clip_norm)
         self.optimizer.step()
         return loss.item()

@@ -63,8 +63,8 @@ def export(
     Gate: vectors of the fp32 graphs have a cosine of at least 0.999 with PyTorch's, and the written graphs lose at most 0.5
     of either head's rsum. ModelError with the figure otherwise; `out` is then left as it was. `notes` (Markdown) become part
     of the card, and where the model is from, part of card and model.toml. Image features are kept in `cache`; the trained
-    model encodes on `device`. ConfigError
-    where `out` is `model`, and for another precision than these, before anything is read or written.
+    model encodes on `device`. ConfigError where `out` is `model`, and for another precision than these, before anything is read
+    or written.
     """
     model, out = path_of("model", model), path_of("out", out)
     check_choice("precision", precision, get_args(Precision))

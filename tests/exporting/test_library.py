@@ -144,7 +144,7 @@ def test_an_argument_of_another_kind_is_a_sentence_and_no_failure_of_ours(traine
         "ConfigError model is 3; expected a path, as text or as a Path",
         "ConfigError model is None; expected a path, as text or as a Path",
         "ConfigError data is 3; expected a path, as text or as a Path",
-        "ConfigError precision is 'fp8'; expected one of 'fp32', 'bf16'",
+        "ConfigError precision is 'fp8'; expected one of 'fp32', 'bf16', 'fp16'",
         "ConfigError precision is 'int4'; expected one of 'int8', 'fp16', 'fp32'",
         "ConfigError out is None; expected a path, as text or as a Path",
         "ConfigError centres is 4.5; expected a whole number of at least 1",
