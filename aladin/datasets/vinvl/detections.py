@@ -3,6 +3,7 @@
 import ast
 import base64
 import binascii
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from aladin.datasets.bad_rows import BadRow
+from aladin.datasets.vinvl.base64_numbers import decoded
 
 BOX_NUMBERS = 2054  # VinVL's: 2,048 features and six of geometry
 GEOMETRY = 6  # x1/W, y1/H, x2/W, y2/H, w/W, h/H
@@ -64,7 +66,7 @@ def read_boxes(columns: list[bytes], numbers: int | None) -> Float32[np.ndarray,
     if count == 0:
         raise BadRow("no boxes", "0 boxes", "leave the image out, or lower the detector's threshold", "at least one")
     try:
-        data = base64.b64decode(encoded, validate=True)
+        data = decoded(encoded)
     except binascii.Error as error:
         expected = "base64 in the last column"
         raise BadRow(
@@ -204,12 +206,20 @@ def _rects_and_confidences(
     """Both where every object has one; the model reads neither."""
     rects = [item.get("rect") for item in items]
     confidences = [item.get("conf") for item in items]
-    has_rects = bool(items) and all(isinstance(r, list) and len(r) == 4 and all(map(_is_number, r)) for r in rects)
-    has_confidences = bool(items) and all(map(_is_number, confidences))
-    return (
-        np.array(rects, dtype=np.float32) if has_rects else None,
-        np.array(confidences, dtype=np.float32) if has_confidences else None,
-    )
+    four = all(type(rect) is list and len(rect) == 4 for rect in rects)
+    numbers = _numbers(list(itertools.chain.from_iterable(rects))) if four else None
+    return None if numbers is None else numbers.reshape(-1, 4), _numbers(confidences)
+
+
+def _numbers(values: list[Any]) -> Float32[np.ndarray, " values"] | None:
+    """The values as an array if they are finite numbers, as float32 too, and there are any."""
+    if not values or not set(map(type, values)) <= {int, float}:  # bool is a kind of int to isinstance
+        return None
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except OverflowError:
+        return None
+    return numbers.astype(np.float32) if (np.abs(numbers) <= LARGEST).all() else None
 
 
 def _is_number(value: Any) -> bool:
