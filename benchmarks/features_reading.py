@@ -112,8 +112,8 @@ def print_reading(sets: dict[str, RegionSet], rounds: int) -> dict[str, float]:
     medians = {key: statistics.median(seconds) for key, seconds in found.items()}
     base = medians["tables", 1]
     for form in sets:
-        taken = {threads: medians[form, threads] for threads in THREADS}
-        cells = [f"{threads} threads {1000 * taken[threads]:7.1f} ({base / taken[threads]:.1f}x)" for threads in THREADS]
+        times = {threads: medians[form, threads] for threads in THREADS}
+        cells = [f"{threads} threads {1000 * times[threads]:7.1f} ({base / times[threads]:.1f}x)" for threads in THREADS]
         print(f"{FORMS[form]:<18}" + "  ".join(cells))
     return {f"{form} {threads}": seconds for (form, threads), seconds in medians.items()}
 

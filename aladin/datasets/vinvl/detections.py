@@ -204,7 +204,7 @@ def _rects_and_confidences(
     items: list[dict[str, Any]],
 ) -> tuple[Float32[np.ndarray, "objects 4"] | None, Float32[np.ndarray, " objects"] | None]:
     """Both where every object has one; the model reads neither."""
-    rects = [item.get("rect") for item in items]
+    rects: list[Any] = [item.get("rect") for item in items]
     confidences = [item.get("conf") for item in items]
     four = all(type(rect) is list and len(rect) == 4 for rect in rects)
     numbers = _numbers(list(itertools.chain.from_iterable(rects))) if four else None
