@@ -31,7 +31,7 @@ from aladin.network.caption_blocks import caption_blocks
 from aladin.network.checkpoints import load_model
 from aladin.network.detections import check_photographs, region_sources
 from aladin.network.model import Aladin
-from aladin.network.run import ALONE, CPU, Run
+from aladin.network.run import ALONE, CPU, Run, memory_watched
 from aladin.network.scores import matching_scores
 from aladin.network.tensors import Tokens, concatenate, each_tensor
 from aladin.pictures.pixels import Pixels, open_image, to_pixels
@@ -164,7 +164,8 @@ def encode_dataset(folder: Path, dataset: Dataset, run: Run, cache: Path, steps:
     encodes as search does, on the processor; its scores are those of the run's device.
     """
     if (folder / "model.safetensors").is_file():
-        return _by_trained_model(folder, dataset, run, cache, steps)
+        with memory_watched("give --device cpu"):
+            return _by_trained_model(folder, dataset, run, cache, steps)
     if is_exported(folder):
         by_exported = _by_exported_detector if model_config(folder).image.source == "detector" else _by_exported_model
         return by_exported(folder, dataset, run, steps)

@@ -170,6 +170,8 @@ class Trainer:
         cost = {"epoch_seconds": time.monotonic() - began}
         if peaks := peak_memory():
             cost["peak_memory_gib"] = peaks[0] / 2**30
+        if self.process.device.type == "cuda":
+            cost["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.process.device) / 2**30
         if end == self.total_steps or (step.epoch + 1) % self.recipe.validate_every == 0:
             self._judge(step, log, progress, cost)
         self._save_checkpoint()

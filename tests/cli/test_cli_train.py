@@ -340,3 +340,12 @@ def test_help_names_every_file_that_a_run_leaves(capsys: pytest.CaptureFixture[s
     assert exit_code(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert all(name in text for name in ("log.jsonl", "settings.toml", "checkpoint", "OUT/best", "TensorBoard"))
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "encode", "score", "export", "calibrate", "add-global-head", "correct-hubs"]
+)
+def test_every_command_that_computes_with_pytorch_names_its_devices(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert "--device auto|cpu|cuda|cuda:N|mps" in capsys.readouterr().out

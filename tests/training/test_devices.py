@@ -282,3 +282,17 @@ def test_memory_that_is_full_is_one_sentence_with_what_to_lower() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     with pytest.raises(RuntimeError, match="something else"), memory_watched("lower it"):
         raise RuntimeError("something else")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile itself
+def test_compiled_layers_compute_the_same(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(OWN["both"], batch_images=4, precision="fp32", views=1)
+    found = []
+    for compiled in (False, True):
+        compute = dataclasses.replace(recipe.compute, compile=compiled)
+        run = trainer(dataclasses.replace(recipe, compute=compute), tmp_path / str(compiled))
+        run.model.eval()
+        found.append([run.backward(step)["loss"].item() for step in run.plan.steps(0, 3)])
+        assert not any("_orig_mod" in name for name in run.model.state_dict())  # a checkpoint is one of any run
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
