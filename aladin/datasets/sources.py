@@ -4,6 +4,7 @@ A source holds no open file, so it may be pickled, forked and read by many threa
 however many members the archive has.
 """
 
+import io
 import struct
 import zipfile
 import zlib
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from aladin.datasets.vinvl import is_feature_folder, open_features
+import numpy as np
+
+from aladin.datasets.vinvl import Detections, DetectionSource, is_feature_folder, open_features, read_npz
 from aladin.errors import ConfigError, DataError
 
 ZIP_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, ..., length of the name, length of the extra field
@@ -104,6 +107,33 @@ class TarMember:
         return content
 
 
+@dataclass(frozen=True, slots=True)
+class TarDetections(DetectionSource):
+    """A detector's regions in an .npz of a tar."""
+
+    image: str
+    member: TarMember
+
+    @property
+    def file(self) -> Path:
+        return self.member.path
+
+    def read(self) -> bytes:
+        return self.member.read()
+
+    def detections(self, numbers: int | None = None, most: int | None = None) -> Detections:
+        label = f"{self.member.member!r} in {self.member.path}"
+        found = read_npz(io.BytesIO(self.read()), label, self.image)
+        (count, each), finite = found.boxes.shape, bool(np.isfinite(found.boxes).all())
+        if not count or not finite or numbers not in (None, each):
+            what = f"{count} boxes of {each:,} numbers, {'all' if finite else 'not all'} finite"
+            raise DataError(
+                f"{label} has {what}; expected at least one of {numbers or each:,} finite numbers: run the model's detector on "
+                "the image"
+            )
+        return Detections(self.image, found.boxes[:most], found.objects)
+
+
 def byte_count(source: ImageSource) -> int:
     """The size of an image's bytes, without reading them; 0 for a detector's regions, which do not tell."""
     match source:
@@ -116,6 +146,8 @@ def byte_count(source: ImageSource) -> int:
                 ) from None
         case ZipMember() | TarMember():
             return source.size
+        case TarDetections():
+            return source.member.size
         case _:
             return 0
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from aladin.datasets.bad_rows import BadRow
 from aladin.datasets.rows import Gathering, json_object, utf8
-from aladin.datasets.sources import ImageSource, ImageSources, TarMember
+from aladin.datasets.sources import ImageSource, ImageSources, TarDetections, TarMember
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+REGIONS = "npz"  # a detector's, of an entry without a photograph (vinvl/npz.py)
 Entry = dict[str, TarMember]  # by extension
 
 
@@ -33,12 +34,12 @@ class Shards:
                     self._add(shard, entry, record, gathering)
 
     def _add(self, shard: Path, entry: Entry, record: Mapping[str, Any], gathering: Gathering) -> None:
-        image = next((entry[extension] for extension in IMAGE_EXTENSIONS if extension in entry), None)
+        image = next((entry[extension] for extension in (*IMAGE_EXTENSIONS, REGIONS) if extension in entry), None)
         if image is None:
-            raise BadRow("image is missing", f"there is no image ({', '.join(IMAGE_EXTENSIONS)})", "add it")
+            raise BadRow("image is missing", f"there is no image ({', '.join((*IMAGE_EXTENSIONS, REGIONS))})", "add it")
         # Shards of other tools than img2dataset may use the same names.
         name = image.member if shard == self._root else f"{shard.name}/{image.member}"
-        self._images[name] = image
+        self._images[name] = TarDetections(name, image) if image is entry.get(REGIONS) else image
         if "captions" in record:
             captions = record["captions"]
         elif "txt" in entry:
@@ -57,7 +58,7 @@ def _entries(shard: Path, gathering: Gathering) -> Mapping[str, Entry]:
                 name = PurePosixPath(member.member)
                 stem, _, extension = name.name.partition(".")
                 # A name that begins with a dot is the system's, such as macOS's ._000000000.jpg.
-                if stem and extension.lower() in (*IMAGE_EXTENSIONS, "txt", "json"):
+                if stem and extension.lower() in (*IMAGE_EXTENSIONS, REGIONS, "txt", "json"):
                     entries.setdefault(str(name.with_name(stem)), {})[extension.lower()] = member
         except tarfile.TarError as error:
             raise BadRow("damaged tar", f"not a whole, uncompressed tar ({error})", "fetch it again, unpack .gz,") from None

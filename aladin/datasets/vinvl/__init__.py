@@ -15,7 +15,7 @@ from aladin.datasets.vinvl.checking import check_folder
 from aladin.datasets.vinvl.detections import BOX_NUMBERS, Detections, GeometryOrder, Objects, with_geometry
 from aladin.datasets.vinvl.detector_output import detector_output, output_detections
 from aladin.datasets.vinvl.folder import FeatureFolder, FeatureRow
-from aladin.datasets.vinvl.npz import npz_detections, write_npz
+from aladin.datasets.vinvl.npz import npz_detections, read_npz, write_npz
 from aladin.datasets.vinvl.opening import is_feature_folder, open_features
 from aladin.datasets.vinvl.problems import Problem
 from aladin.datasets.vinvl.shard_writer import SHARD_BYTES, ShardWriter
@@ -45,6 +45,7 @@ __all__ = [
     "open_features",
     "output_detections",
     "read_keys",
+    "read_npz",
     "with_geometry",
     "write_npz",
 ]

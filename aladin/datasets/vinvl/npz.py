@@ -7,6 +7,7 @@ and geometry together, as the model reads them. `classes` holds the names of the
 
 import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,17 +28,21 @@ def npz_files(folder: Path) -> list[Path]:
 def npz_detections(folder: Path) -> Iterator[Detections]:
     """What each .npz of the folder holds, in the order of their paths; DataError for one that holds something else."""
     for path in npz_files(folder):
-        arrays = _arrays(path)
-        boxes = _boxes(arrays, path)
-        names = tuple(map(str, arrays["classes"].tolist())) if "classes" in arrays else ()
-        rects = _matrix(arrays, "rects", path) if "rects" in arrays else None
-        confidences = arrays["confidences"].astype(np.float32) if "confidences" in arrays else None
-        for name, array in (("rects", rects), ("confidences", confidences)):
-            if array is not None and len(array) != len(names):
-                raise DataError(f"{path} has {len(array)} {name} for {len(names)} classes; expected one for each")
-        size = (_number(arrays, "image_h", path), _number(arrays, "image_w", path)) if "image_h" in arrays else BARE_SIZE
-        image = path.relative_to(folder).with_suffix("").as_posix()
-        yield Detections(image, boxes, Objects(names, *size, rects, confidences))
+        yield read_npz(path, str(path), path.relative_to(folder).with_suffix("").as_posix())
+
+
+def read_npz(content: Path | BytesIO, path: str, image: str) -> Detections:
+    """What one .npz holds of an image; DataError, which calls it `path`, where it holds something else."""
+    arrays = _arrays(content, path)
+    boxes = _boxes(arrays, path)
+    names = tuple(map(str, arrays["classes"].tolist())) if "classes" in arrays else ()
+    rects = _matrix(arrays, "rects", path) if "rects" in arrays else None
+    confidences = arrays["confidences"].astype(np.float32) if "confidences" in arrays else None
+    for name, array in (("rects", rects), ("confidences", confidences)):
+        if array is not None and len(array) != len(names):
+            raise DataError(f"{path} has {len(array)} {name} for {len(names)} classes; expected one for each")
+    size = (_number(arrays, "image_h", path), _number(arrays, "image_w", path)) if "image_h" in arrays else BARE_SIZE
+    return Detections(image, boxes, Objects(names, *size, rects, confidences))
 
 
 def write_npz(detections: Detections, folder: Path) -> None:
@@ -60,15 +65,15 @@ def write_npz(detections: Detections, folder: Path) -> None:
         raise DataError(f"{path} cannot be written: {error.strerror}; give another folder") from None
 
 
-def _arrays(path: Path) -> Arrays:
+def _arrays(content: Path | BytesIO, path: str) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
+        with np.load(content, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as .npz: {error}; save plain arrays, names as an array of text") from None
 
 
-def _boxes(arrays: Arrays, path: Path) -> Float32[np.ndarray, "boxes numbers"]:
+def _boxes(arrays: Arrays, path: str) -> Float32[np.ndarray, "boxes numbers"]:
     if "regions" in arrays:
         return _matrix(arrays, "regions", path)
     missing = [name for name in ("features", "boxes", "image_h", "image_w") if name not in arrays]
@@ -83,14 +88,14 @@ def _boxes(arrays: Arrays, path: Path) -> Float32[np.ndarray, "boxes numbers"]:
     return with_geometry(features, rects, _number(arrays, "image_h", path), _number(arrays, "image_w", path))
 
 
-def _matrix(arrays: Arrays, name: str, path: Path) -> Float32[np.ndarray, "rows columns"]:
+def _matrix(arrays: Arrays, name: str, path: str) -> Float32[np.ndarray, "rows columns"]:
     array = arrays[name]
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise DataError(f"{path} has {name} of shape {array.shape} and type {array.dtype}; expected a matrix of numbers")
     return array.astype(np.float32)
 
 
-def _number(arrays: Arrays, name: str, path: Path) -> float:
+def _number(arrays: Arrays, name: str, path: str) -> float:
     array = arrays.get(name, np.empty(0))
     if array.size != 1 or array.dtype.kind not in "fiu" or not 0 < float(array.item()) < np.inf:
         raise DataError(f"{path} has no {name} that is one number above 0; save the image's height and width in px")
