@@ -1,4 +1,4 @@
-"""`aladin compact`: Give back the disk space that removed images left."""
+"""`aladin compact`: Give back the disk space that removed images, and a model before, left."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from aladin.cli.folder import (
 from aladin.cli.results import json_line, write_bytes
 from aladin.cli.terminal import print_line
 from aladin.cli.values import JSON, with_options
+from aladin.collection.migration import forget_beside
 from aladin.collection.writer import CollectionWriter
 
 
@@ -20,13 +21,14 @@ from aladin.collection.writer import CollectionWriter
 @FOLDER
 @with_options((JSON, PLACE, QUIET))
 def compact(folder: Path, as_json: bool, collection: Path | None, quiet: bool) -> None:
-    """Give back the disk space that removed images left in the collection of FOLDER.
+    """Give back the disk space that removed images left in the collection of FOLDER, and rows of a model before a migration.
 
     Meanwhile what remains is on the disk twice more: in the folder for temporary files (TMPDIR), and beside the collection.
     """
     file = existing(folder, collection)
     before = file.stat().st_size
     with CollectionWriter.create(file, folder) as opened:
+        forget_beside(opened)
         opened.compact()
     after = file.stat().st_size
     if as_json:

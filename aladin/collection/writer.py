@@ -229,13 +229,17 @@ class CollectionWriter(Collection):
     def _put_blob(self, table: str, image_id: int, blob: bytes) -> None:
         self.database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (image_id, blob, zlib.crc32(blob)))
 
-    def _set_model(self, model: ModelFolder) -> None:
-        for key, value in {
+    def settings_of(self, model: ModelFolder) -> dict[str, str | int]:
+        """What a collection keeps of the model whose vectors it holds."""
+        return {
             "model_name": model.name,
             "model_parts": json.dumps(model.parts),
             "model_stamp": model.stamp,
             "token_dim": model.config.heads.encoded_token_dim,
-        }.items():
+        }
+
+    def _set_model(self, model: ModelFolder) -> None:
+        for key, value in self.settings_of(model).items():
             self.database.set(key, value)
 
 
