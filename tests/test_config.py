@@ -144,7 +144,7 @@ def test_a_value_of_the_wrong_kind_is_an_error_that_says_which_kind_is_right(tab
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({"precision": "fp64"}, "expected one of 'bf16', 'fp32'"),
+        ({"precision": "fp64"}, "expected one of 'fp32', 'bf16', 'fp16'"),
         ({"loss": {"alignment_form": "triplet"}}, "expected one of 'hinge', 'infonce'"),
         ({"loss": {"distillation_form": "kl"}}, "expected one of 'listnet', 'mse', 'ordinal', 'contrastive'"),
         ({"model": {"heads": {"pooling": "max"}}}, ", ".join(map(repr, typing.get_args(Pooling)))),
