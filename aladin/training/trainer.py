@@ -7,16 +7,15 @@ the same batches and computes the same losses as one that was not.
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import nn
 
-from aladin.errors import TrainingError
 from aladin.measures.run_logs import Record
 from aladin.network.backbone import ImageSet
 from aladin.network.minilm import minilm
@@ -25,27 +24,27 @@ from aladin.network.run import Run
 from aladin.network.transformer import EncoderLayer
 from aladin.processes import peak_memory
 from aladin.training.averaging import averaged_model
-from aladin.training.batches import DROPOUT, Plan, Step, seed_for
+from aladin.training.batches import Plan, Step
 from aladin.training.caption_similarity import CaptionSimilarity
 from aladin.training.checkpoint import Learning
 from aladin.training.collapse import Collapse
 from aladin.training.learning_set import ImagesSeen, LearningSet, Reader, captions_digest
 from aladin.training.objective import Objective
-from aladin.training.optimizer import optimizer_of, set_rates, share_of_rates
+from aladin.training.optimizer import optimizer_of
 from aladin.training.projection import AXES_STEPS, begin_projection
 from aladin.training.read_ahead import ReadAhead
 from aladin.training.recipe import Recipe
 from aladin.training.run_folder import RunFolder, origins_of
-from aladin.training.sharing import add_gradients, agreed, spread
+from aladin.training.sharing import agreed, spread
 from aladin.training.start import Start
 from aladin.training.state_bank import StateBank
 from aladin.training.step_input import StepInput
+from aladin.training.stepping import Stepping
 from aladin.training.teachers import Lessons
 from aladin.training.training_progress import SILENT_TRAINING, TrainingProgress
 from aladin.training.validation import judged_head, validate
 
 CHECKPOINT_SECONDS = 120  # between two checkpoints inside an epoch
-LEAST_SCALE = 1.0  # of losses in fp16; gradients that are infinite at that are so by themselves
 
 
 def nobody_else(reader: Reader) -> ImageSet:
@@ -90,6 +89,7 @@ class Trainer:
         scaler = torch.amp.GradScaler(self.process.device.type, enabled=recipe.precision == "fp16")
         self.learning = Learning(self.model, averaged, self.objective, optimizer, scaler)
         self.total_steps = recipe.epochs * self.plan.steps_per_epoch
+        self.stepping = Stepping(recipe, self.learning, self.process, self.total_steps)
         self.next_step = 0
         self.best_rsum = -math.inf
         self.collapse = Collapse(recipe)
@@ -187,70 +187,7 @@ class Trainer:
     def learn(self, step: Step) -> dict[str, float]:
         """One step of the optimizer; what the log says of it."""
         with self.images.step():
-            return self._learn(step)
-
-    def _learn(self, step: Step) -> dict[str, float]:
-        share = share_of_rates(self.recipe.optimizer, step.number, step.epoch, self.total_steps)
-        set_rates(self.learning.optimizer, share)
-        # Dropout draws from torch's own generator, which so is the same at this step of a resumed run.
-        torch.manual_seed(seed_for(self.recipe.seed, DROPOUT, step.number, self.process.rank))
-        self._set_dropout()
-        measured = self.backward(step)
-        # A GPU is waited for once a step: here.
-        record = dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
-        if self._finite(step, record):
-            self.update()
-        return record | {"rate": share}
-
-    def backward(self, step: Step) -> dict[str, Float[Tensor, ""]]:
-        """The gradients of a step, clipped; and each loss, their sum and the gradient's norm."""
-        self.learning.optimizer.zero_grad(set_to_none=True)
-        parts = step.apart(self.recipe.gradient_accumulation)
-        measured: dict[str, Tensor] = {}
-        for part in parts:
-            losses = self.objective.losses(part)
-            weighed = self.objective.weighed(losses)
-            total = torch.stack(list(weighed.values())).sum() / len(parts)
-            torch.autograd.backward(self.learning.scaler.scale(total))
-            found = {f"loss {name}": value for name, value in weighed.items()}
-            found |= {f"unweighed loss {name}": value for name, value in losses.items()}
-            found = {name: value.detach().float() / len(parts) for name, value in found.items()} | {"loss": total.detach()}
-            measured = {name: value + measured[name] if name in measured else value for name, value in found.items()}
-        weights = [weight for group in self.learning.optimizer.param_groups for weight in group["params"]]
-        add_gradients([weight for weight in weights if weight.requires_grad], self.process)
-        self.learning.scaler.unscale_(self.learning.optimizer)
-        norm = nn.utils.clip_grad_norm_(weights, self.recipe.optimizer.clip_norm)
-        return measured | {"gradient norm": norm}
-
-    def update(self) -> None:
-        """The optimizer's step by the gradients that there are."""
-        self.learning.scaler.step(self.learning.optimizer)
-        self.learning.scaler.update()
-        if self.learning.averaged is not None:
-            self.learning.averaged.update_parameters(self.model)
-
-    def _finite(self, step: Step, record: Mapping[str, float]) -> bool:
-        """Whether a step can be taken by its gradient. TrainingError where it is no number, without being scaled too much."""
-        for name in ("loss", "gradient norm"):
-            if not math.isfinite(record[name]):
-                if name == "gradient norm" and self.learning.scaler.is_enabled():
-                    self.learning.scaler.update()
-                    if self.learning.scaler.get_scale() >= LEAST_SCALE:
-                        return False
-                # A step by it would make every weight a NaN, and the next checkpoint worthless.
-                raise _cannot_go_on(name, step, record)
-        return True
-
-    def _set_dropout(self) -> None:
-        """On in what learns alone, so that a frozen teacher gives the same words and regions the same scores; or everywhere."""
-        self.model.train()
-        if self.recipe.frozen_dropout:
-            return
-        model = self.model
-        learn_together = {"backbone": (model.backbone, *model.after_backbone), "matching_head": model.matching_parts}
-        for part, modules in learn_together.items():
-            for module in modules:
-                module.train(part in self.recipe.train)
+            return self.stepping.learn(step)
 
     def _keep_best(self, epoch: int, rsum: float) -> None:
         if rsum > self.best_rsum:
@@ -321,12 +258,3 @@ def _placed(model: Aladin, recipe: Recipe, run: Run) -> Aladin:
             if isinstance(module, EncoderLayer | nn.TransformerEncoderLayer):
                 module.compile(dynamic=True)
     return model.to(run.device)
-
-
-def _cannot_go_on(what: str, step: Step, record: Mapping[str, float]) -> TrainingError:
-    losses = {name.removeprefix("unweighed loss "): value for name, value in record.items() if name.startswith("unweighed ")}
-    parts = ", ".join(f"{name} loss {value:.4g}" for name, value in losses.items())
-    return TrainingError(
-        f"the {what} is {record[what]} at step {step.number} (epoch {step.epoch}; {parts}); expected a finite number; lower "
-        "the learning rates or set precision to fp32, and start anew with another --out"
-    )

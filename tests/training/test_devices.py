@@ -52,8 +52,8 @@ OWN = {name: dataclasses.replace(recipe, teacher=()) for name, recipe in RECIPES
 def step_elsewhere(run: Trainer) -> dict[str, torch.Tensor]:
     """A step of the optimizer, all of it on the meta device."""
     assert all(tensor.device == META for tensor in run.model.state_dict().values())
-    measured = run.backward(next(iter(run.plan.steps(0, 1))))
-    run.update()
+    measured = run.stepping.backward(next(iter(run.plan.steps(0, 1))))
+    run.stepping.update()
     return measured
 
 
@@ -178,7 +178,7 @@ def test_chunks_and_recomputed_layers_change_no_gradient(name: str, settings: di
         run = trainer(dataclasses.replace(recipe, compute=compute), tmp_path / str(number))
         torch.manual_seed(0)
         run.model.eval()  # dropout draws otherwise for other rows
-        measured = run.backward(next(iter(run.plan.steps(0, 1))))
+        measured = run.stepping.backward(next(iter(run.plan.steps(0, 1))))
         gradients = {name: weight.grad for name, weight in run.model.named_parameters() if weight.grad is not None}
         found.append((measured, gradients))
     (measured, gradients), (again, others) = found
@@ -197,7 +197,7 @@ def test_recomputed_chunks_forget_what_they_forgot_before(tmp_path: Path) -> Non
     layer = run.model.backbone.layers[0]
     layer.register_forward_hook(lambda module, given, found: forward.append(found.detach().clone()))
     run.model.train()
-    run.backward(step)
+    run.stepping.backward(step)
     half = len(forward) // 2  # images and captions of two chunks; then all of them again, the last chunk first
     assert half == 4
     assert [torch.equal(forward[first], forward[second]) for first, second in ((0, 6), (1, 7), (2, 4), (3, 5))] == [True] * 4
@@ -208,7 +208,7 @@ def test_gradients_of_parts_are_added_and_their_negatives_are_their_own(tmp_path
     run = trainer(dataclasses.replace(recipe, gradient_accumulation=3), tmp_path / "parts")
     run.model.eval()
     step = next(iter(run.plan.steps(0, 1)))
-    measured = run.backward(step)
+    measured = run.stepping.backward(step)
     one = trainer(recipe, tmp_path / "one")
     one.model.eval()
     apart = [one.objective.losses(part)["alignment"] for part in step.apart(3)]
@@ -297,7 +297,7 @@ for compiled in (False, True):
     compute = dataclasses.replace(recipe.compute, compile=compiled)
     run = trainer(dataclasses.replace(recipe, compute=compute), Path(sys.argv[1]) / str(compiled))
     run.model.eval()
-    print(*(run.backward(step)["loss"].item() for step in run.plan.steps(0, 3)))
+    print(*(run.stepping.backward(step)["loss"].item() for step in run.plan.steps(0, 3)))
     assert not any("_orig_mod" in name for name in run.model.state_dict()), "a checkpoint is one of any run"
 """
 
