@@ -18,6 +18,7 @@ from aladin.errors import ConfigError
 from aladin.old_names import MOVED, SETTINGS, VALUES
 
 Section = TypeVar("Section")
+IF_CHANGED = {"written": "if changed"}  # metadata of a setting that is written only where it is not its default
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -55,8 +56,7 @@ def from_table(section: type[Section], table: dict[str, Any], name: str = "the t
 
 def to_table(section: Any) -> dict[str, Any]:
     """The settings of a section as plain values, for writing to TOML or JSON."""
-    written = (f for f in dataclasses.fields(section) if f.metadata.get("written", True))
-    return {f.name: _plain(getattr(section, f.name)) for f in written}
+    return {f.name: _plain(getattr(section, f.name)) for f in dataclasses.fields(section) if _is_written(f, section)}
 
 
 def stated_settings(section: type[Any], table: dict[str, Any]) -> tuple[str, ...]:
@@ -83,6 +83,14 @@ def _moved(table: dict[str, Any], known: Container[str], name: str) -> dict[str,
             raise ConfigError(f"{name} has {key!r} in [{before}], its old place, and in [{now}]; leave the old one out")
         table = table | {before: {k: v for k, v in inner.items() if k != key}, now: table.get(now, {}) | {key: inner[key]}}
     return table
+
+
+def _is_written(setting: "dataclasses.Field[Any]", section: Any) -> bool:
+    written = setting.metadata.get("written", True)
+    if written != "if changed":
+        return bool(written)
+    default = setting.default if setting.default_factory is dataclasses.MISSING else setting.default_factory()
+    return bool(getattr(section, setting.name) != default)
 
 
 def _plain(value: Any) -> Any:

@@ -74,7 +74,9 @@ def main(data: Path, model: Path | None, cases: int, seed: int) -> None:
 def measured(encoder: Encoder, examples: tuple[Example, ...], start: int, random: np.random.Generator) -> dict[str, np.ndarray]:
     """For each kind of removal what each pair loses: without the chosen regions, and without the others."""
     fitting, grid = encoder.model.config.preprocessing.fitting, encoder.model.config.image.grid
-    pixels = np.stack([to_pixels(open_image(example.source.read(), example.id, fitting.size), fitting) for example in examples])
+    pixels = np.stack(
+        [to_pixels(open_image(example.source.read(), example.id, fitting.draft_size), fitting) for example in examples]
+    )
     whole = encoder.encode_images(pixels).regions
     cases: list[Case] = []
     for row, example in enumerate(examples):

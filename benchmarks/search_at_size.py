@@ -245,7 +245,9 @@ def _seeds(data: tuple[Path, ...], file: Path, count: int) -> Seeds:
             captions += dataset.captions
             for start in range(0, len(dataset), 32):
                 some = dataset.examples[start : start + 32]
-                pixels = [to_pixels(open_image(example.source.read(), example.id, fitting.size), fitting) for example in some]
+                pixels = [
+                    to_pixels(open_image(example.source.read(), example.id, fitting.draft_size), fitting) for example in some
+                ]
                 encoded = encoder.encode_images(np.stack(pixels))
                 vectors.append(encoded.vectors)
                 tokens.append(encoded.regions.astype(np.float16))

@@ -84,6 +84,40 @@ text (int64[batch, words] pieces, bool[batch, words] mask)
 """
 
 
+ENCODER_TOML = """
+[preprocessing]
+mean = [0.0, 0.0, 0.0]
+deviation = [255.0, 255.0, 255.0]
+exact = true
+PREPROCESSING
+[encoder]
+family = "clip"
+dim = DIM
+share = SHARE
+"""
+
+
+def build_tiny_encoder(folder: Path, share: float, preprocessing: str = "", encoder: str = "", masked: bool = True) -> Path:
+    """The same network as one that was added: a public encoder, whose vectors are its own.
+
+    `preprocessing` and `encoder` are further lines of these tables. Without a mask the graph takes every piece for a real one.
+    """
+    build_tiny_model(folder, "MrAVGw")
+    settings = folder / "model.toml"
+    tables = ENCODER_TOML.replace("DIM", str(DIM)).replace("SHARE", str(share)).replace("PREPROCESSING", preprocessing)
+    settings.write_text(settings.read_text() + tables + encoder)
+    if not masked:
+        model = onnx.load(folder / "text.onnx")
+        nodes = [onnx.helper.make_node("GreaterOrEqual", ["pieces", "least"], ["mask"]), *model.graph.node]
+        inputs = [value for value in model.graph.input if value.name != "mask"]
+        constants = [*model.graph.initializer, onnx.numpy_helper.from_array(np.array(0), "least")]
+        graph = onnx.helper.make_graph(nodes, "text", inputs, model.graph.output, constants)
+        model.graph.CopyFrom(graph)
+        onnx.checker.check_model(model)
+        onnx.save(model, folder / "text.onnx")
+    return folder
+
+
 def build_tiny_model(folder: Path, pooling: str = "MrSw", seed: int = 0) -> Path:
     """Write the model folder; another seed gives other matrices, and so another model of the same quality."""
     folder.mkdir(parents=True)

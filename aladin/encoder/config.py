@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aladin.config import above_zero, at_least, finite, shares
+from aladin.config import IF_CHANGED, above_zero, at_least, finite, shares
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError
 from aladin.pictures.boxes import Box
+from aladin.pictures.fitting import seen
 
 HUB_DIMS = 8  # that the correction of hubs adds to every vector and token
 DepthForm = Literal["last", "mean", "gated"]  # which layers' states a head reads: the last one's, or all, aggregated
@@ -152,6 +153,29 @@ class QuirksConfig:
 
 
 @dataclass(frozen=True)
+class EncoderConfig:
+    """The table [encoder]: what a public encoder is that was added as a model; a model of aladin's own has none.
+
+    Its graphs give its own vectors beside tokens. What search reads is composed of both (`aladin.encoder.composition`).
+    """
+
+    family: str = ""  # such as "clip" or "siglip"; "": a model of aladin's own
+    dim: int = 0  # of its vectors
+    share: float = 0.0  # of regions and words in a score, of which its vectors' cosine is the rest
+    scale: float = 0.0  # by which it multiplies a cosine for a probability of its own; 0: it has none
+    bias: float = 0.0  # that it adds then
+    sigmoid: bool = False  # whether a sigmoid of this is the probability of one pair; else it only compares several
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "dim", "scale")
+        finite(self, "share", "scale", "bias")
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"share is {self.share}; expected 0 to 1")
+        if bool(self.family) != (self.dim > 0):
+            raise ConfigError(f"family is {self.family!r} and dim {self.dim}; expected both, or neither of them")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What a model folder's model.toml states: everything that the weights alone do not tell."""
 
@@ -161,6 +185,16 @@ class ModelConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     quirks: QuirksConfig = field(default_factory=QuirksConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig, metadata=IF_CHANGED)
+
+    def __post_init__(self) -> None:
+        if self.encoder.family:
+            if self.heads.pooling != "MrAVGw" or self.heads.added_dim:
+                raise ConfigError('an encoder was given heads of aladin\'s own; set pooling to "MrAVGw" and leave out others')
+            return
+        for name in ("first_piece", "last_piece"):
+            if not getattr(self.preprocessing, name):
+                raise ConfigError(f"{name} is ''; expected a piece of the tokenizer, such as [CLS]")
 
     @property
     def regions(self) -> int:
@@ -169,9 +203,14 @@ class ModelConfig:
 
     def region_boxes(self, picture: Box) -> tuple[Box, ...]:
         """Where a photograph's regions are in it, or in a part of it that was looked at by itself; in their order."""
-        return picture.cells(self.image.grid)
+        return seen(picture, self.preprocessing.fitting).cells(self.image.grid)
 
     @property
     def vector_dim(self) -> int:
         """How many numbers an image's or a caption's vector has that leaves the model."""
-        return self.backbone.dim + self.heads.added_dim
+        return self.encoder.dim or self.backbone.dim + self.heads.added_dim
+
+    @property
+    def encoded_token_dim(self) -> int:
+        """How many numbers a token has that is stored and searched: with what it shares with its image's or text's others."""
+        return self.heads.encoded_token_dim + self.encoder.dim

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from aladin.encoder.composition import composed
 from aladin.encoder.folder import ModelFolder
 from aladin.encoder.text_encoder import EncodedTexts, TextEncoder, new_session, usable_rows
 from aladin.errors import ModelError
@@ -42,12 +43,15 @@ class Encoder(TextEncoder):
         feeds = [{"pixels": pixels[row : row + 1]} for row in range(len(pixels))]
         rows = self._run(self._image_session, "image.onnx", IMAGE_GRAPH[1], feeds)
         vectors, regions = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-        expected = (self.model.config.regions, self.model.config.heads.encoded_token_dim)
+        config = self.model.config
+        expected = (config.regions, config.heads.encoded_token_dim)
         if regions.shape[1:] != expected:
             raise ModelError(
                 f"{self.model.path / 'image.onnx'} gives regions of shape {regions.shape[1:]} and model.toml says {expected}; "
                 "export the model again"
             )
+        if config.encoder.family:
+            regions = composed(regions, vectors, config.encoder.share)
         return EncodedImages(vectors, regions, usable_rows(vectors, regions))
 
     def _check_size(self, session: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aladin.config import from_table, read_toml, to_table
 from aladin.encoder.config import ModelConfig
-from aladin.encoder.preprocessing import Preprocessing
+from aladin.encoder.preprocessing import OWN
 from aladin.errors import ConfigError, ModelError
 from aladin.files import sha256_of
 
@@ -29,7 +29,8 @@ MINDED = {
 PRESENT = {name: f"[{section}] {key}" for name, (section, key) in MINDED.items()}  # how people find them in model.toml
 # What is outside the graph of regions beside these.
 MINDED_OF_REGIONS = (("image", "source"), ("limits", "regions"), ("limits", "object_pieces"), ("quirks", "image_first_token"))
-MINDED_IF_CHANGED = ("fit", "resampling", "first_piece", "last_piece")  # of [preprocessing]; collections were made before them
+# Of [preprocessing]; collections were made before them.
+MINDED_IF_CHANGED = ("fit", "resampling", "exact", "first_piece", "last_piece", "lower_case", "pad_to", "pad_piece")
 SHIPPED = Path(__file__).parents[1] / "models" / "lite"
 
 
@@ -47,7 +48,8 @@ class ModelFolder:
         config = model_config(path)
         _check_there(path, files_of(config))
         try:
-            config.preprocessing.check_normalisation()  # it stands inside the graph, whatever model.toml says
+            if not config.encoder.family:
+                config.preprocessing.check_normalisation()  # it stands inside the graph, whatever model.toml says
         except ConfigError as error:
             raise ModelError(f"{path / 'model.toml'} describes another model than its graphs are: {error}") from None
         return cls(path, config)
@@ -82,8 +84,9 @@ class ModelFolder:
             raise ModelError(f"the model {self.path} cannot be read: {error}; copy the folder again") from None
         table = to_table(self.config)
         settings = {name: str(table[section][key]) for name, (section, key) in MINDED.items()}
-        before, now = to_table(Preprocessing()), table["preprocessing"]
-        settings |= {f"[preprocessing] {name}": now[name] for name in MINDED_IF_CHANGED if now[name] != before[name]}
+        changed = {name: getattr(self.config.preprocessing, name) for name in MINDED_IF_CHANGED}
+        settings |= {f"[preprocessing] {name}": str(now) for name, now in changed.items() if now != getattr(OWN, name)}
+        settings |= {f"[encoder] {name}": str(now) for name, now in table.get("encoder", {}).items()}
         if self.config.image.source == "detector":
             settings |= {f"[{section}] {key}": str(table[section][key]) for section, key in MINDED_OF_REGIONS}
         return files | settings | {"encoding": str(ENCODING)}

@@ -1,7 +1,7 @@
 """Sentences to vectors and tokens, by the text graph of a model folder; needs no PyTorch. What reads images builds on it.
 
 The graph's contract: text.onnx takes `pieces` and `mask` and gives `vector`, `words` and `word_mask`. Vectors and tokens come
-L2-normalised.
+L2-normalised. The graph of an added encoder may do without `mask`; its words are the pieces between the special ones.
 """
 
 import dataclasses
@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 
+from aladin.encoder.composition import composed
 from aladin.encoder.folder import ModelFolder
 from aladin.encoder.hub_terms import as_queries
-from aladin.encoder.word_pieces import TypedWord, WordPieces
+from aladin.encoder.word_pieces import Pieces, TypedWord, WordPieces
 from aladin.errors import DataError, ModelError
 
 MAX_CHARACTERS = 10_000  # of one text; far beyond any model's limit, so that a megabyte is not tokenized to keep 48 pieces
 TEXT_GRAPH = ({"pieces", "mask"}, ("vector", "words", "word_mask"))
+NEEDLESS = frozenset({"mask"})  # to encoders that learned from padded texts
 
 Rows = list[list[np.ndarray]]  # for each row its outputs, each with a first axis of 1
 
@@ -47,19 +49,44 @@ class TextEncoder:
     def encode_texts(self, texts: list[str]) -> EncodedTexts:
         """Vector and word tokens of each text; DataError for one that the model cannot express."""
         pieces = self._word_pieces.encode([_readable(text) for text in texts])
-        feeds = [
-            {"pieces": ids[None, :length], "mask": mask[None, :length]}
-            for ids, mask, length in zip(pieces.ids, pieces.mask, pieces.mask.sum(axis=1), strict=True)
-        ]
-        rows = self._run(self._text_session, "text.onnx", TEXT_GRAPH[1], feeds)
+        rows = self._run(self._text_session, "text.onnx", TEXT_GRAPH[1], self._text_feeds(pieces))
         vectors = np.concatenate([vector for vector, _, _ in rows])
         longest = max(mask.shape[1] for _, _, mask in rows)
         words, word_mask = (np.concatenate([padded_tokens(row[part], longest) for row in rows]) for part in (1, 2))
+        if self.model.config.encoder.family:
+            words, word_mask = self._with_vectors(vectors, words, word_mask, pieces.words_in_each)
         usable = usable_rows(vectors, words)
         if not usable.all():
             raise DataError(f"the model has no vector for {texts[int(usable.argmin())]!r:.80}; write the query another way")
         cut = (len(text.strip()) > MAX_CHARACTERS for text in texts)
         return EncodedTexts(vectors, words, word_mask, tuple(a or b for a, b in zip(pieces.truncated, cut, strict=True)))
+
+    def _text_feeds(self, pieces: Pieces) -> list[dict[str, np.ndarray]]:
+        """What the graph takes of each text: as long as it is, or as padded texts are."""
+        inputs = {value.name for value in self._text_session.get_inputs()}
+        padded = bool(self.model.config.preprocessing.pad_to)
+        feeds = []
+        for ids, mask in zip(pieces.ids, pieces.mask, strict=True):
+            length = len(ids) if padded else int(mask.sum())
+            feed = {"pieces": ids[None, :length], "mask": mask[None, :length]}
+            feeds.append({name: values for name, values in feed.items() if name in inputs})
+        return feeds
+
+    def _with_vectors(
+        self,
+        vectors: Float32[np.ndarray, "texts dim"],
+        words: Float32[np.ndarray, "texts words token_dim"],
+        mask: Bool[np.ndarray, "texts words"],
+        counts: Int64[np.ndarray, " texts"],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """An encoder's words as they are searched, and which are real: the tokenizer knows, a graph without `mask` does not."""
+        most = int(counts.max(initial=0))
+        if most > words.shape[1]:
+            path = self.model.path / "text.onnx"
+            raise ModelError(f"{path} gives {words.shape[1]} words for a text of {most} pieces; add the model again")
+        words, real = words[:, : max(most, 1)], mask[:, : max(most, 1)]
+        real = real & (np.arange(real.shape[1]) < counts[:, None])
+        return composed(words, vectors, self.model.config.encoder.share), real
 
     def encode_queries(self, texts: list[str]) -> EncodedTexts:
         """As `encode_texts`, for texts that images are searched by (`hub_terms.as_queries`)."""
@@ -107,11 +134,15 @@ class TextEncoder:
 
     @cached_property
     def _text_session(self) -> Any:
-        return new_session(self.model.path / "text.onnx", *TEXT_GRAPH)
+        needless = NEEDLESS if self.model.config.encoder.family else frozenset[str]()
+        return new_session(self.model.path / "text.onnx", *TEXT_GRAPH, needless)
 
 
-def new_session(path: Path, inputs: set[str], outputs: tuple[str, ...]) -> Any:
-    """ONNX Runtime's session of a graph; ModelError where it cannot be loaded, or has other inputs and not these outputs."""
+def new_session(path: Path, inputs: set[str], outputs: tuple[str, ...], needless: frozenset[str] = frozenset()) -> Any:
+    """ONNX Runtime's session of a graph; ModelError where it cannot be loaded, or has other inputs and not these outputs.
+
+    It may lack the inputs in `needless`.
+    """
     import onnxruntime  # here because it takes a tenth of a second, and an index without news does not need it
 
     options = onnxruntime.SessionOptions()
@@ -122,7 +153,7 @@ def new_session(path: Path, inputs: set[str], outputs: tuple[str, ...]) -> Any:
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ModelError(f"{path} cannot be loaded: {_first_line(error)}; copy the model folder again") from None
     found = {value.name for value in session.get_inputs()}
-    missing = (found ^ inputs) | (set(outputs) - {value.name for value in session.get_outputs()})
+    missing = (found ^ inputs) - (needless - found) | (set(outputs) - {value.name for value in session.get_outputs()})
     if missing:
         raise ModelError(f"{path} disagrees with this version on {', '.join(sorted(missing))}; export the model again")
     return session

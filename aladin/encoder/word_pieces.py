@@ -2,30 +2,36 @@
 
 import bisect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int64
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
-from aladin.encoder.preprocessing import Preprocessing
+from aladin.encoder.preprocessing import OWN, Preprocessing
 from aladin.errors import ModelError
-
-AROUND = (Preprocessing.first_piece, Preprocessing.last_piece)
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Word pieces of a batch of texts, padded at the end with 0; `mask` is True where the piece is real."""
+    """Word pieces of a batch of texts, padded at the end with 0 or as the model wants; `mask`: True where the piece is real."""
 
     ids: Int64[np.ndarray, "texts pieces"]
     mask: Bool[np.ndarray, "texts pieces"]
     truncated: tuple[bool, ...]  # for each text, whether it was longer than the limit
     words: tuple[tuple[str, ...], ...]  # for each text, its pieces as text, special ones included
 
+    special: int = 2  # around each text
+
     def __getitem__(self, rows: slice) -> "Pieces":
-        return Pieces(self.ids[rows], self.mask[rows], self.truncated[rows], self.words[rows])
+        return Pieces(self.ids[rows], self.mask[rows], self.truncated[rows], self.words[rows], self.special)
+
+    @property
+    def words_in_each(self) -> Int64[np.ndarray, " texts"]:
+        """How many pieces each text has, special ones not counted."""
+        counts: Int64[np.ndarray, " texts"] = self.mask.sum(axis=1) - self.special
+        return counts
 
 
 @dataclass(frozen=True)
@@ -39,43 +45,57 @@ class TypedWord:
 class WordPieces:
     """The tokenizer of a model folder (tokenizer.json), with the limits that the model was trained with."""
 
-    def __init__(self, tokenizer: Tokenizer, limit: int, around: tuple[str, str] = AROUND) -> None:
-        self._tokenizer, self._around = tokenizer, around
-        self._limit = limit
+    def __init__(self, tokenizer: Tokenizer, preprocessing: Preprocessing) -> None:
+        self._tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self.cls, self.sep = (self.special(piece) for piece in around)
+        if preprocessing.lower_case:  # by the tokenizer, so that it knows where its pieces stand in what was typed
+            given = [tokenizer.normalizer] if tokenizer.normalizer else []
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *given])
+        self._before, self._after = (
+            (piece,) if piece else () for piece in (preprocessing.first_piece, preprocessing.last_piece)
+        )
+        self._first, self._last = ([self.special(piece) for piece in some] for some in (self._before, self._after))
+        self._limit = preprocessing.caption_pieces - len(self._first) - len(self._last)  # without these
+        self._pad_to = preprocessing.pad_to
+        self._pad = self.special(preprocessing.pad_piece) if preprocessing.pad_to else 0
 
     @classmethod
     def of(cls, path: Path, preprocessing: Preprocessing) -> "WordPieces":
         """The tokenizer stored at `path`, as a model prepares its captions."""
-        return cls.load(path, preprocessing.caption_pieces, (preprocessing.first_piece, preprocessing.last_piece))
-
-    @classmethod
-    def load(cls, path: Path, limit: int, around: tuple[str, str] = AROUND) -> "WordPieces":
-        """The tokenizer stored at `path`; texts are cut to `limit` pieces, with the special ones before and after each."""
         try:
-            return cls(Tokenizer.from_file(str(path)), limit, around)
+            return cls(Tokenizer.from_file(str(path)), preprocessing)
         except Exception as error:  # the tokenizers library raises bare Exception for every failure
             raise ModelError(f"{path} is not a tokenizer: {error}; copy tokenizer.json from the original model") from None
+
+    @classmethod
+    def load(cls, path: Path, limit: int) -> "WordPieces":
+        """The tokenizer stored at `path`; texts are cut to `limit` pieces, with [CLS] before and [SEP] after each."""
+        return cls.of(path, replace(OWN, caption_pieces=limit))
+
+    @property
+    def sep(self) -> int:
+        """The number of the piece after each text."""
+        (last,) = self._last
+        return last
 
     def encode(self, texts: list[str]) -> Pieces:
         """[CLS] pieces [SEP] for each text, in order; a text over the limit loses its last pieces, never [SEP]."""
         encodings = self._tokenizer.encode_batch([_storable(text) for text in texts], add_special_tokens=False)
-        kept = [encoding.ids[: self._limit - 2] for encoding in encodings]
-        tokens = [encoding.tokens[: self._limit - 2] for encoding in encodings]
-        width = max((len(ids) for ids in kept), default=0) + 2
-        ids = np.zeros((len(texts), width), dtype=np.int64)
+        rows = [[*self._first, *encoding.ids[: self._limit], *self._last] for encoding in encodings]
+        tokens = [encoding.tokens[: self._limit] for encoding in encodings]
+        width = self._pad_to or max(map(len, rows), default=len(self._first) + len(self._last))
+        ids = np.full((len(texts), width), self._pad, dtype=np.int64)
         mask = np.zeros((len(texts), width), dtype=bool)
-        for row, pieces in enumerate(kept):
-            whole = [self.cls, *pieces, self.sep]
+        for row, whole in enumerate(rows):
             ids[row, : len(whole)] = whole
             mask[row, : len(whole)] = True
         return Pieces(
             ids,
             mask,
-            tuple(len(encoding.ids) > self._limit - 2 for encoding in encodings),
-            tuple((self._around[0], *words, self._around[1]) for words in tokens),
+            tuple(len(encoding.ids) > self._limit for encoding in encodings),
+            tuple((*self._before, *words, *self._after) for words in tokens),
+            len(self._first) + len(self._last),
         )
 
     def name_pieces(
@@ -96,7 +116,8 @@ class WordPieces:
         spans = list(re.finditer(r"\S+", text))
         starts = [span.start() for span in spans]
         pieces: dict[int, list[int]] = {}
-        for piece, (start, _) in enumerate(encoding.offsets[: self._limit - 2]):
+        for piece, (begin, _) in enumerate(encoding.offsets[: self._limit] if spans else ()):
+            start = begin + len(text[begin:]) - len(text[begin:].lstrip())  # the space before a word may be part of a piece
             pieces.setdefault(max(bisect.bisect_right(starts, start) - 1, 0), []).append(piece)
         return tuple(TypedWord(spans[word].group(), tuple(found)) for word, found in pieces.items())
 
@@ -104,7 +125,7 @@ class WordPieces:
         """The number of a special token such as [CLS]."""
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
-            raise ModelError(f"the tokenizer has no {token}; expected a BERT tokenizer.json")
+            raise ModelError(f"the tokenizer has no {token}; expected the tokenizer.json that the model was trained with")
         return found
 
 

@@ -220,7 +220,7 @@ def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: 
     fitting = encoder.model.config.preprocessing.fitting
 
     def decode(example: Example) -> Pixels:
-        return to_pixels(open_image(example.source.read(), name=example.id, draft_size=fitting.size), fitting)
+        return to_pixels(open_image(example.source.read(), name=example.id, draft_size=fitting.draft_size), fitting)
 
     parts = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -263,7 +263,7 @@ def cache_name(dataset: Dataset, network: GridNetwork, fitting: Fitting, tags: i
 
 def _unusual(fitting: Fitting) -> tuple[str, ...]:
     """What is told of a way of fitting pictures that was not there when the first caches were made."""
-    return () if fitting == Fitting(fitting.size) else (fitting.fit, fitting.resampling)
+    return () if fitting == Fitting(fitting.size) else (fitting.fit, fitting.resampling, *(["exact"] if fitting.exact else []))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -45,7 +45,7 @@ def answer(request: dict[str, Any]) -> Message:
     try:
         data = _read_bytes(request["path"], request["follow"])
         fitting = Fitting(**request["fitting"])
-        pixels = [fitted(open_image(data, name="it", draft_size=fitting.size), fitting).tobytes()]
+        pixels = [fitted(open_image(data, name="it", draft_size=fitting.draft_size), fitting).tobytes()]
         facts = _facts(request["path"], data) | {"further": []}
         if request["frames"] > 1:
             for number, picture in further_pictures(data, request["frames"]):

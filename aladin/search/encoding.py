@@ -93,7 +93,7 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: S
         return EncodedPart(name, weight, vector, regions, MUTUAL, boxes=boxes)
     data, frame = _content(part.source, collection)
     whole = name if part.box is None else name.removesuffix(f"[{part.box}]")
-    image, size = open_with_size(data, whole, 0 if part.box else model.preprocessing.size, frame)
+    image, size = open_with_size(data, whole, 0 if part.box else model.preprocessing.fitting.draft_size, frame)
     box = Box(0, 0, *size)
     if part.box is not None:
         box = part.box.within(box.width, box.height)

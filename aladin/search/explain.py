@@ -80,12 +80,12 @@ def explain_file(query: EncodedQuery, path: Path, encoder: Encoder, frame: int =
 def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encoder, frame: int = 0) -> Explanation:
     """The same of what a file contains; `name` stands for it in errors."""
     config = encoder.model.config
-    image, size = open_with_size(data, name, config.preprocessing.size, frame)
+    image, size = open_with_size(data, name, config.preprocessing.fitting.draft_size, frame)
     encoded = encoder.encode_images(to_pixels(image, config.preprocessing.fitting)[None])
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
     # As a collection stores them, so that the score is that of a search to its last digit.
-    stored = tokens_from_blobs([token_blob(encoded.regions[0])], config.heads.encoded_token_dim)
+    stored = tokens_from_blobs([token_blob(encoded.regions[0])], config.encoded_token_dim)
     return explain(query, stored.restored()[0], config.region_boxes(Box(0, 0, *size)), config.heads.token_dim)
 
 

@@ -76,13 +76,26 @@ def test_a_setting_in_both_places_is_refused(folder: Path) -> None:
         ({"deviation": ()}, r"deviation is \[\]; expected three finite numbers"),
         ({"deviation": (128.0, float("inf"), 128.0)}, r"deviation is \[.*inf.*\]; expected three finite numbers"),
         ({"deviation": (128.0, 0.0, 128.0)}, r"deviation is \[128\.0, 0\.0, 128\.0\]; expected three numbers of more than 0"),
-        ({"first_piece": ""}, r"first_piece is ''; expected a piece of the tokenizer, such as \[CLS\]"),
+        ({"first_piece": " "}, r"first_piece is ' '; expected a piece of the tokenizer, such as \[CLS\]"),
         ({"last_piece": " "}, "last_piece is ' '; expected a piece of the tokenizer"),
+        ({"first_piece": "", "last_piece": ""}, "first_piece, last_piece and pad_to are all left empty, so a text could be"),
+        (
+            {"pad_to": 49, "pad_piece": "[PAD]"},
+            "pad_to is 49, caption_pieces 50 .* no fewer than the pieces of a text",
+        ),
+        ({"pad_to": 64}, "pad_piece ''; expected .* the piece that fills it up"),
+        ({"pad_to": 4097, "pad_piece": "[PAD]"}, "pad_to is 4097; expected at most 4096"),
     ],
 )
 def test_what_no_network_can_read_is_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Preprocessing(**change)
+
+
+@pytest.mark.parametrize("name", ["first_piece", "last_piece"])
+def test_a_model_of_aladins_own_needs_both_pieces_around_a_text(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is ''; expected a piece of the tokenizer, such as \[CLS\]"):
+        ModelConfig(preprocessing=Preprocessing(**{name: ""}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("setting", ["mean = [0.0, 0.0, 0.0]", "deviation = [128.0, 128.0, 1.0]"])
@@ -112,7 +125,7 @@ def test_a_size_that_the_graph_does_not_take_is_named_with_the_one_that_it_takes
     assert len(Encoder.load(other).encode_images(np.ones((1, SIZE, SIZE, 3), dtype=np.uint8)).vectors) == 1
 
 
-@pytest.mark.parametrize(("key", "value"), [("fit", "crop"), ("resampling", "nearest")])
+@pytest.mark.parametrize(("key", "value"), [("fit", "pad"), ("resampling", "nearest")])
 def test_what_is_not_implemented_is_refused(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} in .* is '{value}'; expected one of"):
         from_table(ModelConfig, {"preprocessing": {key: value}})

@@ -44,7 +44,7 @@ def test_tags_are_the_pieces_of_class_names_between_cls_and_sep(model: Aladin, t
     names, name_mask = pieces.name_pieces([class_names()[number] for number in CLASSES.flatten()], 3)
     for row, (tags, real) in enumerate(zip(ids, mask, strict=True)):
         of_row = slice(2 * row, 2 * row + 2)
-        expected = [pieces.cls, *names[of_row][name_mask[of_row]], pieces.sep]
+        expected = [pieces.special("[CLS]"), *names[of_row][name_mask[of_row]], pieces.sep]
         assert tags[real].tolist() == expected
 
 

@@ -44,7 +44,7 @@ def config(quirks: QuirksConfig, pooling: Pooling = "MrSw") -> ModelConfig:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> WordPieces:
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("".join(f"{piece}\n" for piece in VOCABULARY))
-    return WordPieces(bert_tokenizer(path, len(VOCABULARY)), LIMITS.object_pieces)
+    return WordPieces(bert_tokenizer(path, len(VOCABULARY)), Preprocessing(caption_pieces=LIMITS.object_pieces))
 
 
 @st.composite
