@@ -67,7 +67,7 @@ def make_collection(folder: Path, encoder: Encoder, rows: int) -> float:
     """Fill a folder and its collection; the seconds that the rows took."""
     folder.mkdir()
     dim = encoder.encode_texts(["a"]).vectors.shape[1]
-    regions, token_dim = encoder.model.config.regions, encoder.model.config.encoded_token_dim
+    regions, token_dim = encoder.model.config.regions, encoder.model.config.heads.encoded_token_dim
     random = np.random.default_rng(0)
     seconds = 0.0
     with CollectionWriter.create(default_file(folder), folder) as collection:

@@ -80,7 +80,7 @@ def build(place: Path, root: Path, rows: int) -> None:
     """A collection of `rows` images without files. Every `BLOCK` rows the tokens are the same: to draw them takes longest."""
     model = ModelFolder.open(shipped_model())
     config = model.config
-    dim, token_dim, regions = config.vector_dim, config.encoded_token_dim, config.regions
+    dim, token_dim, regions = config.vector_dim, config.heads.encoded_token_dim, config.regions
     draws = np.random.default_rng(0)
     tokens = draws.normal(size=(BLOCK, regions, token_dim)).astype(np.float32)
     tokens /= np.linalg.norm(tokens, axis=-1, keepdims=True)

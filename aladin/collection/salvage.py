@@ -264,7 +264,7 @@ def _settings(source: _Source, root: bytes, model: ModelFolder) -> dict[str, Any
     settings |= {"frames": frames} if isinstance(frames, int) and 1 < frames <= MOST_FRAMES else {}
     expected = json.dumps(model.parts)
     if not parts or _nearly(str(parts), expected):
-        return settings | {"model_name": model.name, "model_parts": expected, "token_dim": model.config.encoded_token_dim}
+        return settings | {"model_name": model.name, "model_parts": expected, "token_dim": model.config.heads.encoded_token_dim}
     found = {"model_name": source.setting("model_name"), "model_parts": parts, "token_dim": source.setting("token_dim")}
     return settings | {key: value for key, value in found.items() if value is not None}
 

@@ -99,6 +99,14 @@ class Collection(Store, VectorSource):
         parts: dict[str, str] = json.loads(self.database.setting("model_parts") or "{}")
         return parts
 
+    def cropped_share(self) -> float | None:
+        """What a model that crops pictures to a square leaves out of them on average; None where it sees all of them."""
+        if self.model_parts.get("[preprocessing] fit") != "crop":
+            return None
+        left_out = "1 - 1.0 * min(width, height) / max(width, height)"
+        ((share,),) = self.database.rows(f"SELECT avg({left_out}) FROM images WHERE status = 'ok' AND width > 0 AND height > 0")
+        return None if share is None else float(share)
+
     @property
     def format(self) -> int:
         return int(self.database.setting("schema_version"))

@@ -24,6 +24,7 @@ class Status:
     bytes: int  # on disk, with the log of a writer at work
     unused_bytes: int  # of these, what `aladin compact` would give back
     written_by: str | None  # who is writing just now
+    cropped_share: float | None = None  # of an image, on average, that a cropping model does not see; None: it sees all
 
     def as_text(self, printable: Callable[[str], str] = str) -> str:
         """One fact a line."""
@@ -35,6 +36,8 @@ class Status:
             f"model       {self.model} {(self.fingerprint or '')[:12]}" if self.model else "model       none yet",
             f"format      {self.format}, generation {self.generation:,}",
         ]
+        if self.cropped_share is not None:
+            lines += [f"cropped     {self.cropped_share:.0%} of an image, on average, lies outside what the model sees"]
         lines += [f"failed      {count:,} {printable(reason)}" for reason, count in self.reasons.items()]
         lines += [f"written by  {printable(self.written_by)}"] if self.written_by else []
         return "\n".join(lines)
@@ -58,4 +61,5 @@ def status_of(file: Path) -> Status:
             bytes=sum(part.stat().st_size for part in files if part.is_file()),
             unused_bytes=collection.unused_bytes(),
             written_by=holder_of(file),
+            cropped_share=collection.cropped_share(),
         )

@@ -235,7 +235,7 @@ class CollectionWriter(Collection):
             "model_name": model.name,
             "model_parts": json.dumps(model.parts),
             "model_stamp": model.stamp,
-            "token_dim": model.config.encoded_token_dim,
+            "token_dim": model.config.heads.encoded_token_dim,
         }
 
     def _set_model(self, model: ModelFolder) -> None:

@@ -7,16 +7,32 @@ All parts have length 1, so
 
 With a share of 0 that is the cosine, by which the encoder itself ranks. What all tokens share stands last, as the added numbers
 of aladin's own models do, so that an explanation tells apart what a region adds and what the picture adds as a whole.
+
+Texts are composed where they are encoded. Images are composed where they are compared: what is stored of one is its vector and
+its regions, whatever the share.
 """
 
 import numpy as np
 from jaxtyping import Float32
 
+from aladin.encoder.config import EncoderConfig
+
 
 def composed(
-    tokens: Float32[np.ndarray, "rows tokens token_dim"], vectors: Float32[np.ndarray, "rows dim"], share: float
-) -> Float32[np.ndarray, "rows tokens token_dim+dim"]:
-    """The tokens of each row joined with its vector; `share` is from 0 to 1."""
-    own, rest = np.float32(np.sqrt(share)), np.float32(np.sqrt(1 - share))
-    shared = np.broadcast_to((rest * vectors)[:, None], (*tokens.shape[:2], vectors.shape[1]))
-    return np.concatenate([own * tokens, shared], axis=2, dtype=np.float32)
+    tokens: Float32[np.ndarray, "rows tokens token_dim"], vectors: Float32[np.ndarray, "rows dim"], encoder: EncoderConfig
+) -> Float32[np.ndarray, "rows tokens composed_dim"]:
+    """The tokens of each row joined with its vector; those of a model of aladin's own as they are."""
+    if not encoder.family:
+        return tokens
+    rows = np.empty((*tokens.shape[:2], tokens.shape[2] + encoder.dim), dtype=np.float32)
+    rows[:, :, : tokens.shape[2]] = np.float32(np.sqrt(encoder.share)) * tokens
+    with_vectors(rows, vectors, encoder)
+    return rows
+
+
+def with_vectors(
+    tokens: Float32[np.ndarray, "rows tokens composed_dim"], vectors: Float32[np.ndarray, "rows dim"], encoder: EncoderConfig
+) -> None:
+    """Put each row's vector into its composed tokens, which may have been stored less exactly; nothing for aladin's own."""
+    if encoder.family:
+        tokens[:, :, -encoder.dim :] = (np.float32(np.sqrt(1 - encoder.share)) * vectors)[:, None]

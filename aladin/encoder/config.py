@@ -156,7 +156,7 @@ class QuirksConfig:
 class EncoderConfig:
     """The table [encoder]: what a public encoder is that was added as a model; a model of aladin's own has none.
 
-    Its graphs give its own vectors beside tokens. What search reads is composed of both (`aladin.encoder.composition`).
+    Its graphs give its own vectors beside tokens. What search compares is composed of both (`aladin.encoder.composition`).
     """
 
     family: str = ""  # such as "clip" or "siglip"; "": a model of aladin's own
@@ -171,6 +171,8 @@ class EncoderConfig:
         finite(self, "share", "scale", "bias")
         if not 0 <= self.share <= 1:
             raise ConfigError(f"share is {self.share}; expected 0 to 1")
+        if self.sigmoid and not self.scale:
+            raise ConfigError("sigmoid is true and scale 0; expected the scale that the encoder learned")
         if bool(self.family) != (self.dim > 0):
             raise ConfigError(f"family is {self.family!r} and dim {self.dim}; expected both, or neither of them")
 
@@ -209,8 +211,3 @@ class ModelConfig:
     def vector_dim(self) -> int:
         """How many numbers an image's or a caption's vector has that leaves the model."""
         return self.encoder.dim or self.backbone.dim + self.heads.added_dim
-
-    @property
-    def encoded_token_dim(self) -> int:
-        """How many numbers a token has that is stored and searched: with what it shares with its image's or text's others."""
-        return self.heads.encoded_token_dim + self.encoder.dim

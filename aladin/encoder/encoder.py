@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from aladin.encoder.composition import composed
 from aladin.encoder.folder import ModelFolder
 from aladin.encoder.text_encoder import EncodedTexts, TextEncoder, new_session, usable_rows
 from aladin.errors import ModelError
@@ -23,7 +22,10 @@ IMAGE_GRAPH = ({"pixels"}, ("vector", "regions"))
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """One row for each image; `usable` is False where the network gave no finite vector with a direction."""
+    """One row for each image; `usable` is False where the network gave no finite vector with a direction.
+
+    `aladin.encoder.composition` makes an added encoder's regions comparable with its words.
+    """
 
     vectors: Float32[np.ndarray, "images dim"]
     regions: Float32[np.ndarray, "images regions token_dim"]
@@ -50,8 +52,6 @@ class Encoder(TextEncoder):
                 f"{self.model.path / 'image.onnx'} gives regions of shape {regions.shape[1:]} and model.toml says {expected}; "
                 "export the model again"
             )
-        if config.encoder.family:
-            regions = composed(regions, vectors, config.encoder.share)
         return EncodedImages(vectors, regions, usable_rows(vectors, regions))
 
     def _check_size(self, session: Any) -> None:

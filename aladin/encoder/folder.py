@@ -31,6 +31,7 @@ PRESENT = {name: f"[{section}] {key}" for name, (section, key) in MINDED.items()
 MINDED_OF_REGIONS = (("image", "source"), ("limits", "regions"), ("limits", "object_pieces"), ("quirks", "image_first_token"))
 # Of [preprocessing]; collections were made before them.
 MINDED_IF_CHANGED = ("fit", "resampling", "exact", "first_piece", "last_piece", "lower_case", "pad_to", "pad_piece")
+MINDED_OF_ENCODERS = ("family", "dim")  # of [encoder]; the others count when images are compared, not when they are encoded
 SHIPPED = Path(__file__).parents[1] / "models" / "lite"
 
 
@@ -86,7 +87,8 @@ class ModelFolder:
         settings = {name: str(table[section][key]) for name, (section, key) in MINDED.items()}
         changed = {name: getattr(self.config.preprocessing, name) for name in MINDED_IF_CHANGED}
         settings |= {f"[preprocessing] {name}": str(now) for name, now in changed.items() if now != getattr(OWN, name)}
-        settings |= {f"[encoder] {name}": str(now) for name, now in table.get("encoder", {}).items()}
+        if self.config.encoder.family:
+            settings |= {f"[encoder] {name}": str(table["encoder"][name]) for name in MINDED_OF_ENCODERS}
         if self.config.image.source == "detector":
             settings |= {f"[{section}] {key}": str(table[section][key]) for section, key in MINDED_OF_REGIONS}
         return files | settings | {"encoding": str(ENCODING)}

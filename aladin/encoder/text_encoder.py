@@ -86,7 +86,7 @@ class TextEncoder:
             raise ModelError(f"{path} gives {words.shape[1]} words for a text of {most} pieces; add the model again")
         words, real = words[:, : max(most, 1)], mask[:, : max(most, 1)]
         real = real & (np.arange(real.shape[1]) < counts[:, None])
-        return composed(words, vectors, self.model.config.encoder.share), real
+        return composed(words, vectors, self.model.config.encoder), real
 
     def encode_queries(self, texts: list[str]) -> EncodedTexts:
         """As `encode_texts`, for texts that images are searched by (`hub_terms.as_queries`)."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aladin.datasets import Dataset, Example, placing_undecodable
 from aladin.datasets.vinvl import DetectionSource
+from aladin.encoder.composition import composed
 from aladin.encoder.config import HeadsConfig, Pooling
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import is_exported, model_config
@@ -227,7 +228,8 @@ def _exported_images(encoder: Encoder, examples: tuple[Example, ...], progress: 
         for rows in blocks(len(examples), BATCH // 2):
             parts.append(encoder.encode_images(np.stack(list(pool.map(decode, examples[rows])))))
             progress(rows.stop, len(examples))
-    regions = torch.from_numpy(np.concatenate([part.regions for part in parts]))
+    ours = encoder.model.config.encoder
+    regions = torch.from_numpy(np.concatenate([composed(part.regions, part.vectors, ours) for part in parts]))
     vectors = torch.from_numpy(np.concatenate([part.vectors for part in parts]))
     return EncodedSet(vectors, Tokens(regions, torch.ones(regions.shape[:2], dtype=torch.bool)))
 

@@ -11,10 +11,10 @@ from jaxtyping import Float16, Float32, Int64
 
 from aladin.collection.cache import keep
 from aladin.collection.tokens import token_blob, tokens_from_blobs
+from aladin.encoder.composition import with_vectors
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import searchable
 from aladin.errors import DataError
-from aladin.pictures.boxes import Box
 from aladin.progress import SILENT, Progress
 from aladin.search.alignment import alignment_scores, token_similarity
 from aladin.search.encoding import EncodedPart, encode_query
@@ -139,7 +139,9 @@ def _alignment(
 ) -> Float32[np.ndarray, " chosen"]:
     words = tokens_from_blobs([captions.words[row] for row in rows.tolist()], regions.shape[1])
     every, mask = words.restored(), np.ones((1, len(regions)), dtype=bool)
-    pooling = searchable(encoder.model.config.heads.pooling)
+    model = encoder.model.config
+    with_vectors(every, captions.vectors[rows].astype(np.float32), model.encoder)
+    pooling = searchable(model.heads.pooling)
     return np.concatenate(
         [
             alignment_scores(token_similarity(regions[None], text[real]), mask, pooling)
@@ -151,10 +153,7 @@ def _alignment(
 def _explained(text: str, image: EncodedPart, encoder: Encoder) -> Explanation:
     """The same with the sides exchanged: the text asks, the image answers."""
     query = encode_query(Query((TextPart(text),)), encoder)
-    first, last = image.boxes[0], image.boxes[-1]
-    picture = Box(first.x, first.y, last.x + last.width - first.x, last.y + last.height - first.y)
-    model = encoder.model.config
-    return explain(query, image.tokens, model.region_boxes(picture), model.heads.token_dim)
+    return explain(query, image.tokens, image.boxes, encoder.model.config.heads.token_dim)
 
 
 def _encoded(

@@ -1,13 +1,15 @@
 """What a query becomes before it meets the images: a vector, and tokens that choose among regions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
 from aladin.collection.store import ImageRow, Store
+from aladin.encoder.composition import composed
+from aladin.encoder.config import EncoderConfig, ModelConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import MUTUAL, POOLINGS, PoolingMode, searchable
 from aladin.encoder.word_pieces import TypedWord
@@ -17,6 +19,7 @@ from aladin.pictures.opening import open_with_size
 from aladin.pictures.pixels import to_pixels
 from aladin.search.image_files import content_of_file, picture_at
 from aladin.search.query import ImagePart, Query, TextPart
+from aladin.search.stored_regions import stored_regions
 
 UNWANTED_WEIGHT = -1.0  # on Flickr8k's photographs as good as any: a third of the unwanted remain, hardly a wanted one is lost
 
@@ -41,6 +44,12 @@ class EncodedQuery:
     parts: tuple[EncodedPart, ...]  # wanted ones first
     truncated: bool = False  # the end of a text was not read by the model
     excluded: frozenset[int] = frozenset()  # ids of the query's own images
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # by which its tokens are composed, and images' must be
+
+    @property
+    def by_vector_alone(self) -> bool:
+        """Whether regions and words add nothing, so that the nearest are in their order already."""
+        return bool(self.encoder.family) and not self.encoder.share
 
     @property
     def vector(self) -> Float32[np.ndarray, " dim"]:
@@ -65,7 +74,8 @@ def encode_query(query: Query, encoder: Encoder, collection: Store | None = None
         for part in query.wanted
     ]
     themselves = {_id_of(part.source, collection) for part in query.wanted if isinstance(part, ImagePart)}
-    return EncodedQuery((*wanted, *unwanted), truncated, frozenset(found for found in themselves if found is not None))
+    excluded = frozenset(found for found in themselves if found is not None)
+    return EncodedQuery((*wanted, *unwanted), truncated, excluded, encoder.model.config.encoder)
 
 
 def _encode_texts(parts: Sequence[TextPart], total: float, encoder: Encoder) -> tuple[list[EncodedPart], bool]:
@@ -88,7 +98,7 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: S
     """
     name, weight, model = str(part), part.weight / total, encoder.model.config
     if isinstance(part.source, int) and part.box is None:
-        row, vector, regions = _stored_image(part.source, _opened(collection))
+        row, vector, regions = _stored_image(part.source, _opened(collection), model)
         boxes = model.region_boxes(Box(0, 0, row.width or 1, row.height or 1))
         return EncodedPart(name, weight, vector, regions, MUTUAL, boxes=boxes)
     data, frame = _content(part.source, collection)
@@ -102,17 +112,19 @@ def _encode_image(part: ImagePart, total: float, encoder: Encoder, collection: S
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
     pooling = POOLINGS["MrAVGw"] if part.box else MUTUAL
-    return EncodedPart(name, weight, encoded.vectors[0], encoded.regions[0], pooling, boxes=model.region_boxes(box))
+    regions = composed(encoded.regions, encoded.vectors, model.encoder)[0]
+    return EncodedPart(name, weight, encoded.vectors[0], regions, pooling, boxes=model.region_boxes(box))
 
 
 def _stored_image(
-    image_id: int, collection: Store
+    image_id: int, collection: Store, model: ModelConfig
 ) -> tuple[ImageRow, Float32[np.ndarray, " dim"], Float32[np.ndarray, "regions token_dim"]]:
     """What the collection knows of one of its images; its file need not be there."""
     row = _image(image_id, collection)
     if row.status not in ("ok", "offline"):
         raise DataError(f"the collection has no vector of image {image_id}, which is {row.status}; choose another")
-    return row, collection.vectors_of([image_id])[0].astype(np.float32), collection.tokens([image_id]).restored()[0]
+    vector = collection.vectors_of([image_id])[0].astype(np.float32)
+    return row, vector, stored_regions(collection, [image_id], model.encoder)[0][0]
 
 
 def _image(image_id: int, collection: Store) -> ImageRow:

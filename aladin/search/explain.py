@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from aladin.collection.tokens import token_blob, tokens_from_blobs
+from aladin.encoder.composition import composed
 from aladin.encoder.encoder import Encoder
 from aladin.errors import DataError
 from aladin.pictures.boxes import Box
@@ -85,8 +86,9 @@ def explain_content(query: EncodedQuery, data: bytes, name: str, encoder: Encode
     if not encoded.usable[0]:
         raise DataError(f"the model has no finite vector for {name}; give another image")
     # As a collection stores them, so that the score is that of a search to its last digit.
-    stored = tokens_from_blobs([token_blob(encoded.regions[0])], config.encoded_token_dim)
-    return explain(query, stored.restored()[0], config.region_boxes(Box(0, 0, *size)), config.heads.token_dim)
+    stored = tokens_from_blobs([token_blob(encoded.regions[0])], config.heads.encoded_token_dim).restored()
+    regions = composed(stored, encoded.vectors.astype(np.float16).astype(np.float32), config.encoder)[0]
+    return explain(query, regions, config.region_boxes(Box(0, 0, *size)), config.heads.token_dim)
 
 
 def _whole(part: EncodedPart, alignment: Alignment) -> float:

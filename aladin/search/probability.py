@@ -7,7 +7,7 @@ the query and images of the collection. Then a logistic curve (Platt 1999) in t 
     logit P = intercept + slope t + (length_intercept + length_slope t) ln n
 
 Its four constants are learned by `aladin calibrate` on images with captions and stand in the model folder, in [calibration] of
-model.toml; a model without them gives no probabilities.
+model.toml. A model without them gives no probabilities, unless it is an encoder that learned its own scale and bias.
 """
 
 import json
@@ -15,16 +15,17 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from aladin.collection.cache import cache_folder, keep
 from aladin.collection.store import Store
-from aladin.collection.tokens import QuantizedTokens
 from aladin.config import from_table, read_toml
+from aladin.encoder.config import EncoderConfig
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.pooling import POOLINGS
 from aladin.errors import ConfigError, ModelError
 from aladin.search.alignment import alignment_scores, token_similarity
+from aladin.search.stored_regions import stored_regions
 
 SAMPLED_IMAGES = 128  # of a collection
 PRIOR_IMAGES = 32  # as many images does the model's own background count for, so that a small collection is not trusted alone
@@ -84,6 +85,12 @@ class Calibration:
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
 
 
+def own_probabilities(cosines: Float32[np.ndarray, " images"], encoder: EncoderConfig) -> Float64[np.ndarray, " images"]:
+    """The probability of each image by the scale and bias that an encoder learned with a sigmoid, from its own cosines."""
+    logits = encoder.scale * cosines.astype(np.float64) + encoder.bias
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
+
+
 def terms(standard: Float64[np.ndarray, " pairs"], pieces: Int64[np.ndarray, " pairs"]) -> Float64[np.ndarray, "pairs 4"]:
     """What the four constants are multiplied with."""
     length = np.log(np.maximum(pieces, 1))
@@ -110,17 +117,21 @@ def background_of(collection: Store, encoder: Encoder, calibration: Calibration)
         return calibration.background
     found = _kept(collection, images, calibration)
     if found is None:
-        found = background_scores(collection.tokens(collection.sample(SAMPLED_IMAGES).tolist()), encoder)
+        sample = collection.sample(SAMPLED_IMAGES).tolist()
+        found = background_scores(*stored_regions(collection, sample, encoder.model.config.encoder), encoder)
         _keep(found, collection, images, calibration)
     return _joined(found, min(images, SAMPLED_IMAGES), calibration.background)
 
 
-def background_scores(tokens: QuantizedTokens, encoder: Encoder) -> Background:
+def background_scores(
+    regions: Float32[np.ndarray, "images regions dim"], mask: Bool[np.ndarray, "images regions"], encoder: Encoder
+) -> Background:
     """Mean and deviation of the scores of all background sentences with these images."""
     texts = encoder.encode_queries(list(BACKGROUND))
-    regions, scores = tokens.restored(), []
-    for words, mask in zip(texts.words, texts.word_mask, strict=True):
-        scores.append(alignment_scores(token_similarity(regions, words[mask]), tokens.mask, POOLINGS["MrAVGw"]))
+    scores = [
+        alignment_scores(token_similarity(regions, words[real]), mask, POOLINGS["MrAVGw"])
+        for words, real in zip(texts.words, texts.word_mask, strict=True)
+    ]
     return Background(float(np.mean(scores)), max(float(np.std(scores)), MIN_DEVIATION))
 
 

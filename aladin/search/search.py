@@ -20,9 +20,10 @@ from aladin.pictures.boxes import Box
 from aladin.progress import SILENT, Progress
 from aladin.search.encoding import EncodedQuery, encode_query
 from aladin.search.explain import Explanation, explain, explanation_of
-from aladin.search.probability import Background, background_of, read_calibration
+from aladin.search.probability import Background, Calibration, background_of, own_probabilities, read_calibration
 from aladin.search.query import Query
 from aladin.search.stage_two import Aligned, align, ranked
+from aladin.search.stored_regions import stored_regions
 from aladin.search.timing import Clock, Seconds
 
 LIKELY = 0.05  # a best hit below that is called no match: fewer than one in twenty such hits would be one
@@ -108,6 +109,8 @@ class Searcher:
             hits = self._hits(encoded, found, config, clock)
         likely = tuple(hit for hit in hits if (hit.probability or 0.0) >= config.min_probability)
         best = max((hit.probability for hit in hits if hit.probability is not None), default=None)
+        if self._calibration is None and not config.min_probability:
+            best = None  # an encoder's own probability compares; what of it is likely, nobody has measured
         return Results(
             hits=likely,
             searched=found.searched,
@@ -122,12 +125,12 @@ class Searcher:
         with self.collection.snapshot():
             encoded = encode_query(query, self.encoder, self.collection)
             row = self.collection.row(image_id)
-            regions = self.collection.tokens([image_id]).restored()[0]
+            regions = stored_regions(self.collection, [image_id], encoded.encoder)[0][0]
         return explain(encoded, regions, self._boxes(row), self.encoder.model.config.heads.token_dim)
 
     def _check_probabilities(self, query: EncodedQuery, config: SearchConfig) -> None:
         """ConfigError where a least probability is asked for and none is known."""
-        if config.min_probability and self._calibration is None:
+        if config.min_probability and not self._knows_probabilities:
             raise ConfigError("the model has no calibration; leave out the least probability, or run `aladin calibrate`")
         if config.min_probability and not all(part.words for part in query.parts):
             raise ConfigError("probabilities are known for texts only; leave out the least probability, or the image")
@@ -135,9 +138,12 @@ class Searcher:
     def _hits(self, query: EncodedQuery, found: Nearest, config: SearchConfig, clock: Clock) -> tuple[Hit, ...]:
         """The best of the nearest, in their final order."""
         ids, matching = found.ids, found.scores.astype(np.float64)
+        if query.by_vector_alone:  # the same sum in another order, whose rounding would break ties
+            ids, matching = ids[: config.top], matching[: config.top]
         aligned = self._aligned(query, ids, config, clock) if config.rerank and len(ids) else None
-        order = np.arange(len(ids))[: config.top] if aligned is None else ranked(aligned.scores, ids)[: config.top]
-        probabilities = None if aligned is None else self._probabilities(query, aligned.by_part[:, order])
+        found_order = aligned is None or query.by_vector_alone
+        order = (np.arange(len(ids)) if found_order or aligned is None else ranked(aligned.scores, ids))[: config.top]
+        probabilities = None if aligned is None else self._probabilities(query, aligned.by_part[:, order], ids[order])
         hits = []
         for position, row in enumerate(self.collection.rows(ids[order].tolist())):
             score = None if aligned is None else float(aligned.scores[order[position]])
@@ -169,20 +175,35 @@ class Searcher:
         return self.encoder.model.config.region_boxes(Box(0, 0, row.width or 1, row.height or 1))
 
     def _probabilities(
-        self, query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"]
+        self, query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"], ids: Int64[np.ndarray, " images"]
     ) -> Float64[np.ndarray, " images"] | None:
         """That an image shows each wanted text and no unwanted one, as if these were independent; None with a query image."""
-        if self._calibration is None or not all(part.words for part in query.parts):
+        if not self._knows_probabilities or not all(part.words for part in query.parts):
             return None
+        if self._calibration is None:
+            vectors = self.collection.vectors_of(ids.tolist()).astype(np.float32)
+            each = [own_probabilities(vectors @ part.vector, self.encoder.model.config.encoder) for part in query.parts]
+        else:
+            each = self._calibrated(query, by_part, self._calibration)
+        wanted = [shown if part.weight > 0 else 1 - shown for part, shown in zip(query.parts, each, strict=True)]
+        return np.asarray(np.prod(wanted, axis=0))
+
+    def _calibrated(
+        self, query: EncodedQuery, by_part: Float64[np.ndarray, "parts images"], calibration: Calibration
+    ) -> list[Float64[np.ndarray, " images"]]:
+        """That an image shows each text, by what `aladin calibrate` learned."""
         if self._background is None:
-            self._background = background_of(self.collection, self.encoder, self._calibration)
-        joint = np.ones(by_part.shape[1])
+            self._background = background_of(self.collection, self.encoder, calibration)
+        shown = []
         for part, scores in zip(query.parts, by_part, strict=True):
             pieces = len(part.tokens)
             means = scores if part.pooling.mean else scores / pieces
-            shown = self._calibration.probabilities(means, pieces, self._background)
-            joint *= shown if part.weight > 0 else 1 - shown
-        return joint
+            shown.append(calibration.probabilities(means, pieces, self._background))
+        return shown
+
+    @property
+    def _knows_probabilities(self) -> bool:
+        return self._calibration is not None or self.encoder.model.config.encoder.sigmoid
 
 
 def as_json(value: Any) -> Any:

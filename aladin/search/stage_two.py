@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from aladin.collection.store import Store
-from aladin.collection.tokens import QuantizedTokens
 from aladin.search.alignment import Alignment, alignment_scores, token_similarity
 from aladin.search.encoding import EncodedQuery
+from aladin.search.stored_regions import stored_regions
 from aladin.search.timing import Clock
 
 BLOCK_TOKEN_SETS = 1000  # aligned at once: some 100 MB with 49 tokens of 384 dimensions
@@ -53,16 +53,16 @@ def ranked(scores: Float64[np.ndarray, " images"], ids: Int64[np.ndarray, " imag
 
 @dataclass(frozen=True)
 class _Block:
-    """Some images with their tokens, which are let go before those of the next are read."""
+    """Some images with their regions, which are let go before those of the next are read."""
 
     ids: Int64[np.ndarray, " images"]
-    tokens: QuantizedTokens
     regions: Float32[np.ndarray, "images regions dim"]
+    mask: Bool[np.ndarray, "images regions"]
     similarity: tuple[Float32[np.ndarray, "images regions _"], ...]  # with the tokens of each part of the query
     by_part: Float64[np.ndarray, "parts images"]
 
     def chosen(self, query: EncodedQuery, position: int, token_dim: int) -> tuple[Alignment, ...]:
-        real = self.tokens.mask[position]
+        real = self.mask[position]
         return tuple(
             Alignment.of(similarity[position][real], self.regions[position][real], part.tokens, token_dim, part.pooling)
             for part, similarity in zip(query.parts, self.similarity, strict=True)
@@ -72,12 +72,11 @@ class _Block:
 def _blocks(collection: Store, query: EncodedQuery, ids: Int64[np.ndarray, " images"], clock: Clock) -> Iterator[_Block]:
     for start in range(0, len(ids), BLOCK_TOKEN_SETS):
         some = ids[start : start + BLOCK_TOKEN_SETS]
-        tokens = collection.tokens(some.tolist())
+        regions, mask = stored_regions(collection, some.tolist(), query.encoder)
         clock.lap("gather")
-        regions = tokens.restored()
         similarity = tuple(token_similarity(regions, part.tokens) for part in query.parts)
-        scores = [alignment_scores(cells, tokens.mask, p.pooling) for cells, p in zip(similarity, query.parts, strict=True)]
-        yield _Block(some, tokens, regions, similarity, np.array(scores, dtype=np.float64))
+        scores = [alignment_scores(cells, mask, p.pooling) for cells, p in zip(similarity, query.parts, strict=True)]
+        yield _Block(some, regions, mask, similarity, np.array(scores, dtype=np.float64))
         clock.lap("align")
 
 

@@ -99,9 +99,8 @@ def test_what_no_encoder_can_be_is_refused(table: dict[str, dict[str, object]], 
         from_table(ModelConfig, table)
 
 
-def test_an_encoder_knows_the_sizes_of_what_it_gives() -> None:
-    config = ModelConfig(heads=HeadsConfig(token_dim=64), encoder=EncoderConfig("clip", 512))
-    assert (config.vector_dim, config.encoded_token_dim) == (512, 64 + 512)
+def test_an_encoders_vectors_have_its_own_size() -> None:
+    assert ModelConfig(heads=HeadsConfig(token_dim=64), encoder=EncoderConfig("clip", 512)).vector_dim == 512
 
 
 def test_vectors_are_the_encoders_own_and_tokens_have_length_one(folder: Path) -> None:
@@ -109,34 +108,33 @@ def test_vectors_are_the_encoders_own_and_tokens_have_length_one(folder: Path) -
     texts, images = encoder.encode_texts(["red and blue", "pink"]), encoder.encode_images(solid("red", "pink"))
     assert texts.vectors.shape == images.vectors.shape == (2, DIM)
     assert texts.words.shape == (2, 3, TOKEN_DIM + DIM)
-    assert images.regions.shape == (2, GRID**2, TOKEN_DIM + DIM)
+    regions = composed(images.regions, images.vectors, encoder.model.config.encoder)
+    assert (images.regions.shape, regions.shape) == ((2, GRID**2, TOKEN_DIM), (2, GRID**2, TOKEN_DIM + DIM))
     assert texts.word_mask.tolist() == [[True, True, True], [True, False, False]]
-    for rows in (texts.words[texts.word_mask], images.regions):
+    for rows in (texts.words[texts.word_mask], images.regions, regions):
         assert_allclose(np.linalg.norm(rows, axis=-1), 1, atol=1e-5)
 
 
 def test_a_score_is_the_share_of_alignment_and_the_rest_of_the_cosine(folder: Path, tmp_path: Path) -> None:
     encoder, plain = Encoder.load(folder, threads=1), Encoder.load(build_tiny_encoder(tmp_path / "regions", 1.0), threads=1)
-    share, pixels, query = encoder.model.config.encoder.share, solid("red", "pink", "blue"), ["red and pink"]
-    scores, alignment = (
-        alignment_scores(token_similarity(regions, words[0]), np.ones(regions.shape[:2], bool), POOLINGS["MrAVGw"])
-        for regions, words in (
-            (encoder.encode_images(pixels).regions, encoder.encode_texts(query).words),
-            (plain.encode_images(pixels).regions[..., :TOKEN_DIM], plain.encode_texts(query).words[..., :TOKEN_DIM]),
-        )
-    )
-    cosine = encoder.encode_images(pixels).vectors @ encoder.encode_texts(query).vectors[0]
-    assert_allclose(scores, share * alignment + (1 - share) * cosine, atol=1e-6)
+    ours, images = encoder.model.config.encoder, encoder.encode_images(solid("red", "pink", "blue"))
+    said, mask = encoder.encode_texts(["red and pink"]), np.ones(images.regions.shape[:2], bool)
+    own = plain.encode_texts(["red and pink"]).words[0, :, :TOKEN_DIM]
+    regions = composed(images.regions, images.vectors, ours)
+    scores = alignment_scores(token_similarity(regions, said.words[0]), mask, POOLINGS["MrAVGw"])
+    alignment = alignment_scores(token_similarity(images.regions, own), mask, POOLINGS["MrAVGw"])
+    cosine = images.vectors @ said.vectors[0]
+    assert_allclose(scores, ours.share * alignment + (1 - ours.share) * cosine, atol=1e-6)
 
 
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 20), words=st.integers(1, 12), dim=st.integers(1, 40))
 def test_without_a_share_of_regions_the_score_is_the_cosine_of_the_vectors(
     seed: int, images: int, words: int, dim: int
 ) -> None:
-    random = np.random.default_rng(seed)
+    random, plain = np.random.default_rng(seed), EncoderConfig("clip", dim)
     vectors, (text,) = (random.normal(size=(n, dim)).astype(np.float32) for n in (images, 1))
     regions, said = (random.normal(size=(n, count, 5)).astype(np.float32) for n, count in ((images, 4), (1, words)))
-    similarity = token_similarity(composed(regions, vectors, 0.0), composed(said, text[None], 0.0)[0])
+    similarity = token_similarity(composed(regions, vectors, plain), composed(said, text[None], plain)[0])
     scores = alignment_scores(similarity, np.ones((images, 4), bool), POOLINGS["MrAVGw"])
     cosine = vectors @ text
     assert_allclose(scores, cosine, rtol=1e-5, atol=1e-5)
@@ -144,19 +142,22 @@ def test_without_a_share_of_regions_the_score_is_the_cosine_of_the_vectors(
     assert_array_equal(np.sign(scores[:, None] - scores)[apart], np.sign(cosine[:, None] - cosine)[apart])
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["share = 0.4", "dim = 6\nscale = 2.0", 'pad_to = 12\npad_piece = "[PAD]"', 'fit = "crop"', "lower_case = true"],
-)
+def test_another_share_of_regions_is_no_other_model_for_a_collection(tmp_path: Path) -> None:
+    one, other = (ModelFolder.open(build_tiny_encoder(tmp_path / str(share), share)) for share in (0.0, 0.4))
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("line", ['pad_to = 12\npad_piece = "[PAD]"', 'fit = "crop"', "lower_case = true", 'last_piece = ""'])
 def test_whatever_changes_what_an_encoder_gives_makes_another_model(tmp_path: Path, line: str) -> None:
-    before = build_tiny_encoder(tmp_path / "before", 0.3)
-    after = build_tiny_encoder(tmp_path / "after", 0.3)
-    text = (after / "model.toml").read_text()
-    key = line.split(" ")[0]
-    changed = text.replace("share = 0.3", line) if key == "share" else None
-    changed = changed or (text.replace("dim = 6\nshare", f"{line}\nshare") if key == "dim" else None)
-    (after / "model.toml").write_text(changed or text.replace("exact = true", f"exact = true\n{line}"))
-    assert ModelFolder.open(before).fingerprint != ModelFolder.open(after).fingerprint
+    one, other = (ModelFolder.open(build_tiny_encoder(tmp_path / name, 0.3, lines)) for name, lines in (("a", ""), ("b", line)))
+    assert one.fingerprint != other.fingerprint
+
+
+def test_another_family_is_another_model(tmp_path: Path) -> None:
+    folder = build_tiny_encoder(tmp_path / "model", 0.3)
+    before = ModelFolder.open(folder).fingerprint
+    (folder / "model.toml").write_text((folder / "model.toml").read_text().replace('"clip"', '"siglip"'))
+    assert ModelFolder.open(folder).fingerprint != before
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -13,9 +13,11 @@ from numpy.testing import assert_allclose
 import aladin.search.probability
 from aladin.collection.cache import cache_folder
 from aladin.collection.writer import CollectionWriter
+from aladin.encoder.config import EncoderConfig
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError, ModelError
 from aladin.search.probability import BACKGROUND, Background, Calibration, background_of, background_scores, read_calibration
+from aladin.search.stored_regions import stored_regions
 from tests.conftest import fill
 from tests.reference import alignment
 from tests.tiny_model import build_tiny_model
@@ -118,14 +120,14 @@ def test_the_background_is_that_of_every_sentence_with_every_image(rows: Collect
         for regions in tokens.restored()
         for words, mask in zip(texts.words, texts.word_mask, strict=True)
     ]
-    found = background_scores(tokens, calibrated)
+    found = background_scores(tokens.restored(), tokens.mask, calibrated)
     assert_allclose([found.mean, found.deviation], [np.mean(every), np.std(every)], atol=1e-5)
 
 
 def test_a_large_collection_has_its_own_background_and_a_small_one_the_models(
     rows: CollectionWriter, calibrated: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = background_scores(rows.tokens(range(1, 41)), calibrated)
+    own = background_scores(*stored_regions(rows, range(1, 41), EncoderConfig()), calibrated)
     monkeypatch.setattr(aladin.search.probability, "PRIOR_IMAGES", 0)
     assert_allclose(background_of(rows, calibrated, CALIBRATION).mean, own.mean, atol=1e-6)
     assert_allclose(background_of(rows, calibrated, CALIBRATION).deviation, own.deviation, atol=1e-6)
