@@ -165,7 +165,7 @@ def encode_dataset(folder: Path, dataset: Dataset, run: Run, cache: Path, steps:
     encodes as search does, on the processor; its scores are those of the run's device.
     """
     if (folder / "model.safetensors").is_file():
-        with memory_watched("give --device cpu"):
+        with memory_watched("give --device cpu", "give fewer images at a time, such as a split"):
             return _by_trained_model(folder, dataset, run, cache, steps)
     if is_exported(folder):
         by_exported = _by_exported_detector if model_config(folder).image.source == "detector" else _by_exported_model

@@ -107,7 +107,7 @@ def evaluate(
     subject = _subject(folder, dataset, config)
     if baseline:
         check_same_queries(baseline, subject)
-    with kept_or_temporary(cache) as kept, memory_watched("lower --memory, or give --device cpu"):
+    with kept_or_temporary(cache) as kept, memory_watched("lower --memory, or give --device cpu", "lower --memory"):
         return _evaluated(_Work(folder, dataset, config, kept, TimedSteps(progress), warn), subject)
 
 

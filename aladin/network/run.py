@@ -67,7 +67,7 @@ def chosen_device(name: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps") if torch.backends.mps.is_available() else CPU
-    kind, colon, number = name.partition(":")
+    kind, colon, number = str(name).partition(":")  # from Python it may be anything
     if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and number.isdecimal())):
         raise ConfigError(f"device is {name!r}; expected {DEVICES}")
     if kind == "mps" and not torch.backends.mps.is_available():
@@ -84,16 +84,28 @@ def chosen_device(name: str = "auto") -> torch.device:
 
 
 @contextlib.contextmanager
-def memory_watched(advice: str) -> Iterator[None]:
-    """Within it a device whose memory is full ends in one sentence, MemoryFull, with `advice` on what to lower."""
+def products_restored() -> Iterator[None]:
+    """After it products of fp32 are computed as before, whatever a run within it has set for the whole process."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def memory_watched(advice: str, machine: str = "") -> Iterator[None]:
+    """Within it a device whose memory is full ends in one sentence, MemoryFull, with `advice` on what to lower; where the
+    machine's own memory is full with `machine`, if that is something else.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise MemoryFull(f"the memory of the GPU is full ({str(error).split('.')[0]}); {advice}") from None
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise MemoryFull(f"the memory of this machine is full; {advice}") from None
+        raise MemoryFull(f"the memory of this machine is full; {machine or advice}") from None
 
 
 def _pinned(tensor: torch.Tensor) -> torch.Tensor:

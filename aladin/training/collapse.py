@@ -18,8 +18,10 @@ class Collapse:
         self._margin = loss.margin
         self._steps = dict.fromkeys(hinged if loss.hardest_negatives and loss.margin else [], 0)
 
-    def noticed(self, losses: Mapping[str, float], captions: int) -> str:
-        """A sentence once a loss has stood there for `PATIENCE` steps; "" otherwise. `captions` are those of the step."""
+    def noticed(self, losses: Mapping[str, float], captions: int | float) -> str:
+        """A sentence once a loss has stood there for `PATIENCE` steps; "" otherwise. `captions` are those of one loss: of the
+        step, or of its parts the mean.
+        """
         plateau = 2 * self._margin * captions
         for name, steps in self._steps.items():
             at_it = abs(losses[f"unweighed loss {name}"] - plateau) <= NEAR * plateau

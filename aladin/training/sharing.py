@@ -5,6 +5,7 @@ sum over processes is that of one process that reads everything. Gradients are a
 DistributedDataParallel: parts begin to learn in the middle of a run, and what is read in chunks goes backward several times.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,16 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from aladin.errors import ConfigError, TrainingError
 from aladin.network.run import Precision, Run, chosen_device
 from aladin.network.tensors import Tokens, pad_tokens
 
 PATIENCE = timedelta(days=2)  # for others that compute image features; one that has died is seen at once
+NAMES = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}  # of torchrun's environment
+NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # of several processes, which meet there
+RUNS = itertools.count()  # of this process; the same in each, since all take part in all
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def one_of_several(device: str, precision: Precision) -> Iterator[Run]:
 
     TrainingError where another process has ended.
     """
-    world, rank, local = (int(os.environ.get(name, default)) for name, default in NAMES.items())
+    world, rank, local = _given_by_torchrun()
     if world == 1:
         yield Run(precision, chosen_device(device))
         return
@@ -37,7 +42,7 @@ def one_of_several(device: str, precision: Precision) -> Iterator[Run]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     # Tensors of the processor travel by gloo too: those of barriers, and of what is agreed upon.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+    _join("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Run(precision, chosen, rank, world)
     except dist.DistError as error:
@@ -48,9 +53,6 @@ def one_of_several(device: str, precision: Precision) -> Iterator[Run]:
         raise _deserted(rank, error) from None
     finally:
         dist.destroy_process_group()
-
-
-NAMES = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}  # of torchrun's environment
 
 
 @contextmanager
@@ -137,6 +139,31 @@ def _each(number: int, run: Run) -> list[int]:
     found = [torch.zeros(1, dtype=torch.int64) for _ in range(run.world)]
     dist.all_gather(found, torch.tensor([number]))
     return [int(one) for one in found]
+
+
+def _given_by_torchrun() -> tuple[int, int, int]:
+    """How many processes there are, which of them this is, and which of its host; ConfigError where that is said by half."""
+    world, rank, local = (os.environ.get(name, default) for name, default in NAMES.items())
+    missing = [name for name in NEEDED if name not in os.environ] if world != "1" else []
+    if missing or not (world.isdecimal() and rank.isdecimal() and local.isdecimal() and int(rank) < int(world)):
+        found = f"{', '.join(missing)} not there" if missing else f"RANK is {rank!r} and LOCAL_RANK {local!r}"
+        raise ConfigError(
+            f"WORLD_SIZE in the environment is {world!r} and {found}; start several processes by torchrun, or one without "
+            "WORLD_SIZE and RANK"
+        )
+    return int(world), int(rank), int(local)
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes. A second run of the same processes must not find what the first left where they met."""
+    if dist.is_initialized():
+        raise ConfigError(
+            "this process has joined a process group already; end it by torch.distributed.destroy_process_group() before "
+            "training, which begins its own"
+        )
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    own = dist.PrefixStore(f"aladin {next(RUNS)}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=PATIENCE)
 
 
 def _own_device(device: str, local: int) -> torch.device:

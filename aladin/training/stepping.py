@@ -36,7 +36,13 @@ class Stepping:
         record = dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
         if self._finite(step, record):
             self.update()
+        else:
+            del record["gradient norm"]  # which is none, and no number that a line of JSON may hold
         return record | {"rate": share}
+
+    def part_count(self, step: Step) -> int:
+        """Of how many parts of a step the losses of the log are the mean."""
+        return len(step.apart(self._recipe.gradient_accumulation))
 
     def backward(self, step: Step) -> dict[str, Float[Tensor, ""]]:
         """The gradients of a step, clipped; and each loss, their sum and the gradient's norm."""

@@ -20,7 +20,7 @@ from aladin.errors import ConfigError
 from aladin.files import check_folder, path_of
 from aladin.network.backbone import ImageSet
 from aladin.network.grid_features import check_room, readable_bytes
-from aladin.network.run import Run, memory_watched
+from aladin.network.run import Run, memory_watched, products_restored
 from aladin.processes import keep_freed_memory
 from aladin.training.learning_set import Reader, check_captions, learning_set, shards_of
 from aladin.training.recipe import Recipe, read_recipe
@@ -89,7 +89,7 @@ def train(
             f'shuffle is "shards", but the images of {train_data.name} do not stand in several shards of features; write '
             'some by `aladin features convert --to shards`, or set shuffle to "all"'
         )
-    with one_of_several(device, recipe.precision) as run, memory_watched(ROOM):
+    with products_restored(), one_of_several(device, recipe.precision) as run, memory_watched(ROOM):
         begin = start_model(recipe, _path(start), _path(minilm))
         folds_of(begin, len(train_data))  # says what is wrong with them
         check_same_run(out, recipe, origins_of(begin.origins, DataOrigin.of(train_data), DataOrigin.of(val_data)))

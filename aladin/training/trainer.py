@@ -158,7 +158,7 @@ class Trainer:
                 self.next_step = step.number + 1
                 log({"step": step.number, "epoch": step.epoch} | record)
                 watched(self.next_step, self.total_steps)
-                if sentence := self.collapse.noticed(record, len(step.captions)):
+                if sentence := self.collapse.noticed(record, len(step.captions) / self.stepping.part_count(step)):
                     progress.note(sentence)
                 every = self.recipe.validate_steps
                 due = every > 0 and self.next_step % every == 0

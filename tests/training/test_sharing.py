@@ -1,5 +1,6 @@
 """Several processes that share the steps of a run: by torchrun and gloo, as they are on GPUs by NCCL."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,12 +14,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from aladin.errors import ConfigError
 from aladin.network.checkpoints import save_model
+from aladin.network.minilm import minilm_folder
 from aladin.network.run import Run
 from aladin.training.batches import Plan, shares
+from aladin.training.sharing import one_of_several
 from tests import shared_training
-from tests.tiny_learning import Recorder, few_examples, losses, tiny_model, write_pictures, write_tokenizer
+from tests.tiny_learning import TINY, Recorder, few_examples, losses, tiny_model, write_pictures, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 NAMES = [*shared_training.RECIPES, "alignment-and-matching-distill", "alignment-triplet"]
@@ -117,6 +122,76 @@ def test_the_command_trains_by_several_processes_of_which_one_writes(tmp_path: P
     wrong = torchrun(2, *command, "--out", str(tmp_path / "other"), "--start", str(tmp_path / "nowhere"))
     assert wrong.returncode != 0
     assert "nowhere" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_cross_fitted_teacher_is_learned_by_one_process_and_heard_by_all(tmp_path: Path) -> None:
+    tokenizer = minilm_folder() / "tokenizer.json"
+    sizes = dataclasses.replace(TINY.backbone, vocabulary=Tokenizer.from_file(str(tokenizer)).get_vocab_size())
+    save_model(tiny_model(tokenizer, dataclasses.replace(TINY, backbone=sizes)), tokenizer, tmp_path / "start")
+    pictures, others = write_pictures(tmp_path / "pictures", 8), write_pictures(tmp_path / "others", 4, first=8)
+    (tmp_path / "recipe.toml").write_text(
+        'train = ["backbone"]\nepochs = 2\nbatch_images = 4\nviews = 1\nprecision = "fp32"\n[[teacher]]\nalignment = 1.0\n'
+        'kind = "cross_fitted"\nnetworks = ["efficientnet-lite0"]\nsize = 64\nfolds = 2\nepochs = 1\n'
+        "[model.backbone]\ndropout = 0.0\n"
+    )
+    arguments = ["--train", str(pictures), "--val", str(others), "--start", str(tmp_path / "start"), "--device", "cpu"]
+    for processes in (1, 2):
+        done = torchrun(
+            processes,
+            "-m",
+            "--",
+            "aladin",
+            "train",
+            str(tmp_path / "recipe.toml"),
+            *arguments,
+            "--out",
+            f"{tmp_path}/{processes}",
+        )
+        assert done.returncode == 0, done.stderr
+    expected, found = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert len(found) == 4
+    assert found == {step: pytest.approx(record, rel=1e-4, abs=1e-4) for step, record in expected.items()}
+
+
+TWICE = """
+import sys, torch, aladin
+recipe, pictures, others, start, out = sys.argv[1:]
+for number in range(2):
+    print(aladin.train(recipe, pictures, others, f"{out} {number}", start=start, device="cpu").head)
+    print(torch.distributed.is_initialized(), torch.get_float32_matmul_precision())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_two_runs_in_a_row_leave_nothing_behind_in_their_processes(processes: int, tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    save_model(tiny_model(tokenizer), tokenizer, tmp_path / "start")
+    write_pictures(tmp_path / "pictures", 4)
+    write_pictures(tmp_path / "others", 2, first=4)
+    (tmp_path / "recipe.toml").write_text(
+        'train = ["backbone"]\nepochs = 1\nbatch_images = 4\nviews = 1\n[compute]\ntf32 = true\n'
+    )
+    (tmp_path / "twice.py").write_text(TWICE)
+    paths = [str(tmp_path / name) for name in ("twice.py", "recipe.toml", "pictures", "others", "start", "run")]
+    done = torchrun(processes, *paths)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(2 * processes * ["alignment", "False highest"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "0"}, {"WORLD_SIZE": "some"}, {"RANK": "1"}, {"LOCAL_RANK": "-1"}],
+)
+def test_an_environment_that_says_half_of_what_torchrun_says_is_refused(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    refused = pytest.raises(ConfigError, match=r"WORLD_SIZE in the environment is .*; start several processes by torchrun")
+    with refused, one_of_several("cpu", "fp32"):
+        pytest.fail("a run began")
 
 
 @few_examples

@@ -14,6 +14,7 @@ from aladin.config import at_least
 from aladin.encoder.config import ImageConfig, ImageNetwork
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError
+from aladin.network.backbone import ImageSet
 from aladin.network.detections import RegionSet
 from aladin.network.grid import SHRINKAGE, GridNetwork, grid_network
 from aladin.network.grid_features import GridFeatures, PhotographReader
@@ -79,14 +80,19 @@ class CrossFittedTeacher(Teacher):
     def prepare(self, run: Run, lessons: Lessons) -> None:
         """Hear what this run has heard before, or learn it."""
         path = lessons.folder / FILE
+        # Every process reads the images: what one does within `first_alone` the others must not wait for in there.
+        seen = None if lessons.goes_on else self._seen(lessons)
         # Of several processes one learns, and the others hear it from the disk: none may have scores of its own.
         with first_alone(run):
-            if run.writes and not lessons.goes_on:
-                self._learned(run, lessons).save(path)
+            if run.writes and seen is not None:
+                self._learned(run, lessons, seen).save(path)
             self._scores = CrossFittedScores.load(path)
 
-    def _learned(self, run: Run, lessons: Lessons) -> CrossFittedScores:
+    def _seen(self, lessons: Lessons) -> ImageSet:
         (seen,) = [lessons.images(reader) for reader in self.readers] or [lessons.data.images]
+        return seen
+
+    def _learned(self, run: Run, lessons: Lessons, seen: ImageSet) -> CrossFittedScores:
         assert isinstance(seen, GridFeatures | RegionSet), "photographs through its own networks, or a detector's regions"
         with lessons.progress.step("the cross-fitted teacher's images") as progress:
             network = None if self._network is None else self._network.to(run.device)
