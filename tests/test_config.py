@@ -163,6 +163,12 @@ def test_a_value_that_is_none_of_the_choices_is_an_error_that_lists_them(table: 
         ({"validate_every": 0}, "validate_every is 0; expected at least 1"),
         ({"batch_images": 1}, "batch_images is 1; expected at least 2"),
         ({"batch_images": -5}, "batch_images is -5; expected at least 2"),
+        (
+            {"batch_images": 5, "gradient_accumulation": 3},
+            "each part needs 2 images, since the others are the negatives: set gradient_accumulation to at most 2",
+        ),
+        ({"loss": {"measure": "order"}}, "only the hinge of matching compares vectors so"),
+        ({"loss": {"measure": "order", "matching": 1.0, "matching_form": "infonce"}}, 'set matching_form to "hinge"'),
         ({"seed": -1}, "seed is -1; expected at least 0"),
         ({"averaged_steps": -1}, "averaged_steps is -1; expected at least 0"),
         ({"dropped_words": 1.0}, "dropped_words is 1.0; expected at least 0 and less than 1"),

@@ -55,6 +55,11 @@ class LossConfig:
         at_least(0, self, "hidden_l1", "distillation_from_epoch", "margin")
         at_least(1, self, "ordinal_stride")
         above_zero(self, "alignment_scale", "matching_scale", "teacher_scale", "student_scale")
+        if self.measure == "order" and not (self.matching and self.matching_form == "hinge"):
+            raise ConfigError(
+                f'measure is "order", matching is {self.matching} and matching_form "{self.matching_form}"; only the hinge of '
+                'matching compares vectors so: set matching_form to "hinge" and give matching a weight, or leave measure out'
+            )
         if self.learned_weights and self.entropy:
             raise ConfigError(
                 f"learned_weights is true and entropy is {self.entropy}; entropy can be less than 0, and a loss below 0 would "
@@ -114,7 +119,7 @@ class Recipe:
     train: tuple[str, ...] = ("backbone",)  # which parts learn: see Part
     epochs: int = 10  # passes over the images
     batch_images: int = 128  # of one step, by all processes together
-    gradient_accumulation: int = 1  # parts of a step whose gradients are added; negatives are those of a part
+    gradient_accumulation: int = 1  # parts of a step; its gradient is the mean of theirs, and negatives are those of a part
     shuffle: Literal["all", "shards"] = "all"  # shards: an epoch reads some shards of features at a time, as a slow disk likes
     window_shards: int = 8  # that are read together then
     captions: Literal["drawn", "each"] = "drawn"  # each: an epoch reads every one of an image's first five, its image beside it
@@ -163,6 +168,11 @@ class Recipe:
         if self.batch_images < 2:
             raise ConfigError(
                 f"batch_images is {self.batch_images}; expected at least 2, since the others of a batch are the negatives"
+            )
+        if self.gradient_accumulation > 1 and self.batch_images < 2 * self.gradient_accumulation:
+            raise ConfigError(
+                f"gradient_accumulation is {self.gradient_accumulation} and batch_images {self.batch_images}; each part needs "
+                f"2 images, since the others are the negatives: set gradient_accumulation to at most {self.batch_images // 2}"
             )
         self._check_that_everything_learns()
 
