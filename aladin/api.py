@@ -32,6 +32,7 @@ from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import shipped_model
+from aladin.encoder.registry import model_at
 from aladin.errors import DataError
 from aladin.pictures.opening import bitmap
 from aladin.progress import SILENT, Progress
@@ -66,7 +67,7 @@ class Collection:
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder; expected one of images")
         place = Path(collection) if collection is not None else default_file(folder)
-        return cls(folder, place, Encoder.load(Path(model) if model is not None else shipped_model()))
+        return cls(folder, place, Encoder.load(model_at(model) if model is not None else shipped_model()))
 
     def index(self, config: IndexConfig | None = None, progress: Progress = SILENT) -> IndexReport:
         """Read what is new or changed in the folder. Interrupted, it goes on the next time. `progress` counts files."""
@@ -148,7 +149,7 @@ class Aladin:
     @classmethod
     def load(cls, model: str | Path | None = None) -> "Aladin":
         """The model of a folder, or the one that comes with aladin."""
-        return cls(Encoder.load(Path(model) if model is not None else shipped_model()))
+        return cls(Encoder.load(model_at(model) if model is not None else shipped_model()))
 
     def score(self, image: str | Picture, text: str) -> float:
         """How well the image, a file's path or an image as such, shows the text, by alignment: a search's score."""

@@ -15,7 +15,10 @@ import click
 import numpy as np
 
 from aladin.datasets import read_dataset
+from aladin.encoder.encoder import Encoder
+from aladin.evaluation.encoding import encode_by
 from aladin.measures.reliability import Reliability, reliability
+from aladin.network.run import Run
 from aladin.progress import SILENT
 from aladin.training.calibrating import Judged, judged_probabilities, judged_queries, learned
 
@@ -31,7 +34,8 @@ STYLE = (
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--svg", type=click.Path(path_type=Path), help="File for the diagram.")
 def main(model: Path, data: Path, svg: Path | None) -> None:
-    judged = judged_queries(model, read_dataset(data), SILENT)
+    encoder, dataset = Encoder.load(model), read_dataset(data)
+    judged = judged_queries(encoder, encode_by(encoder, dataset, Run(), SILENT), dataset, SILENT)
     found = crossed(judged, data.name)
     for kind, value in found.items():
         click.echo(f"{kind}:\n{value}\n", err=True)

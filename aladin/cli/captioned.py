@@ -10,7 +10,7 @@ import click
 
 from aladin.cli.progress import progress_shown
 from aladin.cli.terminal import print_line, printable
-from aladin.cli.values import PATH
+from aladin.cli.values import MODEL_PATH, PATH
 from aladin.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SKIP_BAD = click.option(
 CACHE = click.option("--cache", type=PATH, help="Folder to keep image features in, for the next time.")
 # Of a command that adds something to a trained model.
 TRAINED_WITH_DATA = (
-    click.argument("model", type=PATH),
+    click.argument("model", type=MODEL_PATH),
     click.argument("out", type=PATH),
     click.option("--data", type=PATH, required=True, help="Training images with captions."),
     click.option("--split", help="Split of the data to use, where it names splits."),

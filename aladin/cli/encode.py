@@ -7,12 +7,12 @@ import click
 from aladin.cli.captioned import CACHE, SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line
-from aladin.cli.values import DEVICE, PATH
+from aladin.cli.values import DEVICE, MODEL_PATH, PATH
 from aladin.errors import ConfigError
 
 
 @click.command
-@click.argument("model", type=PATH)
+@click.argument("model", type=MODEL_PATH)
 @click.argument("data", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--split", help="Split of the data to use, where it names splits.")

@@ -11,7 +11,7 @@ import click
 from aladin.cli.captioned import SKIP_BAD, read_captioned
 from aladin.cli.progress import TerminalSteps
 from aladin.cli.terminal import print_line, print_lines, printable
-from aladin.cli.values import DEVICE, PATH, memory_size
+from aladin.cli.values import DEVICE, MODEL_PATH, PATH, memory_size
 from aladin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ PLAIN_WIDTH = 200  # characters of a line where there is no terminal
 
 
 @click.command
-@click.argument("model", type=PATH)
+@click.argument("model", type=MODEL_PATH)
 @click.argument("data", type=PATH)
 @click.option("--split", help="Split of the data to use, where it names splits.")
 @click.option("--images", type=PATH, help="Folder or zip of the images, if not beside their captions.")

@@ -7,7 +7,7 @@ import click
 
 from aladin.cli.progress import progress_shown
 from aladin.cli.terminal import printable
-from aladin.cli.values import PATH
+from aladin.cli.values import MODEL_PATH, PATH
 from aladin.collection.indexing import IndexReport, index_folder
 from aladin.collection.settings import IndexConfig
 from aladin.collection.store import default_file
@@ -18,7 +18,9 @@ from aladin.pictures.listing import EXTENSIONS, FileState, list_images
 
 FOLDER = click.argument("folder", type=PATH)
 PLACE = click.option("--collection", type=PATH, help="The collection's file.  [default: FOLDER/.aladin/collection.sqlite]")
-MODEL = click.option("--model", type=PATH, help="Model folder.  [default: the one that comes with aladin]")
+MODEL = click.option(
+    "--model", type=MODEL_PATH, help="Model folder, or the name of an added model.  [default: the one that comes with aladin]"
+)
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
 
 

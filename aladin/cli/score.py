@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from aladin.cli.terminal import print_line, print_lines, printable
-from aladin.cli.values import DEVICE, PATH
+from aladin.cli.values import DEVICE, MODEL_PATH, PATH
 
 
 @click.command
-@click.argument("model", type=PATH)
+@click.argument("model", type=MODEL_PATH)
 @click.argument("image")
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
 @click.option("--features", type=PATH, help="Folder of a detector's features; IMAGE is then an id there.")

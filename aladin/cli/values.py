@@ -22,6 +22,15 @@ class _NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _ModelPath(_NamedPath):
+    """A model folder, or the name of one that `aladin model add` added."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from aladin.encoder.registry import model_at  # only where a model is given
+
+        return model_at(super().convert(value, param, ctx))
+
+
 class FiniteRange(click.FloatRange):
     """A range of numbers that holds neither NaN, which no comparison finds, nor infinity."""
 
@@ -49,6 +58,7 @@ def device_name(text: str) -> str:
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 PATH = _NamedPath(path_type=Path)
+MODEL_PATH = _ModelPath(path_type=Path)
 PATH_AS_TYPED = _NamedPath()
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 # Of a command that computes with PyTorch.

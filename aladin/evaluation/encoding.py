@@ -168,8 +168,9 @@ def encode_dataset(folder: Path, dataset: Dataset, run: Run, cache: Path, steps:
         with memory_watched("give --device cpu", "give fewer images at a time, such as a split"):
             return _by_trained_model(folder, dataset, run, cache, steps)
     if is_exported(folder):
-        by_exported = _by_exported_detector if model_config(folder).image.source == "detector" else _by_exported_model
-        return by_exported(folder, dataset, run, steps)
+        if model_config(folder).image.source == "detector":
+            return _by_exported_detector(folder, dataset, run, steps)
+        return encode_by(Encoder.load(folder), dataset, run, steps)
     found = "has neither model.safetensors nor text.onnx" if folder.is_dir() else "is not a folder"
     raise ModelError(f"{folder} {found}; give a model folder that `aladin train` or `aladin export` wrote")
 
@@ -186,8 +187,8 @@ def _by_trained_model(folder: Path, dataset: Dataset, run: Run, cache: Path, ste
     return EncodedData(images, captions, dataset.owners, config.heads, run.device)
 
 
-def _by_exported_model(folder: Path, dataset: Dataset, run: Run, steps: Steps) -> EncodedData:
-    encoder = Encoder.load(folder)
+def encode_by(encoder: Encoder, dataset: Dataset, run: Run, steps: Steps) -> EncodedData:
+    """The data set as search encodes it by an exported model of photographs, its regions as they are compared."""
     check_photographs(dataset)
     with steps.step("images") as progress, placing_undecodable(dataset):
         images = _exported_images(encoder, dataset.examples, progress)

@@ -13,7 +13,6 @@ other, and on all of them to be kept.
 """
 
 import re
-import tempfile
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,10 +25,9 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from aladin.datasets import Dataset
 from aladin.encoder.config import BackboneConfig
 from aladin.encoder.encoder import Encoder
-from aladin.encoder.pooling import searchable
 from aladin.encoder.word_pieces import WordPieces
 from aladin.errors import DataError
-from aladin.evaluation.encoding import encode_dataset
+from aladin.evaluation.encoding import EncodedData
 from aladin.evaluation.scoring import alignment_matrix
 from aladin.files import write_whole
 from aladin.network.minilm import minilm, minilm_folder
@@ -80,15 +78,13 @@ class Judged:
     background: Background
 
 
-def judged_queries(model: Path, data: Dataset, steps: Steps, minilm: Path | None = None, run: Run = ALONE) -> Judged:
-    """All captions of the data and its common words, asked of all its images by an exported model.
+def judged_queries(
+    encoder: Encoder, encoded: EncodedData, data: Dataset, steps: Steps, minilm: Path | None = None, run: Run = ALONE
+) -> Judged:
+    """All captions of the data and its common words, asked of all its images by an exported model that encoded them.
 
     `minilm` is a folder with MiniLM-L6, instead of its package.
     """
-    encoder = Encoder.load(model)
-    searchable(encoder.model.config.heads.pooling)
-    with tempfile.TemporaryDirectory() as name:
-        encoded = encode_dataset(model, data, run, Path(name), steps)
     regions = encoded.images.tokens
     with steps.step("scores"):
         tokens = encoded.asked("text_to_image").captions.tokens
