@@ -345,7 +345,27 @@ def test_an_image_processor_that_search_cannot_copy_is_refused(
 def test_a_folder_of_other_things_is_not_replaced(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("dear")
-    with pytest.raises(ConfigError, match="holds other files"):
+    with pytest.raises(ConfigError, match=r"holds letter\.txt"):
         add(clip, tmp_path / "letters")
     with pytest.raises(ConfigError, match="own folder"):
         add(clip, clip)
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "model.toml").write_text("[heads]\ntoken_dim = 8\n")
+    with pytest.raises(ConfigError, match="holds another model"):
+        add(clip, tmp_path / "trained")
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: mit\n---\n# CLIP\n", "mit"),
+        ("---\nlicense:\n- apache-2.0\n- mit\ntags:\n- vision\n---\n", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: 'apple-amlr'\n---\n", "apple-amlr"),
+        ("---\ntags: [vision]\n---\nlicense: mit\n", ""),
+        ("# CLIP\nlicense: mit\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_licence_is_what_the_card_states(copied: Path, card: str, licence: str) -> None:
+    (copied / "README.md").write_text(card)
+    assert Source.open(copied).licence == licence

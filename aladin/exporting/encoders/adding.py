@@ -1,6 +1,5 @@
 """An encoder's folder as transformers has it to a model folder that search reads, behind a gate on what the graphs give."""
 
-import copy
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import tomli_w
 
 from aladin.config import check_choice, to_table
 from aladin.encoder.config import BackboneConfig, EncoderConfig, HeadsConfig, ImageConfig, ModelConfig
+from aladin.encoder.folder import FILES, model_config
 from aladin.encoder.preprocessing import Preprocessing
 from aladin.errors import ConfigError, ModelError
 from aladin.exporting.encoders.card import card
@@ -25,6 +25,7 @@ from aladin.files import check_folder, path_of
 
 MAX_DIFFERENCE = 1e-3  # of any number of the fp32 graphs from transformers' own
 MIN_COSINE = 0.99  # of a vector or token of smaller graphs with transformers' own
+WRITTEN = (*FILES, "model.toml", "README.md")
 SHARE = 0.1  # of regions and words in a score, beside the encoder's own cosine; chosen on no data
 
 
@@ -36,6 +37,15 @@ class Added(NamedTuple):
     difference: float  # largest of a number of the fp32 graphs from transformers' own
     cosine: float  # least of a vector or token of the written graphs with transformers' own
     bytes: int  # of the model folder
+
+
+class Made(NamedTuple):
+    """An encoder's graphs in full precision, its settings, and what transformers gives for an example."""
+
+    config: ModelConfig
+    graphs: dict[str, onnx.ModelProto]
+    example: Example
+    expected: list[Outputs]
 
 
 def add(
@@ -62,8 +72,6 @@ def add(
         raise ConfigError(f"share is {share}; expected 0 to 1")
     _check_out(source, out)
     opened = Source.open(source)
-    towers = opened.load()
-    preprocessing = preprocessing_of(opened, towers)
     origin = {"name": name or source.resolve().name, "licence": licence or opened.licence, "revision": revision}
     beside = out.resolve().parent
     beside.mkdir(parents=True, exist_ok=True)
@@ -71,32 +79,38 @@ def add(
         draft = Path(temporary) / "draft"
         draft.mkdir()
         shutil.copyfile(source / "tokenizer.json", draft / "tokenizer.json")
-        example = example_of(opened, preprocessing)
-        expected = expected_of(towers, preprocessing, example)
-        difference, cosine = _write_gated(draft, both_graphs(towers, preprocessing), example, expected, precision)
-        config = _config(towers, preprocessing, expected[0], share)
-        tables = to_table(config) | {"origin": {key: text for key, text in origin.items() if text}}
+        made = _made(opened, share)
+        difference, cosine = _write_gated(draft, made, precision)
+        tables = to_table(made.config) | {"origin": {key: text for key, text in origin.items() if text}}
         (draft / "model.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
         size = sum(file.stat().st_size for file in draft.iterdir())
-        added = Added(towers.family, origin["licence"], difference, cosine, size)
-        (draft / "README.md").write_text(card(out.resolve().name, config, origin, added, precision), encoding="utf-8")
+        added = Added(made.config.encoder.family, origin["licence"], difference, cosine, size)
+        text = card(out.resolve().name, made.config, origin, added, precision)
+        (draft / "README.md").write_text(text, encoding="utf-8")
         _take_place(draft, out.resolve(), Path(temporary) / "before")
     return added
 
 
-def _write_gated(
-    draft: Path, graphs: dict[str, onnx.ModelProto], example: Example, expected: list[Outputs], precision: Precision
-) -> tuple[float, float]:
+def _made(source: Source, share: float) -> Made:
+    """The source's graphs and settings, and what they are held against; its network is gone after that."""
+    towers = source.load()
+    preprocessing = preprocessing_of(source, towers)
+    example = example_of(source, preprocessing)
+    expected = expected_of(towers, preprocessing, example)
+    return Made(_config(towers, preprocessing, expected[0], share), both_graphs(towers, preprocessing), example, expected)
+
+
+def _write_gated(draft: Path, made: Made, precision: Precision) -> tuple[float, float]:
     """Write the graphs; the largest difference of the fp32 ones, and the least cosine of the written ones."""
-    write_graphs(copy.deepcopy(graphs), draft)
-    difference, cosine = differences(draft, example, expected)
+    smaller = {name: SMALLER[precision](graph) for name, graph in made.graphs.items()} if precision in SMALLER else {}
+    write_graphs(made.graphs, draft)
+    difference, cosine = differences(draft, made.example, made.expected)
     if not difference <= MAX_DIFFERENCE:  # so that a number that is none does not pass
-        raise ModelError(
-            f"not added: the fp32 graphs differ from transformers by {difference:.2g}, expected {MAX_DIFFERENCE} or less"
-        )
-    if precision in SMALLER:
-        write_graphs({name: SMALLER[precision](graph) for name, graph in graphs.items()}, draft)
-        _, cosine = differences(draft, example, expected)
+        found = f"the fp32 graphs differ from transformers by {difference:.2g}, expected {MAX_DIFFERENCE} or less"
+        raise ModelError(f"not added: {found}")
+    if smaller:
+        write_graphs(smaller, draft)
+        _, cosine = differences(draft, made.example, made.expected)
     if not cosine >= MIN_COSINE:
         found = f"the least cosine of {precision} graphs with transformers is {cosine:.4f}, expected {MIN_COSINE} or more"
         raise ModelError(f"not added: {found}; {REMEDY[precision]}")
@@ -116,12 +130,13 @@ def _config(towers: Towers, preprocessing: Preprocessing, images: Outputs, share
 
 
 def _check_out(source: Path, out: Path) -> None:
-    """ConfigError unless `out` can be made, or holds an encoder that was added before."""
+    """ConfigError unless `out` can be made, or holds an encoder that was added before and nothing else."""
     check_folder("out", out)
     if out.resolve() == source.resolve():
         raise ConfigError(f"out is {out}, the encoder's own folder, which stays as it is; give another folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "model.toml").is_file():
-        raise ConfigError(f"out is {out}, which holds other files; give a new folder")
+    others = sorted(file.name for file in out.iterdir() if file.name not in WRITTEN) if out.is_dir() else []
+    if others or ((out / "model.toml").is_file() and not model_config(out).encoder.family):
+        raise ConfigError(f"out is {out}, which holds {others[0] if others else 'another model'}; give a new folder")
 
 
 def _take_place(draft: Path, out: Path, before: Path) -> None:

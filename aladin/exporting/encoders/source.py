@@ -1,7 +1,7 @@
 """A folder of transformers as it comes from elsewhere: what it must hold, read without running anything of it."""
 
+import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from aladin.exporting.encoders.towers import Towers
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")  # formats that can run code, or are others'
-LICENCE = re.compile(r"\A---\s*\n(?:.*\n)*?licen[sc]e:\s*([^\n#]+)", re.MULTILINE)  # in the front matter of a card
+OTHER_TOKENIZERS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 NO_LIMIT = 1_000_000  # a model_max_length above this says that the tokenizer knows no limit
 
 
@@ -43,10 +43,10 @@ class Source:
             raise ModelError(f"{path / 'config.json'} has model_type {name!r}; known ones are {', '.join(sorted(FAMILIES))}")
         _check_weights(path)
         if not (path / "tokenizer.json").is_file():
-            other = next((file for file in ("spiece.model", "vocab.txt", "vocab.json") if (path / file).is_file()), "none")
+            other = next((file for file in OTHER_TOKENIZERS if (path / file).is_file()), "none")
             raise ModelError(
-                f"{path} has no tokenizer.json (found: {other}); load its tokenizer with transformers' AutoTokenizer, and "
-                "write it there with save_pretrained"
+                f"{path} has no tokenizer.json (found: {other}); write one with transformers' save_pretrained, "
+                "or copy it from a folder of the same encoder that has one"
             )
         return cls(path, config, family)
 
@@ -105,8 +105,9 @@ class Source:
     def licence(self) -> str:
         """The licence that its card (README.md) states; empty where it states none."""
         card = self.path / "README.md"
-        found = LICENCE.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
-        return found.group(1).strip().strip("\"'") if found else ""
+        stated = _front_matter(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
+        licence = stated.get("license", "")
+        return stated.get("license_name", licence) if licence == "other" else licence
 
     @property
     def text_limit(self) -> int | None:
@@ -131,6 +132,22 @@ def _table(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ModelError(f"{path} holds no table; copy the folder again")
     return table
+
+
+def _front_matter(card: str) -> dict[str, str]:
+    """The plain settings between the two lines of --- that a card on the Hub begins with; of a list, its first item."""
+    opening, *lines = card.splitlines() or [""]
+    if opening.strip() != "---":
+        return {}
+    found: dict[str, str] = {}
+    name = ""
+    for line in itertools.takewhile(lambda line: line.strip() != "---", lines):
+        if line[:1] not in ("", " ", "-", "#"):
+            name, _, value = line.partition(":")
+            found[name] = value.strip().strip("\"'")
+        elif line.strip().startswith("- ") and not found.get(name):
+            found[name] = line.strip()[2:].strip("\"'")
+    return found
 
 
 def _check_weights(path: Path) -> None:
