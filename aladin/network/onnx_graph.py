@@ -8,6 +8,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+# The one reports every library that it could support and does not find, the other what it could fold and does not.
+REMARKING = ("torch.onnx", "onnxscript")
+
 
 def to_onnx(
     module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], free: Mapping[str, Mapping[int, str]]
@@ -21,9 +24,10 @@ def to_onnx(
         {axis: dimensions.setdefault(name, torch.export.Dim(name)) for axis, name in free.get(key, {}).items()}
         for key in inputs
     )
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it reports every library that it could support and does not find
+    loggers = [logging.getLogger(name) for name in REMARKING]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -37,7 +41,8 @@ def to_onnx(
                 output_names=outputs,
             )
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert program is not None
     graph = program.model_proto
     # Where each node came from and its shapes: half of the file, and a third of the time to load it.

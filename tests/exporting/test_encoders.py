@@ -342,6 +342,14 @@ def test_an_image_processor_that_search_cannot_copy_is_refused(
         add(copied, tmp_path / "model")
 
 
+def test_a_tokenizer_that_ends_texts_otherwise_than_the_network_expects_is_refused(copied: Path, tmp_path: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 7
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"pools the piece 7, and its tokenizer ends texts with '<\|endoftext\|>'"):
+        add(copied, tmp_path / "model")
+
+
 def test_a_folder_of_other_things_is_not_replaced(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("dear")

@@ -85,7 +85,7 @@ def add(
         (draft / "model.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
         size = sum(file.stat().st_size for file in draft.iterdir())
         added = Added(made.config.encoder.family, origin["licence"], difference, cosine, size)
-        text = card(out.resolve().name, made.config, origin, added, precision)
+        text = card(made.config, origin, added, precision)
         (draft / "README.md").write_text(text, encoding="utf-8")
         _take_place(draft, out.resolve(), Path(temporary) / "before")
     return added

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from aladin.exporting.encoders.adding import Added
 
 
-def card(title: str, config: ModelConfig, origin: Mapping[str, str], added: "Added", precision: str) -> str:
+def card(config: ModelConfig, origin: Mapping[str, str], added: "Added", precision: str) -> str:
     """Where the encoder is from, its licence and sizes, how the graphs were checked, and what nobody has measured."""
     encoder, preprocessing, grid = config.encoder, config.preprocessing, config.image.grid
     revision = f", revision {origin['revision']}" if origin["revision"] else ""
     size, limit = f"{preprocessing.size} px a side ({preprocessing.fit})", preprocessing.caption_pieces
-    return f"""# {title}: {origin["name"]} as an aladin model
+    return f"""# {origin["name"]} as an aladin model
 
 An encoder of the family {encoder.family}, made a model folder by aladin {__version__}. Its weights are not aladin's work.
 

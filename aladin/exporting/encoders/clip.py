@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aladin.exporting.encoders.towers import Probability, Read, Towers
 
+LEGACY = 2  # older CLIPs state this, and transformers then pools the piece of the highest number
 PICTURES = {
     "size": {"shortest_edge": 224},
     "crop_size": {"height": 224, "width": 224},
@@ -47,9 +48,18 @@ class Clip(Projected):
         read = self.model.text_model(input_ids=pieces)
         return Read(self.model.text_projection(read.pooler_output), self.model.text_projection(read.last_hidden_state))
 
+    @property
+    def pooled_piece(self) -> int | None:
+        number = int(self.model.config.text_config.eos_token_id)
+        return None if number == LEGACY else number
+
 
 class MetaClip2(Clip):
     """MetaClip2Model."""
 
     family = "metaclip-2"
     class_name = "MetaClip2Model"
+
+    @property
+    def pooled_piece(self) -> int:
+        return int(self.model.config.text_config.eos_token_id)

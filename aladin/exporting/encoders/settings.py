@@ -53,6 +53,9 @@ def _texts(source: Source, towers: Towers) -> dict[str, Any]:
     for piece in (first, last, padding):
         if piece and source.tokenizer.token_to_id(piece) is None:
             raise ModelError(f"{source.path / 'tokenizer.json'} has no piece {piece!r}, which tokenizer_config.json names")
+    pooled = towers.pooled_piece
+    if pooled is not None and (not last or source.tokenizer.token_to_id(last) != pooled):
+        raise ModelError(f"{source.path}: the network pools the piece {pooled}, and its tokenizer ends texts with {last!r}")
     if towers.padded_to and not padding:
         path = source.path / "tokenizer_config.json"
         raise ModelError(f"{path} names no pad_token, and the network reads padded texts; add it")

@@ -64,6 +64,11 @@ class Towers(nn.Module, ABC):
         return int(self.model.config.text_config.max_position_embeddings)
 
     @property
+    def pooled_piece(self) -> int | None:
+        """The number of the piece by which it finds the state that it pools; None where it goes by position."""
+        return None
+
+    @property
     def padded_to(self) -> int:
         """How many pieces a text is padded to, for a family that was trained so; 0: it is read at its own length."""
         return 0
