@@ -1,15 +1,19 @@
 """`aladin model`: Add public encoders and other models by name; list, show and remove them."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from aladin.cli.terminal import print_line, print_lines
 from aladin.cli.values import JSON, PATH_AS_TYPED
 from aladin.errors import AladinError, ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from aladin.encoder.hub import Fetched
 
 NEEDED = ("torch", "transformers", "safetensors", "onnx", "onnxscript", "tomli_w", "sentencepiece")  # to read an encoder
 # Other layouts of the same encoders, by a file of each, which are told apart to be refused by name.
@@ -39,23 +43,29 @@ def model() -> None:
     show_default=True,
     help="Of the weights of a public encoder; each is held to a gate.",
 )
+@click.option("--accept-licence", is_flag=True, help="Fetch an encoder whose licence is not an open one, or is not stated.")
 @JSON
-def add(source: str, name: str | None, precision: Literal["int8", "fp16", "fp32"], as_json: bool) -> None:
+def add(source: str, name: str | None, precision: Literal["int8", "fp16", "fp32"], accept_licence: bool, as_json: bool) -> None:
     """Add the model of SOURCE as NAME, by default the folder's own name.
 
     SOURCE is a folder: one that `aladin export` wrote, or a public encoder as transformers saves it (config.json,
     model.safetensors, tokenizer.json). Such an encoder is exported, which needs aladin[encoders]. Nothing of it is ever run.
+    hf:OWNER/NAME, or hf:OWNER/NAME@REVISION, is fetched from the Hugging Face Hub, which needs aladin[hub].
 
     \b
     aladin model add clip-vit-base-patch32 b32
     aladin search photos "a dog in the snow" --model b32
     """
+    from aladin.encoder.hub import PREFIX, Fetched, fetched
     from aladin.encoder.registry import about_model, add_model_folder
 
-    folder = _folder(source)
-    chosen = name or folder.resolve().name
+    found: Fetched | None = None
+    if source.startswith(PREFIX):
+        found = fetched(source, lambda licence: accept_licence or _accepted(source, licence))
+    folder = _folder(source) if found is None else found.folder
+    chosen = name or (folder.resolve().name if found is None else found.name.rpartition("/")[2])
     is_ours = (folder / "model.toml").is_file()
-    about = about_model(add_model_folder(folder, chosen) if is_ours else _add_encoder(folder, chosen, precision))
+    about = about_model(add_model_folder(folder, chosen) if is_ours else _add_encoder(folder, chosen, precision, found))
     if as_json:
         print_lines(json.dumps(asdict(about), indent=2))
     else:
@@ -107,12 +117,6 @@ def remove(name: str) -> None:
 
 def _folder(source: str) -> Path:
     """The folder that is to be added; a ModelError that says what else was given."""
-    if source.startswith("hf:"):
-        name = source.removeprefix("hf:")
-        raise ModelError(
-            f"this version fetches nothing: get the folder with `hf download {name} --local-dir {name.rpartition('/')[2]}` and "
-            "give its path"
-        )
     folder = Path(source)
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder; give one that `aladin export` or transformers wrote")
@@ -130,14 +134,24 @@ def _folder(source: str) -> Path:
     return folder
 
 
-def _add_encoder(folder: Path, name: str, precision: Literal["int8", "fp16", "fp32"]) -> Path:
+def _accepted(source: str, licence: str) -> bool:
+    """Whether whoever sits there accepts a licence."""
+    stated = f"licence {licence!r}, which is not an open one" if licence else "no stated licence"
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{source} has {stated}; read its card, and give --accept-licence if it allows what you do")
+    return click.confirm(f"{source} has {stated}; does it allow what you do?", err=True)
+
+
+def _add_encoder(folder: Path, name: str, precision: Literal["int8", "fp16", "fp32"], found: "Fetched | None" = None) -> Path:
+    from aladin.encoder.hub import PREFIX
     from aladin.encoder.registry import models_home, new_model
 
     try:
         from aladin.exporting.encoders import add as add_encoder
 
         with new_model(name) as draft:
-            add_encoder(folder, draft, precision=precision, name=folder.resolve().name)
+            of, revision = (folder.resolve().name, "") if found is None else (f"{PREFIX}{found.name}", found.revision)
+            add_encoder(folder, draft, precision=precision, name=of, revision=revision)
     except ModuleNotFoundError as error:
         if error.name not in NEEDED:
             raise

@@ -13,22 +13,15 @@ from aladin.collection.store import default_file
 from aladin.collection.writer import CollectionWriter
 from aladin.encoder.encoder import Encoder
 from aladin.errors import ConfigError
-from aladin.pictures.boxes import Box
 from aladin.search.captions import captions_of, rank_captions
 from aladin.search.encoding import encode_query
 from aladin.search.explain import explain_file
 from aladin.search.query import ImagePart, Query, TextPart
 from aladin.search.search import SearchConfig, Searcher
 from tests.conftest import fill, paint
+from tests.search.test_explain import QUERIES
 from tests.tiny_model import GRID, TOKEN_DIM, build_tiny_encoder
 
-QUERIES = [
-    Query((TextPart("a red picture and blue pictures"),)),
-    Query((TextPart("red", 1.0), TextPart("green and white", 2.5)), without=("blue", "a pink picture")),
-    Query((ImagePart(1),)),
-    Query((ImagePart(2), TextPart("white")), without=("red",)),
-    Query((ImagePart(3, box=Box(0, 0, 9, 9)),)),
-]
 EVERY = SearchConfig(top=100, rerank=100, why=True)
 SIGMOID = "scale = 8.0\nbias = -4.0\nsigmoid = true\n"
 
