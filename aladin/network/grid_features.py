@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -101,7 +102,8 @@ def cached_features(
     cached.check_beginning()
     if done < total:
         cached.make_room()
-    maps, classes = (np.memmap(path, dtype, mode="r+", shape=shape) for path, dtype, shape in cached.arrays)
+    mode: Literal["r+", "r"] = "r+" if done < total else "r"  # what is whole may be somebody else's
+    maps, classes = (np.memmap(path, dtype, mode=mode, shape=shape) for path, dtype, shape in cached.arrays)
     flat_maps, flat_tags = maps.reshape(total, *maps.shape[2:]), classes.reshape(total, tags)
     for start, block_maps, block_tags in _computed(dataset, network, fitting, tags, done, total):
         stop = start + len(block_maps)

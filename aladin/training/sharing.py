@@ -23,6 +23,7 @@ from aladin.network.run import Precision, Run, chosen_device
 from aladin.network.tensors import Tokens, pad_tokens
 
 PATIENCE = timedelta(days=2)  # for others that compute image features; one that has died is seen at once
+MEETING = timedelta(minutes=30)  # for others to start
 NAMES = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}  # of torchrun's environment
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # of several processes, which meet there
 RUNS = itertools.count()  # of this process; the same in each, since all take part in all
@@ -161,9 +162,15 @@ def _join(backend: str) -> None:
             "this process has joined a process group already; end it by torch.distributed.destroy_process_group() before "
             "training, which begins its own"
         )
-    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
-    own = dist.PrefixStore(f"aladin {next(RUNS)}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=PATIENCE)
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=MEETING))
+        own = dist.PrefixStore(f"aladin {next(RUNS)}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=PATIENCE)
+    except dist.DistError as error:
+        raise TrainingError(
+            f"the processes of this run do not meet ({str(error).splitlines()[0]}); start all of them within "
+            f"{MEETING.total_seconds() / 60:.0f} minutes, with the MASTER_ADDR and MASTER_PORT of the first"
+        ) from None
 
 
 def _own_device(device: str, local: int) -> torch.device:

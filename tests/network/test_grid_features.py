@@ -83,6 +83,7 @@ def test_what_is_in_the_cache_is_not_computed_again(
     cache: Path, features: GridFeatures, dataset: Dataset, network: GridNetwork
 ) -> None:
     again = cached_features(dataset, network, FITTING, TAGS, VIEWS, cache, refuse)
+    assert not again.maps.flags.writeable, "a cache that is whole may stand where nothing can be written"
     assert np.array_equal(again.maps, features.maps)
     assert np.array_equal(again.tags, features.tags)
 

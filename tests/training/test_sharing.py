@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from aladin.errors import ConfigError
+from aladin.errors import ConfigError, TrainingError
 from aladin.network.checkpoints import save_model
 from aladin.network.minilm import minilm_folder
 from aladin.network.run import Run
+from aladin.training import sharing
 from aladin.training.batches import Plan, shares
 from aladin.training.sharing import one_of_several
 from tests import shared_training
@@ -34,12 +36,15 @@ def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
 
 
-def on_two_hosts(*arguments: str) -> list[tuple[int, str]]:
-    """Exit code and stderr of two processes that nobody watches, as torchrun does those of one host alone."""
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        return str(free.getsockname()[1])
+
+
+def on_two_hosts(*arguments: str) -> list[tuple[int, str]]:
+    """Exit code and stderr of two processes that nobody watches, as torchrun does those of one host alone."""
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     started = [
         subprocess.Popen(
             [sys.executable, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=shared | {"RANK": str(rank)}
@@ -191,6 +196,15 @@ def test_an_environment_that_says_half_of_what_torchrun_says_is_refused(
         monkeypatch.setenv(name, value)
     refused = pytest.raises(ConfigError, match=r"WORLD_SIZE in the environment is .*; start several processes by torchrun")
     with refused, one_of_several("cpu", "fp32"):
+        pytest.fail("a run began")
+
+
+def test_processes_of_which_one_does_not_come_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "MEETING", timedelta(seconds=2))
+    nobody = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in nobody.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match="the processes of this run do not meet"), one_of_several("cpu", "fp32"):
         pytest.fail("a run began")
 
 
