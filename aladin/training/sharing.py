@@ -46,12 +46,12 @@ def one_of_several(device: str, precision: Precision) -> Iterator[Run]:
     _join("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Run(precision, chosen, rank, world)
-    except dist.DistError as error:
-        raise _deserted(rank, error) from None
+    except dist.DistError:
+        raise _deserted(rank) from None
     except RuntimeError as error:
         if not _of_the_network(error):
             raise
-        raise _deserted(rank, error) from None
+        raise _deserted(rank) from None
     finally:
         dist.destroy_process_group()
 
@@ -186,8 +186,8 @@ def _of_the_network(error: RuntimeError) -> bool:
     return any(word in str(error) for word in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL"))
 
 
-def _deserted(rank: int, error: Exception) -> TrainingError:
+def _deserted(rank: int) -> TrainingError:
     return TrainingError(
-        f"process {rank} lost another process of this run ({str(error).splitlines()[0]}); its own message says why: mend that, "
-        "and start the same command again, which goes on from the last checkpoint"
+        f"process {rank} lost another process of this run, whose own message says why; mend that, and start the same command "
+        "again, which goes on from the last checkpoint"
     )
