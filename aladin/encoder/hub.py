@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aladin.encoder.cards import stated_licence
 from aladin.errors import ConfigError, ModelError
 
 PREFIX = "hf:"
@@ -19,7 +20,6 @@ LEFT_OUT = ("*/*",)  # other forms of the same weights stand in folders below
 OPEN = frozenset(
     ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "cc0-1.0", "cc-by-4.0", "isc", "unlicense")
 )
-STATED = re.compile(r"^licen[sc]e:[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,6 @@ def fetched(source: str, accepts: Callable[[str], bool]) -> Fetched:
     with _in_a_sentence(name):
         folder = snapshot_download(name, revision=about.name, allow_patterns=list(FILES), ignore_patterns=list(LEFT_OUT))
     return Fetched(Path(folder), name, about.name, licence)
-
-
-def stated_licence(folder: Path) -> str:
-    """The licence in the front matter of a folder's card; empty where it states none."""
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    front = text.removeprefix("---").partition("\n---")[0] if text.startswith("---") else ""
-    found = STATED.search(front)
-    return found[1] if found else ""
 
 
 @contextmanager

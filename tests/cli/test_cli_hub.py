@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aladin.encoder.hub import FILES, LEFT_OUT, stated_licence
+from aladin.encoder.cards import stated_licence
+from aladin.encoder.hub import FILES, LEFT_OUT
 from tests.tiny_encoders import build_encoder
 
 hub = pytest.importorskip("huggingface_hub")
@@ -81,6 +82,9 @@ def test_nothing_that_could_run_is_ever_asked_for() -> None:
         ('---\ntags: [a]\nlicense: "mit"\n---\ntext', "mit"),
         ("---\ntags: [a]\n---\nlicense: mit\n", ""),
         ("license: mit\n", ""),
+        ("---\nlicense: other\nlicense_name: own-terms\n---\n", "own-terms"),
+        ("---\nlicense:\n- mit\n---\n", "mit"),
+        ("---\nlicense: mit # as the code\n---\n", "mit"),
         ("", ""),
     ],
 )

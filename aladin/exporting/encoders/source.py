@@ -1,6 +1,5 @@
 """A folder of transformers as it comes from elsewhere: what it must hold, read without running anything of it."""
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
+from aladin.encoder.cards import stated_licence
 from aladin.errors import ModelError
 from aladin.exporting.encoders.families import FAMILIES
 from aladin.exporting.encoders.towers import Towers
@@ -104,10 +104,7 @@ class Source:
     @property
     def licence(self) -> str:
         """The licence that its card (README.md) states; empty where it states none."""
-        card = self.path / "README.md"
-        stated = _front_matter(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
-        licence = stated.get("license", "")
-        return stated.get("license_name", licence) if licence == "other" else licence
+        return stated_licence(self.path)
 
     @property
     def text_limit(self) -> int | None:
@@ -132,22 +129,6 @@ def _table(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ModelError(f"{path} holds no table; copy the folder again")
     return table
-
-
-def _front_matter(card: str) -> dict[str, str]:
-    """The plain settings between the two lines of --- that a card on the Hub begins with; of a list, its first item."""
-    opening, *lines = card.splitlines() or [""]
-    if opening.strip() != "---":
-        return {}
-    found: dict[str, str] = {}
-    name = ""
-    for line in itertools.takewhile(lambda line: line.strip() != "---", lines):
-        if line[:1] not in ("", " ", "-", "#"):
-            name, _, value = line.partition(":")
-            found[name] = value.strip().strip("\"'")
-        elif line.strip().startswith("- ") and not found.get(name):
-            found[name] = line.strip()[2:].strip("\"'")
-    return found
 
 
 def _check_weights(path: Path) -> None:
