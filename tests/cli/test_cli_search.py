@@ -380,7 +380,7 @@ def open_folder(photos: Path) -> Iterator[Path]:
 
 def search_without_write_permission(folder: Path) -> subprocess.CompletedProcess[str]:
     script = (
-        "import os, sys; import aladin.cli.search, onnxruntime, rich; from aladin.cli import main\n"
+        "import os, sys; import aladin.cli.search, aladin.encoder.registry, onnxruntime, rich; from aladin.cli import main\n"
         f"os.geteuid() or os.setuid({NOBODY})  # root may write everything\n"
         "main(sys.argv[1:])"
     )
