@@ -28,7 +28,7 @@ from tests import shared_training
 from tests.tiny_learning import TINY, Recorder, few_examples, losses, tiny_model, write_pictures, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
-NAMES = [*shared_training.RECIPES, "alignment-and-matching-distill", "alignment-triplet"]
+NAMES = [*shared_training.RECIPES, "alignment-and-matching-distill"]
 
 
 def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
