@@ -309,7 +309,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no geometry": (
         lambda folder: replaced(folder, "region_geometry = 6", "region_geometry = 0"),
-        "disagrees with this version",
+        "14 numbers a box; expected 8",
     ),
     "photographs": (lambda folder: replaced(folder, 'source = "detector"', 'source = "photograph"'), "it has no image.onnx"),
 }
