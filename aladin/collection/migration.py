@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 
 from aladin.collection.schema import BLOBS
 from aladin.collection.settings import IndexConfig
-from aladin.collection.tokens import SCALE_BYTES, token_blob
+from aladin.collection.tokens import SCALE_BYTES
 from aladin.collection.writer import CollectionWriter, storable
 from aladin.encoder.encoder import Encoder
 from aladin.encoder.folder import ModelFolder, fingerprint_of
@@ -113,8 +112,7 @@ def _check_room(collection: CollectionWriter, model: ModelFolder) -> None:
     config, dim = model.config, collection.settings_of(model)["token_dim"]
     assert isinstance(dim, int), "numbers of a token"
     row = 2 * config.vector_dim + config.regions * (dim + SCALE_BYTES) + ROW_BYTES
-    (missing,) = collection.database.rows(f"SELECT count(*) FROM images WHERE {_UNENCODED}")[0]
-    needed, free = missing * row, shutil.disk_usage(collection.path.parent).free
+    needed, free = _count(collection, _UNENCODED) * row, shutil.disk_usage(collection.path.parent).free
     if needed > free:
         raise DataError(
             f"the rows of {model.name} take {needed / 1e6:,.0f} MB beside those of {collection.model_name}, and "
@@ -132,8 +130,7 @@ def _encode(
     """Everything that is missing; what could not be encoded by why, and how many were."""
     left_out: Counter[str] = Counter()
     fitting = encoder.model.config.preprocessing.fitting
-    (total,) = collection.database.rows(f"SELECT count(*) FROM images WHERE {_UNENCODED}")[0]
-    done = encoded = 0
+    total, done, encoded = _count(collection, _UNENCODED), 0, 0
     with Decoders(config.decoding_limits, config.follow_symlinks, collection.frames) as decoding:
         for batch in decoding.batches(collection.root, _files(collection), fitting, config.batch_images):
             with collection.transaction():
@@ -179,11 +176,7 @@ def _store(
         if not good[number]:
             left_out["has no finite vector from this model"] += 1
             continue
-        blobs = {"vectors": encoded.vectors[number].astype("<f2").tobytes(), "tokens": token_blob(encoded.regions[number])}
-        for table, blob in blobs.items():
-            collection.database.execute(
-                f"INSERT OR REPLACE INTO {table}_next VALUES (?, ?, ?)", (image_id, blob, zlib.crc32(blob))
-            )
+        collection.put_vectors(image_id, encoded.vectors[number], encoded.regions[number], "_next")
         contents = "INSERT OR REPLACE INTO contents_next VALUES (?, ?)"
         collection.database.execute(contents, (image_id, item.photograph.sha256))
     return int(good.sum())
@@ -233,5 +226,9 @@ def _setting(collection: CollectionWriter, side: Side, name: str) -> object:
 
 
 def _without_vectors(collection: CollectionWriter) -> dict[str, int]:
-    (pending,) = collection.database.rows("SELECT count(*) FROM images WHERE status = 'pending'")[0]
+    pending = _count(collection, "status = 'pending'")
     return {"is new or has changed since": pending} if pending else {}
+
+
+def _count(collection: CollectionWriter, condition: str) -> int:
+    return int(collection.database.rows(f"SELECT count(*) FROM images WHERE {condition}")[0][0])

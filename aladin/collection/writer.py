@@ -163,8 +163,7 @@ class CollectionWriter(Collection):
         ids = []
         for photograph, vector, regions in zip(photographs, vectors, tokens, strict=True):
             image_id = self._put_photograph(photograph)
-            self._put_blob("vectors", image_id, vector.astype("<f2").tobytes())
-            self._put_blob("tokens", image_id, token_blob(regions))
+            self.put_vectors(image_id, vector, regions)
             ids.append(image_id)
         return ids
 
@@ -225,6 +224,17 @@ class CollectionWriter(Collection):
             f"ON CONFLICT (path, frame) DO UPDATE SET {overwrite} RETURNING id"
         )
         return int(self.database.rows(statement, found)[0][0])
+
+    def put_vectors(
+        self,
+        image_id: int,
+        vector: Float32[np.ndarray, " dim"],
+        regions: Float32[np.ndarray, "regions token_dim"],
+        beside: str = "",
+    ) -> None:
+        """What a model makes of an image, for the modules of this room; in the tables whose names end so."""
+        self._put_blob(f"vectors{beside}", image_id, vector.astype("<f2").tobytes())
+        self._put_blob(f"tokens{beside}", image_id, token_blob(regions))
 
     def _put_blob(self, table: str, image_id: int, blob: bytes) -> None:
         self.database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (image_id, blob, zlib.crc32(blob)))

@@ -59,7 +59,7 @@ def alignment_of_pairs(
     for image, of_this in enumerate(of_image):
         for block in blocks(len(of_this), size):
             some = of_this[block]
-            scores[some] = CaptionWords.of(words[captions[some]], pooling, device).scores(regions[image : image + 1])[0]
+            scores[some] = CaptionWords.of(words, pooling, device, captions[some]).scores(regions[image : image + 1])[0]
     return scores
 
 
@@ -84,13 +84,18 @@ class CaptionWords:
     pooling: Pooling
 
     @classmethod
-    def of(cls, words: Tokens, pooling: Pooling, device: torch.device = CPU) -> "CaptionWords":
-        """Words that the processor has."""
+    def of(
+        cls, words: Tokens, pooling: Pooling, device: torch.device = CPU, chosen: Int[Tensor, " chosen"] | None = None
+    ) -> "CaptionWords":
+        """Those of `words`, which the processor has, that stand in the chosen rows, or in all."""
+        rows = torch.arange(len(words)) if chosen is None else chosen
         if not POOLINGS[pooling].words_add:
-            return each_tensor(cls(words, pooling), lambda tensor: tensor.to(device))
-        owners, positions = words.mask.nonzero(as_tuple=True)
-        flat = words.states.flatten(0, 1).index_select(0, owners * words.mask.shape[1] + positions).float()
-        laid = LaidWords(words[:0], pooling, flat, owners, words.mask.sum(dim=1))
+            return each_tensor(cls(words[rows], pooling), lambda tensor: tensor.to(device))
+        mask = words.mask[rows]
+        owners, positions = mask.nonzero(as_tuple=True)
+        # Only real words are copied.
+        flat = words.states.flatten(0, 1).index_select(0, rows[owners] * mask.shape[1] + positions).float()
+        laid = LaidWords(words[:0], pooling, flat, owners, mask.sum(dim=1))
         return each_tensor(laid, lambda tensor: tensor.to(device))
 
     def scores(self, regions: Tokens) -> Float[Tensor, "images captions"]:

@@ -81,13 +81,16 @@ class Calibration:
     ) -> Float64[np.ndarray, " images"]:
         """The probability of each image, from its mean over word pieces and how many there are."""
         standard = (scores - background.mean) / background.deviation
-        logits = terms(standard, np.full(len(scores), pieces)) @ self.constants
-        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
+        return likelihoods(terms(standard, np.full(len(scores), pieces)) @ self.constants)
 
 
 def own_probabilities(cosines: Float32[np.ndarray, " images"], encoder: EncoderConfig) -> Float64[np.ndarray, " images"]:
     """The probability of each image by the scale and bias that an encoder learned with a sigmoid, from its own cosines."""
-    logits = encoder.scale * cosines.astype(np.float64) + encoder.bias
+    return likelihoods(encoder.scale * cosines.astype(np.float64) + encoder.bias)
+
+
+def likelihoods(logits: Float64[np.ndarray, " images"]) -> Float64[np.ndarray, " images"]:
+    """The probabilities that have these logarithms of odds."""
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
 
 

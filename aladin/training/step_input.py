@@ -1,7 +1,6 @@
 """What the model reads of the rows of a training step."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -42,9 +41,9 @@ class Reading:
         tokens = concatenate([part.tokens for part in parts])
         return cls(tokens, torch.cat([part.vectors for part in parts]), torch.cat([part.activity for part in parts]))
 
-    def first(self, rows: int) -> "Reading":
-        """Only so many."""
-        return Reading(self.tokens[:rows], self.vectors[:rows], self.activity * min(rows, 1))
+    def without_rows(self) -> "Reading":
+        """Nothing, of the same shape."""
+        return Reading(self.tokens[:0], self.vectors[:0], torch.zeros_like(self.activity))
 
     def of_all(self, run: Run) -> "Reading":
         """That of every process, the own rows with their gradient."""
@@ -76,21 +75,12 @@ class StepInput:
         With `chunk_images` what the transformer computes is not kept but computed again in the backward pass, so many images
         at a time (GradCache, Gao et al. 2021).
         """
-        share = step.parts(self._run.world)[self._run.rank]
-        if not len(share):  # more processes than images: one is read, so that there is something of the right shape
-            images, captions = self._encoded(step.part(slice(0, 1)))
-            return images.first(0).of_all(self._run), captions.first(0).of_all(self._run)
-        most = self._recipe.compute.chunk_images
-        if not most:
-            parts = [self._encoded(share)]
-        else:
-            # The tensor tells checkpoint() whose random numbers to remember: it looks for devices among the arguments.
-            device = torch.empty(0, device=self._run.device)
-            parts = [_read_again(self._encoded, part, device) for part in self._own_parts(step)]
-        return (
-            Reading.joined([images for images, _ in parts]).of_all(self._run),
-            Reading.joined([captions for _, captions in parts]).of_all(self._run),
-        )
+        encode = self._encoded_again if self._recipe.compute.chunk_images else self._encoded
+        parts = [encode(part) for part in self._own_parts(step)]
+        images, captions = (Reading.joined(list(side)) for side in zip(*parts, strict=True))
+        if not len(self._share(step)):  # the image that was read all the same is another process's
+            images, captions = images.without_rows(), captions.without_rows()
+        return images.of_all(self._run), captions.of_all(self._run)
 
     def image_parts(self, step: Step) -> list[Part]:
         """Whose images this process reads in a step, in order."""
@@ -103,12 +93,16 @@ class StepInput:
         return found
 
     def _own_parts(self, step: Step) -> list[Part]:
-        """The process's share of a step, as it is read; where there is none, an image that is read all the same."""
-        share = step.parts(self._run.world)[self._run.rank]
-        most = self._recipe.compute.chunk_images
+        """The process's share of a step, as it is read. Where there are more processes than images, one that is read all the
+        same, so that there is something of the right shape.
+        """
+        share, most = self._share(step), self._recipe.compute.chunk_images
         if not len(share):
             return [step.part(slice(0, 1))]
         return share.parts(most) if most else [share]
+
+    def _share(self, step: Step) -> Part:
+        return step.parts(self._run.world)[self._run.rank]
 
     def states(self, part: Part) -> tuple[Tokens, Tokens]:
         """The transformer's states of images and of captions."""
@@ -137,13 +131,18 @@ class StepInput:
         keep = None if step.keep is None else self._run.put(step.keep[rows])
         return self._model.backbone.seen(self._run.put(read), keep)
 
-    def _encoded(self, part: Part, device: Tensor | None = None) -> Readings:
+    def _encoded_again(self, part: Part) -> Readings:
+        """The same, computed once more in the backward pass."""
+
+        # The tensor tells checkpoint() whose random numbers to remember: it looks for devices among the arguments.
+        def encoded(part: Part, device: Tensor) -> Readings:
+            return self._encoded(part)
+
+        found: Readings = checkpoint(encoded, part, torch.empty(0, device=self._run.device), use_reentrant=False)
+        return found
+
+    def _encoded(self, part: Part) -> Readings:
         image_states, caption_states = self.states(part)
         images, captions = self._model.encoded_images(image_states), self._model.encoded_captions(caption_states)
         counts_activity = self._recipe.loss.hidden_l1 > 0
         return Reading.of(images, counts_activity), Reading.of(captions, counts_activity)
-
-
-def _read_again(encode: Callable[[Part, Tensor], Readings], part: Part, device: Tensor) -> Readings:
-    found: Readings = checkpoint(encode, part, device, use_reentrant=False)
-    return found
